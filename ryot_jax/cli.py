@@ -1,0 +1,236 @@
+"""The command line as data: `parse(argv)` gives the command, its config and its options.
+
+Nothing is run here. Config files and overrides go through absl and ml_collections (`config.py`); every
+mistake becomes a `ConfigError`, so that `main.py` ends with exit code 2.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from ryot_jax.config import differences, fields, get_default, load
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.run_directory import find_run
+from ryot_jax.runtime.suggestions import did_you_mean
+
+HELP = """\
+Train a transformer language model as two arms, baseline and optimized, and compare them.
+
+  ryot [train] --config=configs/scaled.py [--config.FIELD=VALUE ...] [--dry_run]
+  ryot [train] --resume=RUN [--config.FIELD=VALUE ...]
+  ryot generate [--run=RUN] --prompt=TEXT
+  ryot doctor
+
+"ryot" and "python -m ryot_jax.main" are the same program. RUN is a run directory or "latest".
+
+train (the default)
+  --config=FILE        a Python file with get_config(), or the config.json of a run.
+                       A Python config is a program: it is executed. JSON is only read.
+  --config.FIELD=VALUE override one field, such as --config.training.learning_rate=3e-4
+  --workdir=DIR        where run directories are made (default: runs)
+  --dry_run            print the resolved config and what the run would cost, then stop
+  --resume=RUN         go on with a run from its latest checkpoint, with its own config
+
+generate
+  --run=RUN            the run whose checkpoint writes (default: latest)
+  --workdir=DIR        where "latest" is looked for (default: runs)
+  --prompt=TEXT        the text to continue
+  --max_new_tokens=N   tokens to write (default: as many as the model has positions for)
+  --temperature=X      0 takes the likeliest token each time (default: 0)
+  --top_k=N            sample among the N likeliest tokens; 0: among all (default: 0)
+  --seed=N             of the sampling (default: 0)
+  --checkpoint=WHICH   best or latest (default: best)
+  --arm=NAME           baseline or optimized (default: the last of the run's arms)
+
+doctor
+  shows the devices, libraries and kernels of this machine
+
+--help prints this text, --version the version. JAX's own settings are environment variables,
+such as JAX_PLATFORMS=cpu.
+
+Exit codes: 0 all criteria pass, 1 crash, 2 usage or config, 3 a criterion failed, 4 inconclusive,
+5 data, 6 checkpoint, 7 non-finite loss, 75 preempted and saved, 130 interrupted.
+"""
+
+COMMANDS = ("train", "generate", "doctor", "help", "version")
+
+# What a resumed run may set anew: where things are kept and shown, never what is computed.
+RESUME_MAY_CHANGE = ("data.cache_dir", "metrics.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """What `train` takes beside the config; `resume` is the run directory to go on with, or None."""
+
+    workdir: Path
+    dry_run: bool
+    resume: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """What `generate` takes; `run` is a run directory that exists and `arm` one of its arms.
+
+    `max_new_tokens` None: as many as the model has positions for.
+    """
+
+    run: Path
+    prompt: str
+    max_new_tokens: int | None
+    temperature: float
+    top_k: int
+    seed: int
+    checkpoint: str
+    arm: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """`doctor`, `help` and `version` take none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Invocation:
+    """One command: `config` is set for `train` (to run) and `generate` (of the run)."""
+
+    command: str
+    config: ConfigDict | None
+    options: TrainOptions | GenerateOptions | NoOptions
+
+    def require_config(self) -> ConfigDict:
+        """The config; only for commands that have one."""
+        assert self.config is not None
+        return self.config
+
+
+def parse(argv: Sequence[str]) -> Invocation:
+    """What the words of a command line ask for.
+
+    Args:
+      argv: the words after the program's name.
+
+    Raises:
+      ConfigError: an unknown command, flag or field, a value that cannot be used, a missing file or run.
+    """
+    words = list(argv)
+    if any(word in ("--help", "-help", "-h") for word in words):
+        return Invocation("help", None, NoOptions())
+    if "--version" in words:
+        return Invocation("version", None, NoOptions())
+    command = words.pop(0) if words and not words[0].startswith("-") else "train"
+    if command == "train":
+        return _train(words)
+    if command == "generate":
+        return _generate(words)
+    if command in COMMANDS:
+        _parse_flags(flags.FlagValues(), command, words)
+        return Invocation(command, None, NoOptions())
+    if command.endswith((".py", ".json")):
+        raise ConfigError(f"unknown command {command!r}; did you mean --config={command}?")
+    raise ConfigError(f"unknown command {command!r}{did_you_mean(command, COMMANDS)}; --help lists them")
+
+
+def _train(words: Sequence[str]) -> Invocation:
+    words, overrides = _split_overrides(words)
+    known = flags.FlagValues()
+    config_path = flags.DEFINE_string("config", None, "", flag_values=known)
+    workdir = flags.DEFINE_string("workdir", "runs", "", flag_values=known)
+    dry_run = flags.DEFINE_boolean("dry_run", False, "", flag_values=known)
+    resume = flags.DEFINE_string("resume", None, "", flag_values=known)
+    _parse_flags(known, "train", words)
+    if resume.value is None:
+        if not config_path.value:
+            raise ConfigError("--config is missing; for a first run: --config=configs/smoke.py")
+        config = load(config_path.value, overrides)
+        return Invocation("train", config, TrainOptions(Path(workdir.value), dry_run.value, None))
+    run = find_run(Path(workdir.value), resume.value)
+    stored = load(str(run.config), ())
+    config = load(config_path.value or str(run.config), overrides)
+    _refuse_other_config(stored, config, run.path)
+    return Invocation("train", config, TrainOptions(run.path.parent, dry_run.value, run.path))
+
+
+def _generate(words: Sequence[str]) -> Invocation:
+    known = flags.FlagValues()
+    run_name = flags.DEFINE_string("run", "latest", "", flag_values=known)
+    workdir = flags.DEFINE_string("workdir", "runs", "", flag_values=known)
+    prompt = flags.DEFINE_string("prompt", None, "", flag_values=known)
+    max_new_tokens = flags.DEFINE_integer("max_new_tokens", None, "", lower_bound=1, flag_values=known)
+    temperature = flags.DEFINE_float("temperature", 0.0, "", lower_bound=0.0, flag_values=known)
+    top_k = flags.DEFINE_integer("top_k", 0, "", lower_bound=0, flag_values=known)
+    seed = flags.DEFINE_integer("seed", 0, "", lower_bound=0, upper_bound=2**32 - 1, flag_values=known)
+    checkpoint = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "", flag_values=known)
+    arm = flags.DEFINE_string("arm", None, "", flag_values=known)
+    _parse_flags(known, "generate", words)
+    if prompt.value is None:
+        raise ConfigError("--prompt is missing, such as --prompt='def '")
+    run = find_run(Path(workdir.value), run_name.value)
+    config = load(str(run.config), ())
+    arms = config.comparison.arms
+    if arm.value is not None and arm.value not in arms:
+        raise ConfigError(f"--arm={arm.value}: run {run.path} has the arms {', '.join(arms)}")
+    options = GenerateOptions(
+        run=run.path,
+        prompt=prompt.value,
+        max_new_tokens=max_new_tokens.value,
+        temperature=temperature.value,
+        top_k=top_k.value,
+        seed=seed.value,
+        checkpoint=checkpoint.value,
+        arm=arm.value or arms[-1],
+    )
+    return Invocation("generate", config, options)
+
+
+def _parse_flags(known: flags.FlagValues, command: str, words: Sequence[str]) -> None:
+    try:
+        rest = known([command, *words])[1:]
+    except flags.UnrecognizedFlagError as error:
+        hint = did_you_mean(error.flagname, list(known))
+        raise ConfigError(f"{command} has no option --{error.flagname}{hint}") from error
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+    if rest:
+        file = rest[0].endswith((".py", ".json"))
+        hint = f"; did you mean --config={rest[0]}?" if file else ""
+        raise ConfigError(f"unexpected word {rest[0]!r} after {command}{hint}")
+
+
+def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates `--config.FIELD...` from the other words, and writes each as `--config.FIELD=VALUE`."""
+    switches = {path for path, value in fields(get_default()) if isinstance(value, bool)}
+    others: list[str] = []
+    overrides: list[str] = []
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        match = re.fullmatch(r"--?(no)?config\.([^=]*)(=.*)?", word, flags=re.DOTALL)
+        if not match:
+            others.append(word)
+            continue
+        negated, path, value = match.groups()
+        if value is None and path in switches:
+            value = "=false" if negated else "=true"
+        elif negated:
+            raise ConfigError(f"{word}: only a field that is true or false can be negated")
+        elif value is None:
+            if not remaining:
+                raise ConfigError(f"{word} needs a value, as in {word}=VALUE")
+            value = f"={remaining.pop(0)}"
+        overrides.append(f"--config.{path}{value}")
+    return others, overrides
+
+
+def _refuse_other_config(stored: ConfigDict, wanted: ConfigDict, run: Path) -> None:
+    changed = [
+        f"{path}: the run has {old!r}, asked for is {new!r}"
+        for path, (old, new) in differences(stored, wanted).items()
+        if not path.startswith(RESUME_MAY_CHANGE)
+    ]
+    if changed:
+        lines = "\n".join(changed)
+        raise ConfigError(f"{run} cannot be resumed with another config:\n{lines}\nstart a new run without --resume")

@@ -1,0 +1,32 @@
+"""`ryot doctor`: what this machine offers, and what it lacks."""
+
+import dataclasses
+
+from ryot_jax.comparison.arms import kernel_spec
+from ryot_jax.config import get_default
+from ryot_jax.kernels import cpu, resolve
+from ryot_jax.model.config import from_config
+from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.runtime.console import Console
+from ryot_jax.runtime.devices import describe_devices, describe_processor
+from ryot_jax.runtime.manifest import versions
+
+
+def run(console: Console) -> int:
+    """Prints devices, versions, and the kernels that the scaled run would use here with their reasons."""
+    devices, processor = describe_devices(), describe_processor()
+    console.line(f"devices:    {devices.local_count} x {devices.kind} ({devices.platform})")
+    memory = "" if processor.memory_bytes is None else f", {processor.memory_bytes / 2**30:.0f} GiB"
+    console.line(
+        f"processor:  {processor.model}, {processor.usable_cores} cores{memory}; "
+        f"{' '.join(processor.vector_flags) or 'vector instructions not known'}"
+    )
+    console.line("versions:   " + ", ".join(f"{name} {version}" for name, version in versions().items()))
+    console.line(f"allocator:  {configure_allocator().reason}")
+    console.line(f"C++:        {cpu.unavailable_reason() or f'kernels for {cpu.instruction_set()}'}")
+    config = get_default()
+    model = from_config(config.model, devices.platform)
+    resolution = resolve(config.optimizations, spec=kernel_spec(config, model, devices))
+    for op, implementation in dataclasses.asdict(resolution.plan).items():
+        console.line(f"{op}: {implementation} ({resolution.reasons[op]})")
+    return 0

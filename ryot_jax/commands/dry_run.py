@@ -1,0 +1,72 @@
+"""`ryot train --dry_run`: the resolved config and what the run would cost; nothing is trained or written."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ryot_jax.commands.train import prepare_process
+from ryot_jax.comparison.arms import kernel_spec, variants
+from ryot_jax.config import to_json
+from ryot_jax.model import ModelConfig, functional
+from ryot_jax.model.accounting import flops_per_step, memory_by_part, parameters_by_part
+from ryot_jax.model.config import from_config
+from ryot_jax.runtime.console import Console
+from ryot_jax.runtime.devices import describe_devices
+from ryot_jax.runtime.progress import format_duration
+
+# Seconds of a step over seconds of its matrix products alone, as measured with configs/scaled.py and configs/wide.py
+# on 2-core CPUs; softmax, norms and memory traffic are the rest.
+_STEP_OVER_PRODUCTS = (1.4, 2.4)
+
+
+def run(config: ConfigDict, console: Console) -> int:
+    """Prints config, parameters by part, FLOPs, memory and the time to expect; returns 0."""
+    prepare_process(config)
+    devices = describe_devices()
+    model = from_config(config.model, devices.platform)
+    training = config.training
+    shapes = jax.eval_shape(lambda: functional.init(model, 0)[1])
+    parts = parameters_by_part(shapes)
+    flops = flops_per_step(model, training.batch_size, training.seq_len)
+    microbatch = training.batch_size // training.accumulation // devices.local_count
+    memory = memory_by_part(model, max(microbatch, 1), training.seq_len)
+    wanted, reasons = variants(config, kernel_spec(config, model, devices))
+
+    console.line(to_json(config).rstrip())
+    console.line()
+    console.line(f"parameters  {sum(parts.values()):>16,}")
+    for part, count in parts.items():
+        console.line(f"  {part:<10}{count:>16,}")
+    console.line(f"FLOPs       {flops:>16,} a step ({flops / 1e9:.1f} GFLOP), {model.compute_dtype}")
+    console.line(f"memory      {sum(memory.values()) / 2**20:>16,.0f} MiB a device and arm, estimated")
+    for part, size in memory.items():
+        console.line(f"  {part:<12}{size / 2**20:>14,.1f}")
+    for variant in wanted:
+        for op, reason in reasons[variant.name].items():
+            console.line(f"{variant.name}: {op} = {getattr(variant.plan, op)} ({reason})")
+    rate = _product_rate(model, max(microbatch, 1) * training.seq_len) * devices.local_count
+    steps = training.epochs * training.steps_per_epoch * len(wanted)
+    low, high = (factor * flops / rate for factor in _STEP_OVER_PRODUCTS)
+    console.line(
+        f"time        {format_duration(low * steps)} to {format_duration(high * steps)} for {steps} steps of "
+        f"{low * 1e3:.0f} to {high * 1e3:.0f} ms: the MLP's product runs at {rate / 1e9:,.0f} GFLOP/s here now, and a "
+        f"baseline step takes {_STEP_OVER_PRODUCTS[0]} to {_STEP_OVER_PRODUCTS[1]} times its products; compilation "
+        "and evaluation come on top"
+    )
+    return 0
+
+
+def _product_rate(model: ModelConfig, rows: int) -> float:
+    """FLOP/s of the MLP's first product on one device, the fastest of a few runs."""
+    x_ND = jnp.ones((rows, model.d_model), model.dtype)
+    w_DF = jnp.ones((model.d_model, model.d_ff), model.dtype)
+    product = jax.jit(lambda x, w: jnp.matmul(x, w, preferred_element_type=jnp.float32))
+    jax.block_until_ready(product(x_ND, w_DF))
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x_ND, w_DF))
+        seconds.append(time.perf_counter() - start)
+    return 2 * rows * model.d_model * model.d_ff / min(seconds)

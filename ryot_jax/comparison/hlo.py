@@ -1,0 +1,151 @@
+"""What a compiled XLA program says about itself: its arrays, dots and custom calls, read from its HLO text.
+
+Only the text form of `Compiled.as_text()` is understood here; what a finding proves is left to `probes`.
+"""
+
+import dataclasses
+import hashlib
+import math
+import re
+
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT\s+)?%?([\w.\-]+)\s*=\s*(.*)$")
+_COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*->.*\{\s*$")
+_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
+_OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
+_CALLED = re.compile(r"\bcalls=%?([\w.\-]+)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_METADATA = re.compile(r",?\s*(?:metadata=\{[^{}]*\}|frontend_attributes=\{[^{}]*\})")
+_NAME = re.compile(r"%[\w.\-]+")
+# These pass an array on without making one.
+_NO_NEW_ARRAY = frozenset(["parameter", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An array type: element type (`f32`) and dimensions."""
+
+    dtype: str
+    dims: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.dims)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The parts of a compiled program that probes look at.
+
+    Attributes:
+      arrays: every array that is really made in memory: results of instructions outside of fusions, once per
+        instruction. Arrays that only exist inside a fused loop are left out.
+      dots: operand types of every matrix product, inside fusions too, library calls included.
+      custom_calls: target name of every custom call.
+      fingerprint: sha256 over the program without the names and source positions in it.
+    """
+
+    arrays: tuple[Array, ...]
+    dots: tuple[tuple[Array, Array], ...]
+    custom_calls: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    computation: str
+    name: str
+    opcode: str
+    result: tuple[Array, ...]
+    operands: tuple[str, ...]
+    attributes: str
+
+
+def parse(text: str) -> Program:
+    """Read the HLO text of a compiled program.
+
+    Raises:
+      ValueError: no instruction was found; the text is not HLO.
+    """
+    instructions = _instructions(text)
+    if not instructions:
+        raise ValueError(f"no HLO instruction found in a text of {len(text)} characters: {text[:80]!r}")
+    fused = {called for i in instructions if i.opcode == "fusion" for called in _CALLED.findall(i.attributes)}
+    types = {(i.computation, i.name): i.result for i in instructions}
+    arrays: list[Array] = []
+    dots: list[tuple[Array, Array]] = []
+    targets: list[str] = []
+    for i in instructions:
+        if i.computation not in fused and i.opcode not in _NO_NEW_ARRAY:
+            arrays.extend(i.result)
+        target = next(iter(_TARGET.findall(i.attributes)), "") if i.opcode == "custom-call" else ""
+        if target:
+            targets.append(target)
+        if i.opcode == "dot" or re.search("gemm|matmul", target):
+            operands = [types.get((i.computation, name), ()) for name in i.operands[:2]]
+            if len(operands) == 2 and all(len(o) == 1 for o in operands):
+                dots.append((operands[0][0], operands[1][0]))
+    return Program(tuple(arrays), tuple(dots), tuple(targets), _fingerprint(text))
+
+
+def _instructions(text: str) -> list[_Instruction]:
+    found = []
+    computation = None
+    for line in text.splitlines():
+        if computation is None:
+            header = _COMPUTATION.match(line)
+            computation = header[1] if header else None
+        elif line.startswith("}"):
+            computation = None
+        elif match := _INSTRUCTION.match(line):
+            opcode = _OPCODE.search(" " + match[2])
+            if opcode is None:
+                continue
+            body = " " + match[2]
+            end = _closing(body, opcode.end() - 1)
+            found.append(
+                _Instruction(
+                    computation=computation,
+                    name=match[1],
+                    opcode=opcode[1],
+                    result=_arrays(body[: opcode.start()]),
+                    operands=tuple(name[1:] for name in _NAME.findall(body[opcode.end() : end])),
+                    attributes=body[end:],
+                )
+            )
+    return found
+
+
+def _arrays(text: str) -> tuple[Array, ...]:
+    return tuple(Array(dtype, tuple(int(d) for d in dims.split(",") if d)) for dtype, dims in _ARRAY.findall(text))
+
+
+def _closing(text: str, start: int) -> int:
+    """Position of the parenthesis that closes the one at `start`."""
+    depth = 0
+    for position in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
+        if depth == 0:
+            return position
+    return len(text)
+
+
+def _fingerprint(text: str) -> str:
+    """Digest of what the program computes: names are numbered by first use, source positions dropped."""
+    numbers: dict[str, str] = {}
+    digest = hashlib.sha256()
+    inside = False
+    for line in text.splitlines():
+        inside = inside or bool(_COMPUTATION.match(line))
+        if inside:
+            plain = _METADATA.sub("", line)
+            plain = _NAME.sub(lambda name: numbers.setdefault(name[0], f"%{len(numbers)}"), plain)
+            # Parameter names in a computation's header come without the percent sign.
+            plain = re.sub(r"[\w.\-]+: ", "", plain) if _COMPUTATION.match(line) else plain
+            digest.update(plain.strip().encode())
+            digest.update(b"\n")
+        inside = inside and not line.startswith("}")
+    return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""Active probes: proof from the compiled programs that an optimization is really on.
+
+A probe compares the program of an arm with the baseline's program. Which probe belongs to which optimization
+is said in `variants`; how a program is read, in `hlo`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from ryot_jax.comparison.hlo import Array, Program
+from ryot_jax.kernels import Spec
+
+_FLOATS = frozenset({"f32", "bf16", "f16"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a probe found: whether the optimization is on, and the finding in words for people."""
+
+    active: bool
+    text: str
+
+
+Probe = Callable[[Program, Program, Spec], Evidence]
+"""(program of the arm, program of the baseline, sizes) -> Evidence."""
+
+
+def custom_call(target_part: str) -> Probe:
+    """A probe that wants a custom call whose target contains `target_part`, which the baseline has not."""
+
+    def probe(program: Program, baseline: Program, spec: Spec) -> Evidence:
+        del spec
+        ours = [target for target in program.custom_calls if target_part in target]
+        theirs = [target for target in baseline.custom_calls if target_part in target]
+        text = (
+            f"{len(ours)} custom calls to {', '.join(sorted(set(ours))) or target_part}, {len(theirs)} in the baseline"
+        )
+        return Evidence(bool(ours) and not theirs, text)
+
+    return probe
+
+
+def no_logits(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """The baseline makes whole [N, V] arrays (rows x vocabulary); an arm with chunked logits makes none.
+
+    Where the vocabulary has the width of another array of the model, fewer of them must be left.
+    """
+    rows = _per_device(spec.rows, spec)
+    shape = f"[{rows},{spec.vocab_size}] (rows x vocabulary)"
+
+    def is_logits(array: Array) -> bool:
+        return array.dtype in _FLOATS and spec.vocab_size in array.dims and array.size == rows * spec.vocab_size
+
+    other_widths = {k * spec.d_ff for k in (1, 2)} | {k * spec.d_model for k in (1, 2, 3)}
+    return _vanished(program, baseline, is_logits, shape, shared=spec.vocab_size in other_widths)
+
+
+def no_scores(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """The baseline makes whole [B, H, T, T] score arrays; an arm with blocked attention makes none."""
+    rows = _per_device(spec.rows, spec)
+    scores = rows * spec.n_heads * spec.seq_len
+    shape = f"[{rows // spec.seq_len},{spec.n_heads},{spec.seq_len},{spec.seq_len}] (attention scores)"
+
+    def is_scores(array: Array) -> bool:
+        square = array.dims.count(spec.seq_len) >= 2 and array.dims[-2:] == (spec.seq_len, spec.seq_len)
+        return array.dtype in _FLOATS and square and array.size == scores
+
+    return _vanished(program, baseline, is_scores, shape, shared=False)
+
+
+def bf16_dense(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """An arm with bf16 dense products has bf16 x bf16 dots with an MLP weight, and more than the baseline."""
+    # A gated MLP may hold both of its input matrices in one, twice as wide.
+    widths = {spec.d_ff, 2 * spec.d_ff} - ({spec.vocab_size} - {spec.d_ff})
+
+    def is_weight(array: Array) -> bool:
+        return len(array.dims) == 2 and any(sorted(array.dims) == sorted((spec.d_model, width)) for width in widths)
+
+    def count(which: Program) -> int:
+        return sum(
+            all(operand.dtype == "bf16" for operand in operands) and any(map(is_weight, operands))
+            for operands in which.dots
+        )
+
+    ours, theirs = count(program), count(baseline)
+    text = f"{ours} bf16 x bf16 products with an MLP weight, {theirs} in the baseline"
+    return Evidence(ours > theirs, text)
+
+
+def _vanished(
+    program: Program, baseline: Program, wanted: Callable[[Array], bool], shape: str, *, shared: bool
+) -> Evidence:
+    ours, theirs = (sum(map(wanted, which.arrays)) for which in (program, baseline))
+    text = f"{ours} arrays of {shape} are made, {theirs} in the baseline"
+    return Evidence(ours < theirs if shared else theirs > 0 and ours == 0, text)
+
+
+def _per_device(rows: int, spec: Spec) -> int:
+    """Rows that one device sees: the batch is split over the devices."""
+    return rows // max(1, spec.n_devices)

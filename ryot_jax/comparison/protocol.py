@@ -1,0 +1,263 @@
+"""The paired protocol: every arm runs the same blocks of steps, in a random order inside each block.
+
+Interleaving lets a drifting machine hit all arms alike; the random order lets no rhythm of it favour one.
+What an arm is and how it trains is left to `training`; what the record means, to `results`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from ryot_jax.comparison.record import Block, HeldOut, Record
+from ryot_jax.runtime.errors import CheckpointError, RyotError
+
+
+class BlockResult(Protocol):
+    """What an arm tells of a block of steps."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds, from an idle device to the last result."""
+
+    @property
+    def losses(self) -> Sequence[float]:
+        """Training loss of each step, nats/token."""
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens trained on."""
+
+
+class Evaluation(Protocol):
+    """Held-out losses, nats/token."""
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean over all targets."""
+
+    @property
+    def sequence_losses(self) -> np.ndarray:
+        """Mean of each sequence, float64[n]; the same sequences in the same order for every arm."""
+
+
+class Arm(Protocol):
+    """A variant in training, such as `arms.Arm`."""
+
+    name: str
+
+    @property
+    def step(self) -> int:
+        """Training steps done."""
+
+    def params_hash(self) -> str:
+        """Digest of the present weights, see `tree_hash`."""
+
+    def batches_hash(self) -> str:
+        """Running digest of every batch that the arm was fed."""
+
+    def warm_up(self) -> None:
+        """Execute the compiled step once, untimed, on copies; the arm stays as it is.
+
+        The first execution of a program pays for page faults and lazy set-up, which are no part of a step.
+        """
+
+    def run_block(self, n_steps: int) -> BlockResult:
+        """Train `n_steps` steps; the device is idle before and after."""
+
+    def evaluate(self) -> Evaluation:
+        """Held-out losses of the present weights, by one evaluator for all arms."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One block to be run: `steps` steps that end at step `end_step`, in epoch `epoch` (from 1)."""
+
+    index: int
+    epoch: int
+    steps: int
+    end_step: int
+    ends_epoch: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """What the run is to do; a pure function of it and of the position says what comes next.
+
+    Attributes:
+      epochs: epochs; each ends with an evaluation.
+      steps_per_epoch: training steps in an epoch.
+      block_steps: steps in a block; the last block of an epoch takes what is left.
+      tokens_per_step: target tokens in one step's batch; blocks that count otherwise are an error.
+      seed: seed of the order of arms.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    block_steps: int
+    tokens_per_step: int
+    seed: int
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps in the whole run, per arm."""
+        return self.epochs * self.steps_per_epoch
+
+    def blocks(self) -> tuple[Plan, ...]:
+        """All blocks of the run in order."""
+        plans: list[Plan] = []
+        for epoch in range(1, self.epochs + 1):
+            for start in range(0, self.steps_per_epoch, self.block_steps):
+                steps = min(self.block_steps, self.steps_per_epoch - start)
+                end = (epoch - 1) * self.steps_per_epoch + start + steps
+                ends_epoch = start + steps == self.steps_per_epoch
+                plans.append(Plan(len(plans), epoch, steps, end, ends_epoch))
+        return tuple(plans)
+
+    def order(self, index: int, names: Sequence[str]) -> tuple[str, ...]:
+        """The order of the arms in block `index`; from seed and index alone, so a resumed run keeps it."""
+        generator = np.random.default_rng((self.seed, index))
+        return tuple(names[i] for i in generator.permutation(len(names)))
+
+
+def _ignore(*_: Any) -> None:
+    """The default of every observer callback."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Observer:
+    """Callbacks of a run, all between blocks and so never inside a measured time.
+
+    Attributes:
+      block: (arm name, plan, result) after each block of one arm: progress and metrics.
+      heldout: (step, {arm name: evaluation}) after each evaluation.
+      pair: (record, plan) when every arm has done a block and, at an epoch's end, was evaluated: the place to
+        save checkpoints (all arms stand at `plan.end_step`) and to stop by raising.
+    """
+
+    block: Callable[[str, Plan, Any], None] = _ignore
+    heldout: Callable[[int, Mapping[str, Any]], None] = _ignore
+    pair: Callable[[Record, Plan], None] = _ignore
+
+
+def tree_hash(tree: Any) -> str:
+    """Sha256 over paths, dtypes, shapes and bytes of a pytree of arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def run(
+    arms: Sequence[Arm], schedule: Schedule, *, record: Record | None = None, observer: Observer | None = None
+) -> Record:
+    """Train all arms to the end of `schedule`, interleaved, and return the record.
+
+    Args:
+      arms: the baseline first; one arm alone is allowed. Their programs are compiled already.
+      schedule: what to run.
+      record: the record saved beside the checkpoint that the arms were restored from; None starts afresh.
+      observer: callbacks.
+
+    Raises:
+      RyotError: initial weights, batches or token counts differ between arms.
+      CheckpointError: `record` does not fit the arms or the schedule.
+      NonFiniteLossError: from an arm.
+    """
+    observer = observer or Observer()
+    names = tuple(arm.name for arm in arms)
+    by_name = {arm.name: arm for arm in arms}
+    if len(by_name) != len(arms):
+        raise RyotError(f"arms must have different names, got {names}")
+    if record is not None:
+        _check_resumed(record, arms, schedule)
+    for arm in arms:
+        arm.warm_up()
+
+    def evaluated(record: Record, step: int, epoch: int) -> Record:
+        evaluations = {arm.name: arm.evaluate() for arm in arms}
+        observer.heldout(step, evaluations)
+        return record.with_heldout(
+            HeldOut(step, epoch, {name: float(e.mean_loss) for name, e in evaluations.items()}),
+            {name: tuple(map(float, e.sequence_losses)) for name, e in evaluations.items()},
+        )
+
+    if record is None:
+        weights = _agreed("initial weights", {arm.name: arm.params_hash() for arm in arms})
+        record = evaluated(Record(names, weights), 0, 0)
+    for plan in schedule.blocks()[len(record.blocks) :]:
+        order = schedule.order(plan.index, names)
+        results = {}
+        for name in order:
+            results[name] = by_name[name].run_block(plan.steps)
+            observer.block(name, plan, results[name])
+        record = record.with_block(_block(plan, order, results, arms, schedule))
+        if plan.ends_epoch:
+            record = evaluated(record, plan.end_step, plan.epoch)
+        observer.pair(record, plan)
+    return record
+
+
+def _block(
+    plan: Plan,
+    order: tuple[str, ...],
+    results: Mapping[str, BlockResult],
+    arms: Sequence[Arm],
+    schedule: Schedule,
+) -> Block:
+    batches_hash = _agreed("batches", {arm.name: arm.batches_hash() for arm in arms})
+    tokens = plan.steps * schedule.tokens_per_step
+    for name, result in results.items():
+        if result.tokens != tokens or len(result.losses) != plan.steps:
+            raise RyotError(
+                f"arm {name!r} reports {result.tokens} tokens and {len(result.losses)} losses for block "
+                f"{plan.index}, but its {plan.steps} steps of {schedule.tokens_per_step} target tokens are "
+                f"{tokens} tokens: throughput would be wrong"
+            )
+    return Block(
+        index=plan.index,
+        epoch=plan.epoch,
+        steps=plan.steps,
+        tokens=tokens,
+        order=order,
+        seconds={arm.name: float(results[arm.name].seconds) for arm in arms},
+        train_loss={arm.name: float(np.mean(results[arm.name].losses)) for arm in arms},
+        first_loss={arm.name: float(results[arm.name].losses[0]) for arm in arms},
+        batches_hash=batches_hash,
+    )
+
+
+def _agreed(what: str, digests: Mapping[str, str]) -> str:
+    if len(set(digests.values())) != 1:
+        found = ", ".join(f"{name}: {digest[:16]}" for name, digest in digests.items())
+        raise RyotError(
+            f"the arms do not have the same {what} (sha256 {found}): they cannot be compared. All arms "
+            "must be made from one seed, and fed from one data set"
+        )
+    return next(iter(digests.values()))
+
+
+def _check_resumed(record: Record, arms: Sequence[Arm], schedule: Schedule) -> None:
+    names = tuple(arm.name for arm in arms)
+    if record.arms != names:
+        raise CheckpointError(
+            f"the checkpoint holds arms {record.arms}, the config asks for {names}: resume with the run's own config"
+        )
+    done = [(b.index, b.epoch, b.steps, b.order) for b in record.blocks]
+    planned = [(p.index, p.epoch, p.steps, schedule.order(p.index, names)) for p in schedule.blocks()]
+    if planned[: len(done)] != done:
+        raise CheckpointError(
+            "the blocks in the checkpoint are not those of this config (training.epochs, "
+            "training.steps_per_epoch, comparison.block_steps or seed differ): resume with the run's config"
+        )
+    for arm in arms:
+        if arm.step != record.step:
+            raise CheckpointError(
+                f"arm {arm.name!r} was restored at step {arm.step}, but the record stands at step "
+                f"{record.step}: restore both arms from the same checkpoint"
+            )

@@ -1,0 +1,141 @@
+"""The shape of `results.json`, version 1, and a validator for it.
+
+Readers of the file (reports, tests, other people's scripts) rely on this; a field that goes or changes its
+meaning raises the version. Fields beyond those listed are allowed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+_NUMBER = (int, float)
+_MAYBE_NUMBER = (int, float, type(None))
+_VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
+
+
+class _Interval:
+    """Null, or two numbers in order."""
+
+
+_EPOCH = {
+    "epoch": int,
+    "train_loss": _MAYBE_NUMBER,
+    "heldout_loss": _MAYBE_NUMBER,
+    "seconds": _NUMBER,
+    "tokens_per_second": _MAYBE_NUMBER,
+}
+_ARM = {
+    "parameters": int,
+    "steps": int,
+    "tokens": int,
+    "initial_heldout_loss": _MAYBE_NUMBER,
+    "first_train_loss": _MAYBE_NUMBER,
+    "final_train_loss": _MAYBE_NUMBER,
+    "final_heldout_loss": _MAYBE_NUMBER,
+    "best_heldout_loss": _MAYBE_NUMBER,
+    "best_step": (int, type(None)),
+    "train_seconds": _NUMBER,
+    "tokens_per_second": _MAYBE_NUMBER,
+    "step_ms_median": _MAYBE_NUMBER,
+    "compile_seconds": _NUMBER,
+    "compile_parts": dict,
+    "memory_bytes": (int, type(None)),
+    "program_check": (dict, type(None)),
+    "plan": dict,
+    "epochs": [_EPOCH],
+}
+_COMPARISON = {
+    "baseline": str,
+    "optimized": str,
+    "step_time_speedup": {
+        "estimate": _MAYBE_NUMBER,
+        "ci95": _Interval,
+        "pairs": int,
+        "median": _MAYBE_NUMBER,
+        "p_sign_flip": _MAYBE_NUMBER,
+        "log_ratio_sd": _MAYBE_NUMBER,
+        "blocks": [{"index": int, "epoch": int, "steps": int, "order": list, "seconds": dict, "ratio": _MAYBE_NUMBER}],
+    },
+    "heldout_loss_difference": {
+        "estimate": _MAYBE_NUMBER,
+        "ci95": _Interval,
+        "sequences": int,
+        "correlation": _MAYBE_NUMBER,
+    },
+}
+_RESULTS = {
+    "schema_version": int,
+    "name": str,
+    "verdict": str,
+    "criteria": [{"name": str, "target": str, "actual": str, "verdict": str}],
+    "arms": dict,
+    "comparison": (dict, type(None)),
+    "optimizations": [
+        {"name": str, "arm": str, "implementation": str, "equivalence": str, "active": bool, "evidence": str}
+    ],
+    "schedule": dict.fromkeys(("epochs", "steps_per_epoch", "block_steps", "tokens_per_step", "seed"), int),
+    "settings": {"loss_margin": _NUMBER, "tight_loss_margin": _NUMBER, "beat": str},
+    "data": {"entropies": {"unigram": _NUMBER, "bigram": _NUMBER}},
+    "initial_params_hash": str,
+    "batches_hash": (str, type(None)),
+    "warnings": list,
+    "artifacts": dict,
+    "manifest": dict,
+}
+
+
+def validate_results(results: Mapping[str, Any]) -> None:
+    """Check that `results` has every required field with its type.
+
+    Raises:
+      ValueError: the message lists every field at fault by its path.
+    """
+    faults: list[str] = []
+    _check(results, _RESULTS, "results", faults)
+    if not faults:
+        for name, arm in results["arms"].items():
+            _check(arm, _ARM, f"arms.{name}", faults)
+        if results["comparison"] is not None:
+            _check(results["comparison"], _COMPARISON, "comparison", faults)
+        if results["schema_version"] != SCHEMA_VERSION:
+            faults.append(f"schema_version is {results['schema_version']}, not {SCHEMA_VERSION}")
+        for verdict in (results["verdict"], *(criterion["verdict"] for criterion in results["criteria"])):
+            if verdict not in _VERDICTS:
+                faults.append(f"verdict {verdict!r} is none of {', '.join(_VERDICTS)}")
+        if (len(results["arms"]) == 2) != (results["comparison"] is not None):
+            faults.append(f"comparison is wanted with two arms and null with one, not {results['comparison']}")
+    if faults:
+        raise ValueError("not a results file of this program: " + "; ".join(faults))
+
+
+def _check(value: Any, shape: Any, path: str, faults: list[str]) -> None:
+    if isinstance(shape, dict):
+        if not isinstance(value, Mapping):
+            faults.append(f"{path} is {type(value).__name__}, not an object")
+            return
+        for key, inner in shape.items():
+            if key in value:
+                _check(value[key], inner, f"{path}.{key}", faults)
+            else:
+                faults.append(f"{path}.{key} is missing")
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            faults.append(f"{path} is {type(value).__name__}, not a list")
+            return
+        for index, item in enumerate(value):
+            _check(item, shape[0], f"{path}[{index}]", faults)
+    elif shape is _Interval:
+        numbers = isinstance(value, list) and len(value) == 2 and all(_is(v, _NUMBER) for v in value)
+        if value is not None and not (numbers and value[0] <= value[1]):
+            faults.append(f"{path} is {value!r}, not null or [low, high]")
+    elif not _is(value, shape):
+        wanted = " or ".join(t.__name__ for t in (shape if isinstance(shape, tuple) else (shape,)))
+        faults.append(f"{path} is {type(value).__name__}, not {wanted}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """`isinstance`, but a bool is no number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind)

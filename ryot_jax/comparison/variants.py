@@ -1,0 +1,144 @@
+"""Variants and the optimizations that set them apart, each with its switch, promised class and active probes.
+
+A switch that is on must be proven on by the compiled program, or the comparison does not start.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from ryot_jax.comparison import hlo, probes
+from ryot_jax.comparison.probes import Evidence, Probe
+from ryot_jax.kernels import KernelPlan, Spec
+from ryot_jax.runtime.errors import ConfigError
+
+Equivalence = Literal["bitwise", "allclose", "statistical"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """One optimization that a variant can have on.
+
+    Attributes:
+      name: its name, which is also its field of `KernelPlan`.
+      switch: the config field that turns it on and off.
+      equivalence: what it promises against the reference: `bitwise` the same numbers, `allclose` to the
+        rounding of the compute dtype, `statistical` other rounding, a training run of the same quality.
+      description: what it does, in one line.
+      probe: proof from the compiled program, per implementation.
+    """
+
+    name: str
+    switch: str
+    equivalence: Equivalence
+    description: str
+    probe: Mapping[str, Probe]
+
+    def implementation(self, plan: KernelPlan) -> str:
+        """The implementation that `plan` uses."""
+        return getattr(plan, self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A name and the implementations that its training step uses."""
+
+    name: str
+    plan: KernelPlan
+
+
+OPTIMIZATIONS = (
+    Optimization(
+        name="linear_cross_entropy",
+        switch="optimizations.linear_cross_entropy",
+        equivalence="allclose",
+        description="output projection and loss in one op, gradients in the forward pass, logits never whole",
+        probe={"xla": probes.no_logits, "cpu": probes.custom_call("ryot_linear_cross_entropy")},
+    ),
+    Optimization(
+        name="attention",
+        switch="optimizations.attention",
+        equivalence="allclose",
+        description="causal attention in blocks, without the masked half and the whole score array",
+        probe={"xla": probes.no_scores, "cpu": probes.custom_call("ryot_attention")},
+    ),
+    Optimization(
+        name="dense",
+        switch="optimizations.dense",
+        equivalence="statistical",
+        description="dense products of bf16 operands with f32 sums, forward and backward",
+        probe={"xla_bf16": probes.bf16_dense, "cpu": probes.custom_call("ryot_dense")},
+    ),
+)
+
+
+def differing(baseline: Variant, variant: Variant) -> tuple[Optimization, ...]:
+    """The optimizations whose implementation differs between two variants."""
+    return tuple(o for o in OPTIMIZATIONS if o.implementation(baseline.plan) != o.implementation(variant.plan))
+
+
+def check_active(
+    variants: Sequence[Variant], hlo_texts: Mapping[str, str], spec: Spec
+) -> dict[str, dict[str, Evidence]]:
+    """Prove that every optimization of every variant is on in its compiled training step.
+
+    Args:
+      variants: the first is the baseline.
+      hlo_texts: optimized HLO text of each variant's compiled step, by variant name.
+      spec: the sizes of the step; `rows` of one step (or one micro-batch) over all devices.
+
+    Returns:
+      variant name -> optimization name -> Evidence; the baseline is not in it.
+
+    Raises:
+      ConfigError: a variant has nothing on, compiled to the baseline's program, or a probe did not find its
+        optimization; the message names the variant, the switch and the remedy.
+    """
+    baseline = variants[0]
+    programs = {variant.name: hlo.parse(hlo_texts[variant.name]) for variant in variants}
+    return {
+        variant.name: _check_variant(variant, baseline, programs[variant.name], programs[baseline.name], spec)
+        for variant in variants[1:]
+    }
+
+
+def _check_variant(
+    variant: Variant, baseline: Variant, program: hlo.Program, baseline_program: hlo.Program, spec: Spec
+) -> dict[str, Evidence]:
+    optimizations = differing(baseline, variant)
+    if not optimizations:
+        raise ConfigError(
+            f"arm {variant.name!r} has no optimization on that arm {baseline.name!r} has off: a comparison "
+            f"would measure nothing. Turn one of {', '.join(o.switch for o in OPTIMIZATIONS)} on (this "
+            f"machine may support none of those asked for), or train one arm: "
+            f"comparison.arms=({baseline.name!r},)"
+        )
+    switched = ", ".join(f"{o.switch}={o.implementation(variant.plan)}" for o in optimizations)
+    if program.fingerprint == baseline_program.fingerprint:
+        raise ConfigError(
+            f"arms {baseline.name!r} and {variant.name!r} compiled to the same program although {switched} "
+            f"is on: the switch does nothing here. Turn it off, or train one arm: "
+            f"comparison.arms=({baseline.name!r},)"
+        )
+    evidence = {o.name: _prove(o, variant, program, baseline_program, spec) for o in optimizations}
+    for optimization in optimizations:
+        found = evidence[optimization.name]
+        if not found.active:
+            raise ConfigError(
+                f"{optimization.switch}={optimization.implementation(variant.plan)} is on in arm "
+                f"{variant.name!r}, but its compiled training step does not show it: {found.text}. Turn it "
+                f"off with --config.{optimization.switch}=off, or choose sizes for which it takes effect"
+            )
+    return evidence
+
+
+def _prove(
+    optimization: Optimization, variant: Variant, program: hlo.Program, baseline: hlo.Program, spec: Spec
+) -> Evidence:
+    implementation = optimization.implementation(variant.plan)
+    if implementation not in optimization.probe:
+        raise ConfigError(
+            f"{optimization.switch}={implementation}: there is no probe to prove that it is on; "
+            f"known are {', '.join(sorted(optimization.probe))}"
+        )
+    return optimization.probe[implementation](program, baseline, spec)

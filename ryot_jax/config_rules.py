@@ -1,0 +1,211 @@
+"""The rules that the values of a config keep, each naming the field, its value and what is allowed.
+
+A rule here needs the config alone (and, where known, the number of devices). What depends on files is checked
+by the data pipeline, what depends on the machine by the kernels.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.run_directory import NAME_PATTERN, NAME_RULE
+from ryot_jax.runtime.suggestions import did_you_mean
+
+MAX_VOCAB_SIZE = 65_535  # token ids are stored as uint16
+BYTE_VOCAB_SIZE = 257  # 256 bytes and the end-of-document token
+ARMS = ("baseline", "optimized")
+
+CHOICES = {
+    "tokenizer.kind": ("bpe", "byte", "file"),
+    "model.positions": ("learned", "sinusoidal", "rotary"),
+    "model.norm": ("layer", "rms"),
+    "model.mlp": ("gelu", "swiglu", "relu2"),
+    "model.compute_dtype": ("auto", "float32", "bfloat16", "float16"),
+    "training.optimizer": ("adamw", "muon", "lion", "schedule_free"),
+    "training.schedule": ("cosine", "linear", "constant"),
+    "training.parallelism": ("jit", "shard_map", "pmap"),
+    "comparison.beat": ("unigram", "bigram"),
+    "optimizations.linear_cross_entropy": ("off", "auto", "cpu", "xla"),
+    "optimizations.attention": ("off", "auto", "cpu", "xla"),
+    "optimizations.dense": ("off", "auto", "xla_bf16"),
+}
+
+# field: (smallest allowed, smallest value that is too large, or None)
+RANGES: dict[str, tuple[float, float | None]] = {
+    "seed": (0, 2**32),
+    "data.max_documents": (0, None),
+    "model.vocab_size": (2, MAX_VOCAB_SIZE + 1),
+    "model.d_model": (1, None),
+    "model.n_layers": (1, None),
+    "model.n_heads": (1, None),
+    "model.d_ff": (1, None),
+    "model.max_len": (1, None),
+    "model.dropout": (0.0, 1.0),
+    "training.epochs": (1, None),
+    "training.steps_per_epoch": (1, None),
+    "training.batch_size": (1, None),
+    "training.seq_len": (1, None),
+    "training.accumulation": (1, None),
+    "training.b1": (0.0, 1.0),
+    "training.b2": (0.0, 1.0),
+    "training.weight_decay": (0.0, None),
+    "training.warmup_steps": (0, None),
+    "evaluation.sequences": (1, None),
+    "evaluation.batch_size": (1, None),
+    "checkpoint.keep_latest": (1, None),
+    "checkpoint.keep_best": (1, None),
+    "comparison.block_steps": (1, None),
+    "comparison.loss_margin": (0.0, None),
+    "comparison.tight_loss_margin": (0.0, None),
+    "metrics.every_steps": (1, None),
+}
+
+POSITIVE = ("training.learning_rate", "training.clip_norm")
+
+
+def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
+    """Check every rule.
+
+    Args:
+      config: a complete config tree.
+      device_count: the devices that a training batch is divided over, where that is known already.
+
+    Raises:
+      ConfigError: one line for each broken rule: the field, its value, the rule.
+    """
+    problems = [
+        *_single_fields(config),
+        *_data(config),
+        *_model(config),
+        *_training(config, device_count),
+        *_comparison(config),
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _single_fields(config: ConfigDict) -> Iterable[str]:
+    if not re.fullmatch(NAME_PATTERN, config.name):
+        yield _broken("name", config.name, f"must be {NAME_RULE}")
+    for path, choices in CHOICES.items():
+        value = _get(config, path)
+        if value not in choices:
+            hint = did_you_mean(value, choices)
+            yield _broken(path, value, f"must be one of {', '.join(choices)}{hint}")
+    for path, (low, high) in RANGES.items():
+        value = _get(config, path)
+        if not (low <= value and (high is None or value < high) and math.isfinite(value)):
+            upper = "" if high is None else f" and below {high}"
+            yield _broken(path, value, f"must be at least {low}{upper}")
+    for path in POSITIVE:
+        value = _get(config, path)
+        if not (value > 0 and math.isfinite(value)):
+            yield _broken(path, value, "must be above 0")
+
+
+def _data(config: ConfigDict) -> Iterable[str]:
+    data, kind, vocab_size = config.data, config.tokenizer.kind, config.model.vocab_size
+    sources = ("stdlib", "text", "tokens")
+    if data.source not in sources and not re.fullmatch(r"hf:\S+", data.source):
+        hint = did_you_mean(data.source, sources)
+        yield _broken("data.source", data.source, f"must be one of {', '.join(sources)}, hf:NAME{hint}")
+    if data.source in ("text", "tokens") and not data.path:
+        yield _broken("data.path", data.path, f"must name the input of data.source = {data.source!r}")
+    if data.source == "tokens" and not data.heldout_path:
+        yield _broken("data.heldout_path", data.heldout_path, "must name the second file of data.source = 'tokens'")
+    if not 0.0 < data.heldout_fraction < 1.0:
+        yield _broken("data.heldout_fraction", data.heldout_fraction, "must be between 0 and 1, both excluded")
+    if kind == "file" and not config.tokenizer.path:
+        yield _broken("tokenizer.path", config.tokenizer.path, "must name the file of tokenizer.kind = 'file'")
+    if kind in ("bpe", "byte") and vocab_size < BYTE_VOCAB_SIZE:
+        yield _broken(
+            "model.vocab_size",
+            vocab_size,
+            f"must be at least {BYTE_VOCAB_SIZE} (256 bytes, end of document) for tokenizer.kind = {kind!r}",
+        )
+
+
+def _model(config: ConfigDict) -> Iterable[str]:
+    model = config.model
+    if model.n_heads >= 1 and model.d_model % model.n_heads:
+        yield _broken("model.n_heads", model.n_heads, f"must divide model.d_model = {model.d_model}")
+    elif model.n_heads >= 1 and model.positions == "rotary" and (model.d_model // model.n_heads) % 2:
+        head_dim = model.d_model // model.n_heads
+        yield _broken(
+            "model.n_heads",
+            model.n_heads,
+            f"gives heads of {head_dim} numbers, but model.positions = 'rotary' rotates them in pairs",
+        )
+    if model.positions == "sinusoidal" and model.d_model % 2:
+        yield _broken("model.d_model", model.d_model, "must be even for model.positions = 'sinusoidal'")
+
+
+def _training(config: ConfigDict, device_count: int | None) -> Iterable[str]:
+    training = config.training
+    if training.seq_len > config.model.max_len:
+        yield _broken("training.seq_len", training.seq_len, f"must not exceed model.max_len = {config.model.max_len}")
+    total_steps = training.epochs * training.steps_per_epoch
+    if training.warmup_steps >= total_steps > 0:
+        yield _broken(
+            "training.warmup_steps",
+            training.warmup_steps,
+            f"must be below the {total_steps} steps of training.epochs x training.steps_per_epoch",
+        )
+    if training.accumulation < 1:
+        return
+    part = training.batch_size // training.accumulation
+    if training.batch_size % training.accumulation:
+        yield _broken(
+            "training.accumulation",
+            training.accumulation,
+            f"must divide training.batch_size = {training.batch_size}",
+        )
+    elif device_count and part % device_count:
+        share = f"training.batch_size / training.accumulation = {part}"
+        yield _broken(
+            "training.batch_size",
+            training.batch_size,
+            f"cannot be divided over {device_count} devices: {share} must be a multiple of {device_count}",
+        )
+
+
+def _comparison(config: ConfigDict) -> Iterable[str]:
+    arms, block, epoch = (
+        config.comparison.arms,
+        config.comparison.block_steps,
+        config.training.steps_per_epoch,
+    )
+    for arm in arms:
+        if arm not in ARMS:
+            hint = did_you_mean(str(arm), ARMS)
+            yield _broken("comparison.arms", arms, f"may hold {' and '.join(ARMS)}, not {arm!r}{hint}")
+    if not arms or len(set(arms)) < len(arms):
+        yield _broken("comparison.arms", arms, "must name at least one arm, and each once")
+    if block >= 1 and epoch >= 1 and epoch % block:
+        nearest = max(size for size in range(1, min(block, epoch) + 1) if epoch % size == 0)
+        yield _broken(
+            "comparison.block_steps",
+            block,
+            f"must divide training.steps_per_epoch = {epoch}, so that epochs end where blocks end; "
+            f"the next smaller one is {nearest}",
+        )
+    if config.comparison.tight_loss_margin > config.comparison.loss_margin:
+        yield _broken(
+            "comparison.tight_loss_margin",
+            config.comparison.tight_loss_margin,
+            f"must not exceed comparison.loss_margin = {config.comparison.loss_margin}",
+        )
+
+
+def _get(config: ConfigDict, path: str) -> Any:
+    for key in path.split("."):
+        config = config[key]
+    return config
+
+
+def _broken(path: str, value: Any, rule: str) -> str:
+    return f"{path} = {value!r} {rule}"

@@ -1,0 +1,57 @@
+"""The command line: parse, dispatch, and turn errors into exit codes; nothing else.
+
+python -m ryot_jax.main --config=configs/scaled.py
+"""
+
+import sys
+from collections.abc import Sequence
+
+import ryot_jax
+from ryot_jax import cli
+from ryot_jax.runtime.console import Console
+from ryot_jax.runtime.errors import EXIT_INTERRUPTED, EXIT_PASS, RyotError
+
+
+def main(argv: Sequence[str], console: Console) -> int:
+    """Runs one command line and returns its exit code."""
+    invocation = cli.parse(argv)
+    # Commands are imported when they run: --help and a mistyped flag need not wait for JAX.
+    match invocation.options:
+        case cli.TrainOptions(dry_run=True):
+            from ryot_jax.commands import dry_run
+
+            return dry_run.run(invocation.require_config(), console)
+        case cli.TrainOptions() as options:
+            from ryot_jax.commands import train
+
+            return train.run(invocation.require_config(), options, console)
+        case cli.GenerateOptions() as options:
+            from ryot_jax.commands import generate
+
+            return generate.run(invocation.require_config(), options, console)
+    match invocation.command:
+        case "doctor":
+            from ryot_jax.commands import doctor
+
+            return doctor.run(console)
+        case "version":
+            console.line(ryot_jax.__version__)
+        case _:
+            console.line(cli.HELP)
+    return EXIT_PASS
+
+
+def console() -> int:
+    """The console script `ryot`: `main` on the words of the command line, with errors told in one line."""
+    try:
+        return main(sys.argv[1:], Console())
+    except RyotError as error:
+        Console(sys.stderr).line(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        Console(sys.stderr).line("interrupted; go on with: ryot --resume=latest")
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(console())

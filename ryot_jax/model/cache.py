@@ -1,0 +1,85 @@
+"""Keys and values of the positions already decoded: a plain pytree, one fixed-size buffer pair a layer.
+
+Rolling back is setting `length` back; what lies beyond it is never read.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ryot_jax.model.config import ModelConfig
+
+
+class LayerCache(NamedTuple):
+    """One layer's buffers. Keys lie transposed, so that one query's scores are rows times a matrix."""
+
+    k_BHKT: jax.Array
+    v_BHTK: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """All layers' buffers and the number of positions that they hold.
+
+    A tuple of layers, not one stacked array: in a loop each buffer is then updated in place.
+    """
+
+    layers: tuple[LayerCache, ...]
+    length: jax.Array
+
+    @property
+    def capacity(self) -> int:
+        """Positions that the buffers have room for."""
+        return self.layers[0].v_BHTK.shape[2]
+
+
+def empty_cache(cfg: ModelConfig, batch_size: int, capacity: int | None = None) -> Cache:
+    """A cache that holds nothing, with room for `capacity` positions (default: `cfg.max_len`)."""
+    T = cfg.max_len if capacity is None else capacity
+    B, H, K = batch_size, cfg.n_heads, cfg.head_dim
+    layers = tuple(
+        LayerCache(jnp.zeros((B, H, K, T), cfg.dtype), jnp.zeros((B, H, T, K), cfg.dtype)) for _ in range(cfg.n_layers)
+    )
+    return Cache(layers, jnp.zeros((), jnp.int32))
+
+
+def append(layer: LayerCache, k_BSHK: jax.Array, v_BSHK: jax.Array, length: jax.Array) -> LayerCache:
+    """Write S new positions behind the first `length`; the caller sees to it that they fit."""
+    k_BHKS, v_BHSK = k_BSHK.transpose(0, 2, 3, 1), v_BSHK.transpose(0, 2, 1, 3)
+    return LayerCache(
+        jax.lax.dynamic_update_slice(layer.k_BHKT, k_BHKS, (0, 0, 0, length)),
+        jax.lax.dynamic_update_slice(layer.v_BHTK, v_BHSK, (0, 0, length, 0)),
+    )
+
+
+def attend(q_BSHK: jax.Array, layer: LayerCache, length: jax.Array) -> jax.Array:
+    """Attention of S queries, at positions length .. length+S-1, over a cache that holds those positions already.
+
+    Returns o_BSHK in the dtype of q; the softmax is float32.
+    """
+    S, T = q_BSHK.shape[1], layer.v_BHTK.shape[2]
+    scores_BHST = _scores(q_BSHK, layer) * q_BSHK.shape[-1] ** -0.5
+    visible_ST = jnp.arange(T)[None] <= length + jnp.arange(S)[:, None]
+    weights_BHST = jax.nn.softmax(jnp.where(visible_ST[None, None], scores_BHST, -jnp.inf), axis=-1)
+    return _weighted_values(weights_BHST, layer).astype(q_BSHK.dtype)
+
+
+# For one query of one sequence, products and sums fuse with what surrounds them, where XLA:CPU would call a matrix
+# product for each head: 25 % more tokens/s at batch 1. From a batch of 4 on, the matrix products are the faster.
+
+
+def _scores(q_BSHK: jax.Array, layer: LayerCache) -> jax.Array:
+    if q_BSHK.shape[:2] == (1, 1):
+        q_BHK1 = q_BSHK[:, 0, :, :, None].astype(jnp.float32)
+        return jnp.sum(q_BHK1 * layer.k_BHKT, axis=2)[:, :, None]
+    return jnp.einsum("bshk,bhkt->bhst", q_BSHK, layer.k_BHKT, preferred_element_type=jnp.float32)
+
+
+def _weighted_values(weights_BHST: jax.Array, layer: LayerCache) -> jax.Array:
+    if weights_BHST.shape[0] == weights_BHST.shape[2] == 1:
+        return jnp.sum(weights_BHST[:, :, 0, :, None] * layer.v_BHTK, axis=2)[:, None]
+    weights_BHST = weights_BHST.astype(layer.v_BHTK.dtype)
+    return jnp.einsum("bhst,bhtk->bshk", weights_BHST, layer.v_BHTK)

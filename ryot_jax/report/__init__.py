@@ -1,0 +1,5 @@
+"""Reports on a finished run: a terminal summary, `report.md` and its plots.
+
+Everything is drawn from the results dict alone (the content of `results.json`); nothing is computed anew but
+differences of numbers that stand in it.
+"""

@@ -1,0 +1,78 @@
+"""The summary that a finished run prints: the verdict in words first, then the numbers, then the criteria.
+
+Plain ASCII, or tables drawn with lines where the caller's terminal can show them; printing is the caller's.
+"""
+
+import io
+import textwrap
+from collections.abc import Sequence
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ryot_jax.report import summary
+from ryot_jax.report.summary import Results
+from ryot_jax.runtime.console import printable
+
+_CRITERIA_HEADER = ("criterion", "target", "actual", "verdict")
+
+
+def render(results: Results, *, fancy: bool = False, width: int = 100) -> str:
+    """The summary as text of at most `width` columns that ends in a newline.
+
+    Args:
+      results: content of `results.json`.
+      fancy: tables drawn with lines, for terminals that speak UTF-8; otherwise the text is pure ASCII.
+      width: columns.
+    """
+    tables = [summary.deltas(results), (_CRITERIA_HEADER, summary.criteria_rows(results))]
+    parts = [_wrapped(summary.headline(results), width)]
+    parts += [(_drawn if fancy else _grid)(header, rows, width) for header, rows in tables]
+    parts += [_wrapped(f"warning: {warning}", width) for warning in results["warnings"]]
+    text = "\n\n".join(parts) + "\n"
+    return text if fancy else text.encode("ascii", "replace").decode("ascii")
+
+
+def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """A table drawn by `rich`, without colours: the text also goes to the log."""
+    table = Table(box=rich.box.ROUNDED)
+    for index, title in enumerate(header):
+        table.add_column(Text(printable(title)), justify="right" if index and _numeric(header) else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    canvas = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    with canvas.capture() as capture:
+        canvas.print(table)
+    return capture.get().rstrip("\n")
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """A table of plain text: columns at their natural width, long cells wrapped so that a line fits."""
+    lines = [tuple(map(printable, row)) for row in (header, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 12:
+        widths[widths.index(max(widths))] -= 1
+    out = []
+    for line in lines:
+        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(line, widths, strict=True)]
+        for height in range(max(map(len, cells))):
+            parts = [cell[height] if height < len(cell) else "" for cell in cells]
+            aligned = [
+                part.rjust(size) if index and _numeric(header) else part.ljust(size)
+                for index, (part, size) in enumerate(zip(parts, widths, strict=True))
+            ]
+            out.append("  ".join(aligned).rstrip())
+        if line is lines[0]:
+            out.append("  ".join("-" * size for size in widths))
+    return "\n".join(out)
+
+
+def _numeric(header: Sequence[str]) -> bool:
+    """Whether a table holds numbers, which stand to the right: its first column, of titles, has no title."""
+    return header[0] == ""
+
+
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(printable(text), width)

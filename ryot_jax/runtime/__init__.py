@@ -1,0 +1,1 @@
+"""Run directories, manifest, metrics, progress and errors: what every other part stands on."""

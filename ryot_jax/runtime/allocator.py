@@ -1,0 +1,70 @@
+"""Keeps freed memory in the process, where the C library is glibc.
+
+XLA's CPU backend takes one slab of temporary memory for each step and frees it. glibc hands blocks of that
+size back to the kernel, so each step maps and clears its pages again: about 100,000 page faults and a third
+of the time of the scaled run's step. It bounds no memory, and no number that is computed changes.
+"""
+
+import ctypes
+import dataclasses
+import os
+from pathlib import Path
+
+# Parameters of mallopt(3), from glibc's <malloc.h>.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+_SETTINGS = {
+    "M_MMAP_MAX": (_M_MMAP_MAX, 0),  # large blocks come from the heap too, not from mappings of their own
+    "M_TRIM_THRESHOLD": (_M_TRIM_THRESHOLD, -1),  # the heap's free top is never given back
+    "M_TOP_PAD": (_M_TOP_PAD, 64 * 2**20),  # bytes by which the heap grows at least
+    "M_ARENA_MAX": (_M_ARENA_MAX, 1),  # only the main arena can grow without mappings
+}
+_OTHER_ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
+
+
+@dataclasses.dataclass(frozen=True)
+class AllocatorRecord:
+    """What was set, for the manifest: `settings` by mallopt name, and why they were applied or not."""
+
+    applied: bool
+    settings: dict[str, int]
+    reason: str
+
+
+def configure_allocator(enabled: bool = True) -> AllocatorRecord:
+    """Apply the settings to this process. Call it before the first JAX array: threads take arenas early.
+
+    Args:
+      enabled: False leaves everything as it is.
+
+    Returns:
+      What was done; nothing raises, as a machine without glibc runs as well, only slower.
+    """
+    reason = None if enabled else "off by runtime.allocator"
+    reason = reason or _obstacle()
+    if reason:
+        return AllocatorRecord(applied=False, settings={}, reason=reason)
+    mallopt = ctypes.CDLL(None).mallopt
+    refused = [name for name, (parameter, value) in _SETTINGS.items() if mallopt(parameter, value) != 1]
+    settings = {name: value for name, (_, value) in _SETTINGS.items() if name not in refused}
+    reason = f"glibc refused {', '.join(refused)}" if refused else "glibc keeps freed memory"
+    return AllocatorRecord(applied=not refused, settings=settings, reason=reason)
+
+
+def _obstacle() -> str | None:
+    try:
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):
+        libc = ""
+    if not libc.startswith("glibc"):
+        return "the C library is not glibc"
+    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return "GLIBC_TUNABLES sets the allocator already"
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        maps = ""
+    for name in _OTHER_ALLOCATORS:
+        if name in maps:
+            return f"the process uses {name}"
+    return None

@@ -1,0 +1,45 @@
+"""The named errors of the package and the exit code that each one ends the program with.
+
+`main.py` is the one place that turns an error into an exit code; everything else only raises.
+"""
+
+EXIT_PASS = 0
+EXIT_CRITERION = 3
+EXIT_INCONCLUSIVE = 4
+EXIT_INTERRUPTED = 130
+
+
+class RyotError(Exception):
+    """Base of every error that the package raises on purpose; its message names the remedy."""
+
+    exit_code = 1
+
+
+class ConfigError(RyotError):
+    """A flag or a config field has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(RyotError):
+    """A file of the training or held-out text is missing, damaged or too short."""
+
+    exit_code = 5
+
+
+class CheckpointError(RyotError):
+    """A checkpoint is missing, damaged, or of another model."""
+
+    exit_code = 6
+
+
+class NonFiniteLossError(RyotError):
+    """A loss or gradient became NaN or infinite."""
+
+    exit_code = 7
+
+
+class Preempted(RyotError):
+    """The run was asked to stop and saved itself; the same command goes on with it."""
+
+    exit_code = 75

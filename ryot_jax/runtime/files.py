@@ -1,0 +1,40 @@
+"""Text and JSON files that are either the old version or the whole new one, never a part.
+
+Every JSON file of a run directory but the append-only `metrics.jsonl` is written here.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file's content in one step: readers and a crash see the old text or the new one.
+
+    Args:
+      path: the file; its folder exists.
+      text: written as UTF-8 with the line ends as they are.
+
+    Raises:
+      OSError: the folder cannot be written; the old file is untouched.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of a JSON value, with sorted keys; non-finite numbers are refused, as JSON has none."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")

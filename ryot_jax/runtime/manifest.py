@@ -1,0 +1,124 @@
+"""What a run ran on and with: enough to tell why two runs differ, and nothing private.
+
+Only named environment variables are kept; no user name, no host name, no path outside of the run.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ryot_jax
+from ryot_jax.runtime.allocator import AllocatorRecord
+from ryot_jax.runtime.devices import Devices, Processor
+
+SCHEMA_VERSION = 1
+
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
+    *("tokenizers", "ml-collections", "numpy", "scipy"),
+)
+_ENVIRONMENT = (
+    "XLA_FLAGS",
+    "JAX_PLATFORMS",
+    "JAX_ENABLE_X64",
+    "GLIBC_TUNABLES",
+    "MALLOC_CONF",
+    "OMP_NUM_THREADS",
+)
+_GIT_SECONDS = 10.0
+
+
+def collect(
+    *,
+    config_json: str,
+    devices: Devices,
+    processor: Processor,
+    allocator: AllocatorRecord,
+    data_hash: str,
+    tokenizer_hash: str,
+    end_of_document: int,
+    kernel_plans: Mapping[str, Mapping[str, str]],
+    kernel_reasons: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    """The manifest as a JSON value.
+
+    Args:
+      config_json: the resolved config, as `config.to_json` writes it.
+      devices: of this process.
+      processor: of this host.
+      allocator: what `configure_allocator` did.
+      data_hash: sha256 of the token files.
+      tokenizer_hash: sha256 of the tokenizer.
+      end_of_document: the token id that ends a document; -1 if not known.
+      kernel_plans: for each arm, op -> implementation.
+      kernel_reasons: for each arm, op -> why that one.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "started_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": versions(),
+        "git": git_state(Path(ryot_jax.__file__).parent),
+        "config_hash": hashlib.sha256(config_json.encode()).hexdigest(),
+        "data_hash": data_hash,
+        "tokenizer_hash": tokenizer_hash,
+        "end_of_document": end_of_document,
+        "devices": dataclasses.asdict(devices),
+        "processor": dataclasses.asdict(processor),
+        "system": {"os": platform.system(), "release": platform.release(), "load_1min": _load()},
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        "allocator": dataclasses.asdict(allocator),
+        "kernels": {
+            arm: {op: {"implementation": name, "reason": kernel_reasons[arm][op]} for op, name in plan.items()}
+            for arm, plan in kernel_plans.items()
+        },
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of Python, of this package and of the libraries that decide the numbers."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "ryot_jax": ryot_jax.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_state(package: Path) -> dict[str, Any]:
+    """The revision of the source tree that the package is in, and whether it has changes.
+
+    Both are None where the package is not at the top of a git work tree: a wheel, or a machine without git.
+    """
+    unknown = {"revision": None, "dirty": None}
+    top = _git(package, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != package.parent.resolve():
+        return unknown
+    revision = _git(package, "rev-parse", "HEAD")
+    changes = _git(package, "status", "--porcelain")
+    return {"revision": revision, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

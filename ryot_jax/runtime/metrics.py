@@ -1,0 +1,123 @@
+"""The metrics of a run as JSON lines, and on wish as TensorBoard events.
+
+One row for each `(arm, step, kind)`; what is measured, and when, is left to those who write rows.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ryot_jax.runtime.errors import CheckpointError, ConfigError
+from ryot_jax.runtime.files import write_text
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl`; each is on disk (in the kernel's hands) when `write` returns.
+
+    Args:
+      path: the JSON-lines file; made if need be.
+      resume_steps: for a resumed run, the step that each arm goes on from. Rows of later steps, and of arms
+        that are not named, are taken out first: the run writes them again.
+      tensorboard: a folder for TensorBoard events, a sub-folder for each arm; None: no events.
+
+    Raises:
+      ConfigError: TensorBoard events are wished for and tensorboardX is not installed.
+    """
+
+    def __init__(
+        self, path: Path, *, resume_steps: Mapping[str, int] | None = None, tensorboard: Path | None = None
+    ) -> None:
+        if resume_steps is not None:
+            drop_rows_after(path, resume_steps)
+        self._resume_steps = resume_steps or {}
+        self._tensorboard = tensorboard
+        self._event_class = None if tensorboard is None else _tensorboard_writer()
+        self._events: dict[str, Any] = {}
+        self._file = path.open("a", encoding="utf-8", newline="")
+
+    def write(self, arm: str, step: int, **values: Any) -> None:
+        """Append one row.
+
+        Args:
+          arm: 'baseline' or 'optimized'.
+          step: steps trained so far.
+          **values: numbers (NumPy and JAX scalars too), strings or None. JSON has no NaN and no infinity:
+            they become null.
+        """
+        row = {"arm": arm, "step": int(step)} | {name: _plain(value) for name, value in values.items()}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._event_class is not None:
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                    self._events_of(arm).add_scalar(name, value, global_step=row["step"])
+
+    def close(self) -> None:
+        """Close the files; the writer is of no use afterwards."""
+        self._file.close()
+        for events in self._events.values():
+            events.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _events_of(self, arm: str) -> Any:
+        if arm not in self._events:
+            assert self._tensorboard is not None and self._event_class is not None
+            resumed = self._resume_steps.get(arm)
+            purge = None if resumed is None else resumed + 1
+            self._events[arm] = self._event_class(str(self._tensorboard / arm), purge_step=purge)
+        return self._events[arm]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line that a crash cut short is left out.
+
+    Raises:
+      CheckpointError: another line is damaged.
+    """
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise CheckpointError(f"{path}:{number} is not JSON; repair that line or remove it") from error
+    return rows
+
+
+def drop_rows_after(path: Path, steps: Mapping[str, int]) -> int:
+    """Take the rows out whose step is beyond `steps[arm]`, and those of other arms; in one step.
+
+    Returns:
+      How many rows went.
+    """
+    rows = read_rows(path)
+    kept = [row for row in rows if row["step"] <= steps.get(row["arm"], -1)]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    return len(rows) - len(kept)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _tensorboard_writer() -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "metrics.tensorboard = True needs tensorboardX: pip install 'ryot_jax[tensorboard]'"
+        ) from error
+    return SummaryWriter

@@ -1,0 +1,121 @@
+"""The folder that one run leaves behind: where its files are, how it is made, and how it is found again.
+
+What goes into the files is left to those who write them; that one process has the run is `run_lock.py`.
+"""
+
+import dataclasses
+import datetime
+import re
+from pathlib import Path
+
+from ryot_jax.runtime.errors import ConfigError
+
+NAME_PATTERN = r"(?!\.+$)[A-Za-z0-9._-]{1,64}"  # of a run: safe as a part of a path and of a terminal line
+NAME_RULE = "1 to 64 letters, digits, dots, dashes or underscores, and not dots alone"
+_UTC_FORMAT = "%Y%m%dT%H%M%SZ"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config as JSON; the only config that is ever loaded back."""
+        return self.path / "config.json"
+
+    @property
+    def manifest(self) -> Path:
+        """What the run ran on and with."""
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that the run was trained with, so that a checkpoint can speak without the text."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder an arm."""
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        """Criteria, verdict and both arms' figures."""
+        return self.path / "results.json"
+
+    @property
+    def log(self) -> Path:
+        """Every line that the terminal was shown."""
+        return self.path / "run.log"
+
+    @property
+    def lock(self) -> Path:
+        """Who has the run now."""
+        return self.path / "run.lock"
+
+
+def create_run(workdir: Path, name: str, now: datetime.datetime | None = None) -> RunDirectory:
+    """Make `<workdir>/<utc>-<name>/`; a second run in the same second gets `-2` after its name, and so on.
+
+    Args:
+      workdir: made if need be.
+      name: 1 to 64 letters, digits, dots, dashes or underscores.
+      now: for tests; aware. Default: the present.
+
+    Raises:
+      ConfigError: the name is not allowed, or the folder cannot be made.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(f"name = {name!r} must be {NAME_RULE}")
+    utc = (now or datetime.datetime.now(datetime.UTC)).astimezone(datetime.UTC).strftime(_UTC_FORMAT)
+    attempt = 1
+    while True:
+        path = workdir / (f"{utc}-{name}" if attempt == 1 else f"{utc}-{name}-{attempt}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not workdir.is_dir():
+                raise ConfigError(f"--workdir={workdir} is not a folder") from None
+            attempt += 1
+        except OSError as error:
+            raise ConfigError(f"--workdir={workdir}: cannot make {path.name} there: {error.strerror}") from error
+        else:
+            return RunDirectory(path.absolute())
+
+
+def find_run(workdir: Path, wanted: str) -> RunDirectory:
+    """The run that a person means.
+
+    Args:
+      workdir: where run directories are.
+      wanted: a run directory, the name of one in `workdir`, or `'latest'`: the newest there by name.
+
+    Raises:
+      ConfigError: there is no such run.
+    """
+    if wanted == "latest":
+        runs = sorted((path.parent for path in workdir.glob("*/config.json")), key=_age)
+        if not runs:
+            raise ConfigError(f"no run directory in {workdir}/; make one with --config=..., or name it in full")
+        return RunDirectory(runs[-1].absolute())
+    if not wanted:
+        raise ConfigError("a run directory is named by the empty string; name one, or 'latest'")
+    for path in (Path(wanted), workdir / wanted):
+        if (path / "config.json").is_file():
+            return RunDirectory(path.absolute())
+    raise ConfigError(f"{wanted} is not a run directory: there is no {Path(wanted) / 'config.json'}")
+
+
+def _age(path: Path) -> tuple[str, int, str]:
+    """Sorts by the UTC time in the name; among runs of one second by the number after the name."""
+    utc, _, name = path.name.partition("-")
+    number = re.search(r"-(\d+)$", name)
+    return utc, int(number.group(1)) if number else 1, name

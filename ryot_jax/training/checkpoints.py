@@ -1,0 +1,301 @@
+"""Checkpoints on disk: state, data position and a few facts in one atomic directory per step, by orbax.
+
+The latest and the best are kept side by side. The only module that knows orbax; when to save is left to the
+caller. Saving is synchronous: it happens between timed blocks, which a thread that writes on would disturb.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from ryot_jax.runtime.errors import CheckpointError, ConfigError
+from ryot_jax.training.state import State
+
+_METRIC = "heldout_loss"
+_SCHEMA_VERSION = 1
+
+
+class Checkpoints:
+    """The checkpoints of one arm in one directory.
+
+    A checkpoint holds the state as a flat dict of arrays named by their path, so that it does not depend on
+    the container types of any library, and the SHA-256 of every array: orbax restores a file with a flipped
+    bit without a word.
+
+    Args:
+      directory: made absolute, and created unless `read_only`.
+      keep_latest: how many of the newest to keep, at least 1.
+      keep_best: how many of those with the lowest metric to keep beside them.
+      read_only: look at a directory that another process may be writing; nothing is created or cleaned up.
+
+    Raises:
+      ConfigError: a number of checkpoints to keep that makes no sense.
+      CheckpointError: the directory cannot be used.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        keep_latest: int = 1,
+        keep_best: int = 1,
+        *,
+        read_only: bool = False,
+    ):
+        if keep_latest < 1:
+            raise ConfigError(f"checkpoint.keep_latest = {keep_latest}: must be at least 1, to resume from")
+        if keep_best < 0:
+            raise ConfigError(f"checkpoint.keep_best = {keep_best}: must not be negative")
+        self.directory = str(Path(directory).resolve())
+        if read_only and not Path(self.directory).is_dir():
+            raise CheckpointError(f"no checkpoint directory {self.directory}; check the name of the run")
+        options = ocp.CheckpointManagerOptions(
+            # Without best_fn orbax does not store metrics at all; what is kept, the policy decides.
+            best_fn=_rank,
+            best_mode="min",
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep_latest),
+                    policies.BestN(get_metric_fn=_rank, reverse=True, n=keep_best),
+                ]
+            ),
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=not read_only,
+            save_interval_steps=0 if read_only else 1,
+        )
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except Exception as error:
+            raise CheckpointError(
+                f"cannot use {self.directory} for checkpoints: {error}; name a directory that can be written"
+            ) from error
+
+    def save(
+        self,
+        step: int,
+        state: State,
+        data_state: dict[str, Any],
+        metric: float,
+        config_json: str,
+        *,
+        arm: str = "",
+    ) -> None:
+        """Writes one checkpoint, returns when it is on disk, and deletes those that need not be kept.
+
+        Args:
+          step: number of steps taken, greater than that of every checkpoint in the directory.
+          state: fully replicated or on one device.
+          data_state: position in the data, JSON types only.
+          metric: held-out loss in nats per token, lower is better; one that is not finite is never the best.
+          config_json: the resolved config.
+          arm: the name of the arm that the state belongs to.
+
+        Raises:
+          CheckpointError: the step is not new, or the checkpoint could not be written.
+        """
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise CheckpointError(
+                f"checkpoint of step {step}: {self.directory} already holds step {latest}; "
+                "go on from the latest one, or use another directory"
+            )
+        leaves = _to_host(state)
+        metadata = {
+            "schema_version": _SCHEMA_VERSION,
+            "arm": arm,
+            "step": step,
+            _METRIC: metric if math.isfinite(metric) else str(metric),
+            "config": config_json,
+            "config_hash": hashlib.sha256(config_json.encode()).hexdigest(),
+            "key_impl": str(jax.random.key_impl(state.key)),
+            "leaves": {name: _describe(leaf) | {"sha256": _sha256(leaf)} for name, leaf in leaves.items()},
+        }
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(leaves),
+                    data=ocp.args.JsonSave(data_state),
+                    metadata=ocp.args.JsonSave(metadata),
+                ),
+                metrics={_METRIC: float(metric)},
+                force=True,
+            )
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._forget_failed_save()
+            raise CheckpointError(
+                f"checkpoint of step {step} could not be written to {self.directory}: {error}; "
+                "check the free space and the permissions; checkpoints written before are untouched"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest step; None when there is no checkpoint."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The step with the lowest finite metric, the newest of equals; None when there is none."""
+        ranked = [(_rank(self._manager.metrics(step)), -step) for step in self.steps()]
+        finite = [pair for pair in ranked if math.isfinite(pair[0])]
+        return -min(finite)[1] if finite else None
+
+    def metadata(self, which: int | str = "latest") -> dict[str, Any]:
+        """The facts of a checkpoint: config, config_hash, arm, step, heldout_loss, leaves.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, or it cannot be read.
+        """
+        return self._read(self._resolve(which), metadata=ocp.args.JsonRestore())["metadata"]
+
+    def restore(self, which: int | str, abstract_state: State) -> tuple[State, dict[str, Any]]:
+        """Reads a checkpoint back, bit for bit.
+
+        Args:
+          which: a step, 'latest' or 'best'.
+          abstract_state: a state or `ShapeDtypeStruct`s; each leaf is put where its counterpart here lies.
+
+        Returns:
+          The state and the data state.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, it is damaged, or it is of another model or optimizer;
+            the message names the leaf.
+        """
+        step = self._resolve(which)
+        metadata = self._read(step, metadata=ocp.args.JsonRestore())["metadata"]
+        wanted = _named_leaves(abstract_state)
+        self._check_structure(step, {n: _describe(x) for n, x in wanted.items()}, metadata)
+        templates = {
+            name: np.broadcast_to(np.zeros((), leaf["dtype"]), leaf["shape"])
+            for name, leaf in metadata["leaves"].items()
+        }
+        read = self._read(step, state=ocp.args.StandardRestore(templates), data=ocp.args.JsonRestore())
+        leaves = {name: np.asarray(leaf) for name, leaf in read["state"].items()}
+        for name, leaf in leaves.items():
+            if _sha256(leaf) != metadata["leaves"][name]["sha256"]:
+                raise CheckpointError(
+                    f"checkpoint of step {step} in {self.directory}: {name} is damaged (its SHA-256 is not "
+                    f"that of what was saved); restore another step, there are {self.steps()}"
+                )
+        placed = [_place(leaves[name], like, metadata["key_impl"]) for name, like in wanted.items()]
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), placed), read["data"]
+
+    def delete_after(self, step: int) -> None:
+        """Deletes every checkpoint of a later step than this one.
+
+        Raises:
+          CheckpointError: one could not be deleted.
+        """
+        for later in [s for s in self.steps() if s > step]:
+            try:
+                self._manager.delete(later)
+            except Exception as error:
+                raise CheckpointError(
+                    f"checkpoint of step {later} in {self.directory} cannot be deleted: {error}; check the permissions"
+                ) from error
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more; errors of writing surface here at the latest."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise CheckpointError(f"checkpoint in {self.directory} could not be written: {error}") from error
+
+    def close(self) -> None:
+        """Waits, then releases what orbax holds."""
+        self.wait()
+        self._manager.close()
+
+    def _resolve(self, which: int | str) -> int:
+        named = {"latest": self.latest_step, "best": self.best_step}
+        step = named[which]() if isinstance(which, str) else which
+        if step is None or step not in self.steps():
+            raise CheckpointError(f"no checkpoint {which!r} in {self.directory}; there are {self.steps() or 'none'}")
+        return step
+
+    def _read(self, step: int, **items: Any) -> dict[str, Any]:
+        try:
+            return dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
+        except Exception as error:
+            others = [s for s in self.steps() if s != step]
+            raise CheckpointError(
+                f"checkpoint of step {step} in {self.directory} cannot be read: {error}; "
+                f"restore another step, there are {others or 'none'}"
+            ) from error
+
+    def _check_structure(self, step: int, wanted: dict[str, Any], metadata: dict[str, Any]) -> None:
+        saved = {n: {"dtype": x["dtype"], "shape": x["shape"]} for n, x in metadata["leaves"].items()}
+        for name in sorted(wanted.keys() | saved.keys(), key=lambda n: (not n.startswith("params."), n)):
+            if wanted.get(name) != saved.get(name):
+                raise CheckpointError(
+                    f"checkpoint of step {step} in {self.directory} is of another model or optimizer: "
+                    f"{name} is {_in_words(saved.get(name))} there and {_in_words(wanted.get(name))} here; "
+                    "use the config that is stored in the checkpoint"
+                )
+
+    def _forget_failed_save(self) -> None:
+        """Drops the failed step from orbax's list, where it would pass for the latest one."""
+        with contextlib.suppress(OSError):  # The directory is gone; the error that is being raised says so.
+            self._manager.reload()
+
+
+def _rank(metrics: dict[str, float] | None) -> float:
+    """The number that is smallest for the best checkpoint; inf, never NaN, for one that must not be best."""
+    metric = math.inf if metrics is None else float(metrics[_METRIC])
+    return metric if math.isfinite(metric) else math.inf
+
+
+def _named_leaves(state: State) -> dict[str, Any]:
+    paths_and_leaves, _ = jax.tree.flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths_and_leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _describe(leaf: Any) -> dict[str, Any]:
+    """Dtype and shape of what is stored for a leaf."""
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    return {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
+
+
+def _to_host(state: State) -> dict[str, np.ndarray]:
+    """Host arrays of all leaves, typed keys as their raw words.
+
+    On a CPU they are views; they must not outlive the save, or the next step cannot take over the memory.
+    """
+    named = _named_leaves(state)
+    return jax.device_get({n: jax.random.key_data(x) if _is_key(x) else x for n, x in named.items()})
+
+
+def _place(leaf: np.ndarray, like: Any, key_impl: str) -> jax.Array:
+    sharding = like.sharding
+    if _is_key(like):
+        return jax.device_put(jax.random.wrap_key_data(jnp.asarray(leaf), impl=key_impl), sharding)
+    return jax.device_put(leaf, sharding, may_alias=False)
+
+
+def _sha256(leaf: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(leaf).view(np.uint8).data).hexdigest()
+
+
+def _in_words(leaf: dict[str, Any] | None) -> str:
+    return "absent" if leaf is None else f"{leaf['dtype']}{json.dumps(leaf['shape'])}"

@@ -1,0 +1,207 @@
+"""One arm of a run: a compiled step, its state and its data, run in blocks of steps with an honest clock.
+
+Evaluating, saving and logging happen between blocks and are the caller's to order; so is comparing the arms.
+"""
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ryot_jax.runtime.errors import NonFiniteLossError
+from ryot_jax.training.checkpoints import Checkpoints
+from ryot_jax.training.evaluation import Evaluation, Evaluator
+from ryot_jax.training.optimizer import evaluation_params
+from ryot_jax.training.parallel import CompiledStep
+from ryot_jax.training.state import State
+from ryot_jax.training.step import Metrics
+
+
+class BatchIterator(Protocol):
+    """Batches of host arrays with a position that can be stored as JSON; grain's iterators are such."""
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        """The next batch."""
+        ...
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """Itself."""
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """The position."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockResult:
+    """What a block of steps took and gave.
+
+    Attributes:
+      first_step: number of the first of its steps, from 0.
+      seconds: from an idle device to the last result of the block.
+      losses: of each step, nats per target, before the step's update.
+      grad_norms: of each step, before clipping.
+      tokens: target tokens trained on.
+    """
+
+    first_step: int
+    seconds: float
+    losses: list[float]
+    grad_norms: list[float]
+    tokens: int
+
+
+class Trainer:
+    """One arm: takes steps and keeps count of them.
+
+    Args:
+      name: of the arm, for messages and checkpoints.
+      compiled_step: the program.
+      state: where to start; copied, so that arms can start from one and the same.
+      batches: what to train on.
+      optimizer_name: `training.optimizer`, which decides on the parameters to evaluate.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        compiled_step: CompiledStep,
+        state: State,
+        batches: BatchIterator,
+        *,
+        optimizer_name: str = "adamw",
+    ):
+        self.name = name
+        self.compiled_step = compiled_step
+        self.state = compiled_step.place(jax.tree.map(jnp.copy, state))
+        self.batches = batches
+        self.optimizer_name = optimizer_name
+        self.steps_taken = int(state.step)
+        self.tokens = 0
+        self.batches_sha256 = hashlib.sha256(b"").hexdigest()
+
+    def run_block(self, n_steps: int, *, on_step: Callable[[int, float], None] | None = None) -> BlockResult:
+        """Takes `n_steps` steps; the device is idle before and after.
+
+        The host stays one step behind the device: it reads the metrics of step n-1 once step n is dispatched.
+
+        Args:
+          n_steps: how many.
+          on_step: told the number of steps taken and the loss of the last, while the device works on the next. It is
+            in the measured time, so it must be quick.
+
+        Raises:
+          NonFiniteLossError: a loss or gradient norm is not finite. The state is then worthless; go back to a
+            checkpoint.
+        """
+        first_step = self.steps_taken
+        read: list[dict[str, float]] = []
+        pending: Metrics | None = None
+        jax.block_until_ready(self.state)
+        start = time.perf_counter()
+        for _ in range(n_steps):
+            batch = self._next_batch()
+            self.state, metrics = self.compiled_step(self.state, batch)
+            self.steps_taken += 1
+            if pending is not None:
+                read.append(self._read(pending, first_step + len(read)))
+                if on_step is not None:
+                    on_step(first_step + len(read), read[-1]["loss"])
+            pending = metrics
+        jax.block_until_ready((self.state, pending))
+        seconds = time.perf_counter() - start
+        if pending is not None:
+            read.append(self._read(pending, first_step + len(read)))
+            if on_step is not None:
+                on_step(first_step + len(read), read[-1]["loss"])
+        tokens = int(sum(metrics["n_targets"] for metrics in read))
+        self.tokens += tokens
+        losses, grad_norms = ([metrics[name] for metrics in read] for name in ("loss", "grad_norm"))
+        return BlockResult(first_step, seconds, losses, grad_norms, tokens)
+
+    def evaluate(self, evaluator: Evaluator) -> Evaluation:
+        """Held-out loss of the parameters that this optimizer is to be judged by.
+
+        Raises:
+          NonFiniteLossError: the loss is not finite.
+        """
+        evaluation = evaluator(evaluation_params(self.optimizer_name, self.state))
+        self._require_finite(self.steps_taken, heldout_loss=evaluation.mean_loss)
+        return evaluation
+
+    def save(
+        self,
+        checkpoints: Checkpoints,
+        heldout_loss: float,
+        config_json: str,
+        *,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes state, data position and counters; returns when they are on disk.
+
+        Args:
+          checkpoints: where to.
+          heldout_loss: nats per target, by which the best is told.
+          config_json: the resolved config.
+          facts: JSON values of the caller's, handed back by `restore`.
+
+        Raises:
+          CheckpointError: they could not be written.
+        """
+        data_state = {
+            "iterator": self.batches.get_state(),
+            "tokens": self.tokens,
+            "batches_sha256": self.batches_sha256,
+            "facts": dict(facts or {}),
+        }
+        checkpoints.save(self.steps_taken, self.state, data_state, heldout_loss, config_json, arm=self.name)
+
+    def restore(self, checkpoints: Checkpoints, which: int | str = "latest") -> dict[str, Any]:
+        """Goes on from a checkpoint as if nothing had happened, with the program that is already compiled.
+
+        Returns:
+          The facts that it was saved with.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, or it does not fit this arm.
+        """
+        self.state, data_state = checkpoints.restore(which, self.state)
+        self.steps_taken = int(self.state.step)
+        self.batches.set_state(data_state["iterator"])
+        self.tokens = data_state["tokens"]
+        self.batches_sha256 = data_state["batches_sha256"]
+        return data_state["facts"]
+
+    def _next_batch(self) -> Mapping[str, np.ndarray]:
+        batch = next(self.batches)
+        # A chain of digests and not one long hash: its state is a string, which a checkpoint can hold.
+        digest = hashlib.sha256(self.batches_sha256.encode())
+        for name in sorted(batch):
+            digest.update(np.ascontiguousarray(batch[name]).data)
+        self.batches_sha256 = digest.hexdigest()
+        return batch
+
+    def _read(self, metrics: Metrics, step: int) -> dict[str, float]:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._require_finite(step, loss=values["loss"], grad_norm=values["grad_norm"])
+        return values
+
+    def _require_finite(self, step: int, **values: float) -> None:
+        if all(map(math.isfinite, values.values())):
+            return
+        what = ", ".join(f"{name} = {value}" for name, value in values.items())
+        raise NonFiniteLossError(
+            f"arm {self.name!r}, step {step}: {what}; lower training.learning_rate or training.clip_norm, "
+            "or resume from the last checkpoint, which is untouched"
+        )

@@ -1,0 +1,165 @@
+"""Optimizers and learning-rate schedules by name, built from optax.
+
+Parameters are told apart by rank and name: matrices are `kernel` or embeddings, vectors are `bias` or `scale`
+(also where a scan over layers has stacked them). What to set the numbers to is left to the config.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers, ScheduleFreeState
+
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.training.state import State
+
+OPTIMIZERS = ("adamw", "muon", "lion", "schedule_free")
+SCHEDULES = ("cosine", "linear", "constant")
+
+_VECTORS = ("bias", "scale")
+_MUON_RMS = 0.2  # of an update, as AdamW's: one learning rate serves both (Liu et al., arXiv:2502.16982, 2.2)
+
+
+def learning_rate_schedule(training: Mapping[str, Any], total_steps: int) -> optax.Schedule:
+    """Learning rate of step 0, 1, ...: linear warm-up to `learning_rate`, then decay to zero, or none.
+
+    The first step is taken with 1/warmup_steps of the peak and the last with a rate above zero, so that none is
+    wasted; the rate is exactly zero at `total_steps`.
+
+    Args:
+      training: `schedule` ('cosine', 'linear' or 'constant'), `learning_rate`, `warmup_steps`.
+      total_steps: number of steps of the whole run.
+
+    Raises:
+      ConfigError: the warm-up does not fit into the run, or the schedule is not known.
+    """
+    peak, warmup = float(training["learning_rate"]), int(training["warmup_steps"])
+    if not 0 <= warmup < total_steps:
+        raise ConfigError(
+            f"training.warmup_steps = {warmup}: must be at least 0 and below the run's {total_steps} steps"
+        )
+    decay_steps = total_steps + 1 - warmup
+    match training["schedule"]:
+        case "cosine":
+            decay = optax.cosine_decay_schedule(peak, decay_steps)
+        case "linear":
+            decay = optax.linear_schedule(peak, 0.0, decay_steps)
+        case "constant":
+            decay = optax.constant_schedule(peak)
+        case other:
+            raise ConfigError(f"training.schedule = {other!r}: not known; take one of {', '.join(SCHEDULES)}")
+    if warmup > 0:
+        decay = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+    return lambda step: decay(step + 1)
+
+
+def make_optimizer(training: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
+    """The optimizer of the mean gradient: clip by global norm, then `training.optimizer`.
+
+    Weight decay acts on matrices only, and is multiplied with the learning rate.
+
+    * adamw: Loshchilov & Hutter, arXiv:1711.05101.
+    * muon: Jordan 2024, for `kernel`s; embeddings and vectors get AdamW without decay. `b1` and `b2` are
+      AdamW's, Muon's momentum is 0.95.
+    * lion: Chen et al., arXiv:2302.06675; wants a 3 to 10 times smaller learning rate than adamw.
+    * schedule_free: AdamW of Defazio et al., arXiv:2405.15682; replaces the decay of the learning rate.
+
+    Args:
+      training: `optimizer`, `b1`, `b2`, `weight_decay`, `clip_norm` (0: none) and the fields of the schedule.
+      total_steps: number of steps of the whole run.
+
+    Raises:
+      ConfigError: a name is not known, or two fields contradict each other.
+    """
+    rate = learning_rate_schedule(training, total_steps)
+    b1, b2, decay = (float(training[field]) for field in ("b1", "b2", "weight_decay"))
+    match training["optimizer"]:
+        case "adamw":
+            optimizer = optax.adamw(rate, b1=b1, b2=b2, weight_decay=decay, mask=matrices)
+        case "muon":
+            optimizer = optax.contrib.muon(
+                rate,
+                beta=0.95,
+                weight_decay=decay,
+                adam_b1=b1,
+                adam_b2=b2,
+                adam_weight_decay=0.0,
+                consistent_rms=_MUON_RMS,
+                muon_weight_dimension_numbers=_muon_dimensions,
+            )
+        case "lion":
+            optimizer = optax.lion(rate, b1=b1, b2=b2, weight_decay=decay, mask=matrices)
+        case "schedule_free":
+            optimizer = _schedule_free(training, rate, b1, b2, decay)
+        case other:
+            names = ", ".join(OPTIMIZERS)
+            raise ConfigError(f"training.optimizer = {other!r}: not known; take one of {names}")
+    clip_norm = float(training["clip_norm"])
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
+    return optax.chain(clip, optimizer)
+
+
+def evaluation_params(opt_name: str, state: State) -> Any:
+    """The parameters to judge: those of the state, for schedule_free the average that it keeps implicitly."""
+    if opt_name != "schedule_free":
+        return state.params
+    return _schedule_free_average(_find_schedule_free(state.opt_state), state.params)
+
+
+def gradient_statistics(opt_state: Any) -> Any:
+    """The optimizer state without what is not a smooth function of the gradients.
+
+    The iterate z of schedule_free goes: its first update is the sign of the gradient, which says nothing of
+    a gradient that is zero but for rounding.
+    """
+    return jax.tree.map(
+        lambda node: node._replace(z=None) if isinstance(node, ScheduleFreeState) else node,
+        opt_state,
+        is_leaf=lambda node: isinstance(node, ScheduleFreeState),
+    )
+
+
+def matrices(params: Any) -> Any:
+    """True for every leaf that weight decay acts on."""
+    return jax.tree.map_with_path(lambda path, x: x.ndim >= 2 and _name(path) not in _VECTORS, params)
+
+
+def _muon_dimensions(params: Any) -> Any:
+    """The axes of kernels that Muon orthogonalizes, layer by layer in a stack; None leaves a leaf to AdamW."""
+    kernel = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    return jax.tree.map_with_path(lambda path, x: kernel if x.ndim >= 2 and _name(path) == "kernel" else None, params)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path[-1:], simple=True)
+
+
+def _schedule_free(
+    training: Mapping[str, Any], rate: optax.Schedule, b1: float, b2: float, decay: float
+) -> optax.GradientTransformation:
+    """`optax.contrib.schedule_free_adamw`, with the decay masked to matrices."""
+    if training["schedule"] != "constant":
+        raise ConfigError(
+            f"training.schedule = {training['schedule']!r}: schedule_free replaces the decay of the learning "
+            "rate; set training.schedule = 'constant'"
+        )
+    if b1 <= 0:
+        raise ConfigError(f"training.b1 = {b1}: schedule_free needs a value above 0")
+    base = optax.chain(
+        optax.scale_by_rms(decay=b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True),
+        optax.add_decayed_weights(decay, matrices),
+        optax.scale_by_learning_rate(rate),
+    )
+    # The wrapper counts its steps from 1, the base optimizer from 0.
+    return optax.contrib.schedule_free(base, lambda count: rate(count - 1), b1=b1)
+
+
+@jax.jit
+def _schedule_free_average(opt_state: ScheduleFreeState, params: Any) -> Any:
+    return optax.contrib.schedule_free_eval_params(opt_state, params)
+
+
+def _find_schedule_free(opt_state: Any) -> ScheduleFreeState:
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ScheduleFreeState))
+    return next(node for node in nodes if isinstance(node, ScheduleFreeState))

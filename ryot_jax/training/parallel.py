@@ -1,0 +1,190 @@
+"""Compilation of the training step, ahead of time, for one or many devices.
+
+Three ways to spread a step over devices (`jit` with sharded arrays, `shard_map`, `pmap`) behind one call;
+they give the same numbers. Whether the compiler got them right is left to `program_check`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.training.state import State
+from ryot_jax.training.step import Metrics
+
+DATA_AXIS = "data"
+# (state, batch, axis_name=None or the name of a mapped axis) -> (state, metrics)
+StepFn = Callable[..., tuple[State, Metrics]]
+
+
+def data_mesh() -> Mesh:
+    """A mesh of all devices of this process along the one axis `data`."""
+    devices = np.array(jax.local_devices())
+    return Mesh(devices, (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A compiled training step; calling it never compiles again.
+
+    Attributes:
+      executable: the program.
+      parallelism: 'jit', 'shard_map' or 'pmap'.
+      state_sharding: every leaf of the state lies whole on every device.
+      batch_sharding: axis 0 of the batch is spread over the devices.
+      donate: whether a call consumes the state that it is given.
+      seconds: 'trace', 'lower' and 'compile', apart; pmap cannot trace alone, there 'lower' contains it.
+      memory_bytes: arguments, temporaries and results of one call on one device; None where not known.
+    """
+
+    executable: jax.stages.Compiled
+    parallelism: str
+    state_sharding: NamedSharding
+    batch_sharding: NamedSharding
+    donate: bool
+    seconds: dict[str, float]
+    memory_bytes: int | None
+
+    @property
+    def n_devices(self) -> int:
+        """Number of devices that the batch is spread over."""
+        return self.state_sharding.mesh.size
+
+    def place(self, state: State) -> State:
+        """The state as this program wants it: on every device of its mesh. What lies there is not copied."""
+        return jax.device_put(state, self.state_sharding)
+
+    def __call__(self, state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
+        """Takes one step. With `donate`, `state` must not be used afterwards.
+
+        Args:
+          state: placed by `place`, or the result of an earlier call; anything else is placed here first.
+          batch: host arrays `[B, ...]`, all of them for all devices.
+        """
+        # One leaf speaks for all: a look at each of them in every step would cost more than it saves.
+        if not isinstance(state.step, jax.Array) or state.step.sharding != self.state_sharding:
+            state = self.place(state)
+        if self.parallelism == "pmap":
+            batch = _split_over(batch, self.n_devices)
+        return self.executable(state, jax.device_put(batch, self.batch_sharding))
+
+    def hlo_text(self) -> str:
+        """The optimized program, as the compiler prints it."""
+        return self.executable.as_text() or ""
+
+
+def compile_step(
+    step_fn: StepFn,
+    state: State,
+    batch: Mapping[str, Any],
+    *,
+    parallelism: str = "jit",
+    mesh: Mesh | None = None,
+    donate: bool = True,
+    compiler_options: Mapping[str, Any] | None = None,
+) -> CompiledStep:
+    """Compiles a step for states and batches of the shapes of the given ones.
+
+    Args:
+      step_fn: `(state, batch, axis_name=...) -> (state, metrics)`, e.g. a partial of `train_step`.
+      state: a state, for its shapes and dtypes only.
+      batch: a batch, for its shapes and dtypes only; axis 0 is shared out among the devices.
+      parallelism: 'jit' (the compiler places the collectives), 'shard_map' or 'pmap' (the step does).
+      mesh: one axis, named 'data'; all local devices when None.
+      donate: let the new state take the memory of the old one.
+      compiler_options: XLA options of this one program.
+
+    Raises:
+      ConfigError: the batch cannot be shared out evenly, or `parallelism` is none of the three.
+    """
+    mesh = data_mesh() if mesh is None else mesh
+    rows = {x.shape[0] for x in jax.tree.leaves(dict(batch))}
+    if any(n % mesh.size for n in rows):
+        raise ConfigError(
+            f"training.batch_size = {max(rows)}: cannot be shared out evenly among {mesh.size} devices; "
+            f"make it a multiple of {mesh.size} (times training.accumulation)"
+        )
+    replicated, by_row = NamedSharding(mesh, P()), NamedSharding(mesh, P(DATA_AXIS))
+    state_shapes = _shapes(state, replicated)
+    donated = (0,) if donate else ()
+
+    if parallelism == "pmap":
+        batch_shapes = _shapes(_split_over(batch, mesh.size), by_row)
+        # in_axes None replicates the state inside; outside it stays one tree without a device axis.
+        mapped = jax.pmap(
+            lambda s, b: step_fn(s, b, axis_name=DATA_AXIS),
+            axis_name=DATA_AXIS,
+            in_axes=(None, 0),
+            out_axes=None,
+            donate_argnums=donated,
+            devices=list(mesh.devices.flat),
+        )
+        start = traced_at = time.perf_counter()
+        lowered = mapped.lower(state_shapes, batch_shapes)
+    else:
+        batch_shapes = _shapes(batch, by_row)
+        jitted = jax.jit(
+            _global_step(step_fn, parallelism, mesh),
+            in_shardings=(replicated, by_row),
+            out_shardings=(replicated, replicated),
+            donate_argnums=donated,
+        )
+        start = time.perf_counter()
+        traced = jitted.trace(state_shapes, batch_shapes)
+        traced_at = time.perf_counter()
+        lowered = traced.lower()
+    lowered_at = time.perf_counter()
+    executable = lowered.compile(compiler_options=dict(compiler_options) if compiler_options else None)
+    compiled_at = time.perf_counter()
+    seconds = {
+        "trace": traced_at - start,
+        "lower": lowered_at - traced_at,
+        "compile": compiled_at - lowered_at,
+    }
+    return CompiledStep(
+        executable, parallelism, replicated, by_row, donate, seconds, memory_bytes=_memory_bytes(executable)
+    )
+
+
+def _global_step(step_fn: StepFn, parallelism: str, mesh: Mesh) -> Callable[..., tuple[State, Metrics]]:
+    """The step as a function of whole arrays."""
+    if parallelism == "jit":
+        return lambda state, batch: step_fn(state, batch, axis_name=None)
+    if parallelism == "shard_map":
+        return jax.shard_map(
+            lambda state, batch: step_fn(state, batch, axis_name=DATA_AXIS),
+            mesh=mesh,
+            in_specs=(P(), P(DATA_AXIS)),
+            out_specs=(P(), P()),
+            # The step adds gradients up itself, as under pmap; with the check on, differentiation by
+            # replicated params would already have done so, and the sum would be taken twice.
+            check_vma=False,
+        )
+    raise ConfigError(f"training.parallelism = {parallelism!r}: not known; take one of 'jit', 'shard_map', 'pmap'")
+
+
+def _split_over(batch: Mapping[str, Any], n_devices: int) -> dict[str, Any]:
+    """[B, ...] -> [n_devices, B / n_devices, ...] for every array."""
+    return {k: x.reshape(n_devices, x.shape[0] // n_devices, *x.shape[1:]) for k, x in batch.items()}
+
+
+def _shapes(tree: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _memory_bytes(executable: jax.stages.Compiled) -> int | None:
+    analysis = executable.memory_analysis()
+    if analysis is None:
+        return None
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )

@@ -1,0 +1,178 @@
+"""The start-up check of a compiled training step against the same step compiled without the suspect fusions.
+
+jaxlib 0.10.2 and 0.11.0 hand reductions on a CPU to YNNPACK and get some of them wrong (jax issue 39103: the
+last row of a vmapped matrix-vector product and sum over 32,769, 0.8 % off). Turning that off for good would
+slow every step down, so each program is run once both ways. Elsewhere nothing is checked; the result says so.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ryot_jax.training.optimizer import gradient_statistics
+from ryot_jax.training.parallel import CompiledStep, StepFn, compile_step
+from ryot_jax.training.state import State
+
+# As a compiler option, jaxlib takes an empty list or full names of fusion types; '-reduce' only in XLA_FLAGS.
+_YNN_OFF: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+# Largest errors that rounding can explain, several times those seen with the scaled config: 1.5e-6 in
+# float32, 1.0e-3 with products of bfloat16 operands in a float32 model, 3.3e-2 with bfloat16 activations.
+FLOAT32_TOLERANCE = 1e-4
+BFLOAT16_PRODUCTS_TOLERANCE = 5e-3
+BFLOAT16_TOLERANCE = 1e-1
+
+# Leaves below this share of the root mean square of their kind are compared as if they were that large:
+# gradients that are zero but for rounding (the bias of the keys in attention) have no digits to compare.
+_NOISE_FLOOR = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramCheck:
+    """What came of the check.
+
+    Attributes:
+      ok: the program agreed with the safe one, or was not checked (then `skipped` says why).
+      worst_leaf: the metric or the leaf of the optimizer state that differed most.
+      worst_error: by how much, relative; see `checked`.
+      tolerance: what was allowed.
+      seconds: spent on compiling the safe program and running both.
+      skipped: why there was no check; empty if there was one.
+    """
+
+    ok: bool
+    worst_leaf: str
+    worst_error: float
+    tolerance: float
+    seconds: float
+    skipped: str = ""
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        if self.skipped:
+            return f"program check skipped: {self.skipped}"
+        verdict = "passed" if self.ok else "FAILED, the step runs without YNN fusions"
+        return (
+            f"program check {verdict}: {self.worst_leaf} differs by {self.worst_error:.1e} "
+            f"(allowed {self.tolerance:.0e}; {self.seconds:.1f} s)"
+        )
+
+
+def checked(
+    step_fn: StepFn,
+    state: State,
+    batch: Mapping[str, Any],
+    *,
+    parallelism: str = "jit",
+    mesh: Mesh | None = None,
+    donate: bool = True,
+    tolerance: float = FLOAT32_TOLERANCE,
+) -> tuple[CompiledStep, ProgramCheck]:
+    """Compiles a step, and returns the safe program in its place if the two do not agree on the first batch.
+
+    Both take one step from copies of `state`. Compared are the metrics and every leaf of the optimizer state,
+    of which the first moments are the gradients of this very program. The error of a leaf is the larger of
+    its relative L2 distance and its largest difference relative to its largest element: a few wrong rows of
+    many do not show in the former.
+
+    Args:
+      step_fn: see `compile_step`.
+      state: the state before the first step; not consumed.
+      batch: the first batch.
+      parallelism: see `compile_step`.
+      mesh: see `compile_step`.
+      donate: see `compile_step`.
+      tolerance: largest error that rounding can explain, one of the constants above.
+    """
+    compile_with = functools.partial(
+        compile_step, step_fn, state, batch, parallelism=parallelism, mesh=mesh, donate=donate
+    )
+    program = compile_with()
+    platform = program.state_sharding.mesh.devices.flat[0].platform
+    safe_options = safe_compiler_options(platform)
+    if safe_options is None:
+        reason = f"no suspect fusions are known on {platform} with this jaxlib"
+        return program, ProgramCheck(True, "", 0.0, tolerance, 0.0, skipped=reason)
+
+    start = time.perf_counter()
+    safe_program = compile_with(compiler_options=safe_options)
+    worst_leaf, worst_error = worst_difference(
+        _first_step(program, state, batch), _first_step(safe_program, state, batch)
+    )
+    ok = worst_error <= tolerance
+    check = ProgramCheck(ok, worst_leaf, worst_error, tolerance, time.perf_counter() - start)
+    return (program if ok else safe_program), check
+
+
+@functools.cache
+def safe_compiler_options(platform: str | None = None) -> dict[str, str | bool] | None:
+    """Compiler options that leave the suspect fusions out; None where there are none to leave out.
+
+    Args:
+      platform: of the device that a program is for; the default backend's when None.
+    """
+    platform = jax.default_backend() if platform is None else platform
+    if platform != "cpu":
+        return None
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = jax.jit(lambda x: x).lower(jnp.zeros(()))
+    try:
+        lowered.compile(compiler_options=_YNN_OFF)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" in str(error):  # a jaxlib without YNN fusions
+            return None
+        raise
+    return dict(_YNN_OFF)
+
+
+def worst_difference(tree: Any, reference: Any) -> tuple[str, float]:
+    """Path and relative error of the leaf in which `tree` differs most from `reference`, on the host."""
+    paths_and_leaves, _ = jax.tree.flatten_with_path(reference)
+    references = [np.asarray(leaf, np.float64) for _, leaf in paths_and_leaves]
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+    kinds = [_kind(path) for path, _ in paths_and_leaves]
+    squares: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for kind, reference_leaf in zip(kinds, references, strict=True):
+        squares[kind] = squares.get(kind, 0.0) + float(np.nansum(np.square(reference_leaf)))
+        sizes[kind] = sizes.get(kind, 0) + reference_leaf.size
+    worst = ("", 0.0)
+    for (path, _), kind, leaf, reference_leaf in zip(paths_and_leaves, kinds, leaves, references, strict=True):
+        floor = _NOISE_FLOOR * (squares[kind] / max(sizes[kind], 1)) ** 0.5
+        error = _relative_error(leaf, reference_leaf, floor)
+        if error > worst[1] or not worst[0]:
+            worst = (jax.tree_util.keystr(path, simple=True, separator="."), error)
+    return worst
+
+
+def _first_step(program: CompiledStep, state: State, batch: Mapping[str, Any]) -> Any:
+    copy = jax.tree.map(jnp.copy, state)
+    after, metrics = program(copy, batch)
+    return jax.device_get({"metrics": metrics, "opt_state": gradient_statistics(after.opt_state)})
+
+
+def _kind(path: tuple[Any, ...]) -> str:
+    """The path up to the last field of a named tuple: the leaves of one moment, say, are of one kind."""
+    fields = [i for i, key in enumerate(path) if isinstance(key, jax.tree_util.GetAttrKey)]
+    return jax.tree_util.keystr(path[: fields[-1] + 1] if fields else path)
+
+
+def _relative_error(leaf: np.ndarray, reference: np.ndarray, floor: float) -> float:
+    if leaf.size == 0:
+        return 0.0
+    finite = np.isfinite(reference)
+    if not np.array_equal(finite, np.isfinite(leaf)):
+        return float("inf")
+    difference = np.where(finite, leaf, 0) - np.where(finite, reference, 0)
+    size = np.where(finite, reference, 0)
+    scale = max(floor, np.finfo(np.float32).tiny)
+    by_norm = np.linalg.norm(difference) / max(np.linalg.norm(size), scale * leaf.size**0.5)
+    by_element = np.abs(difference).max() / max(np.abs(size).max(), scale)
+    return float(max(by_norm, by_element))

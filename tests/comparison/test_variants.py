@@ -1,0 +1,194 @@
+"""Active probes on programs that are really compiled: found when it is on, missed when it is off."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ryot_jax.comparison import hlo
+from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, check_active, differing
+from ryot_jax.kernels import KernelPlan, Spec
+from ryot_jax.runtime.errors import ConfigError
+
+B, T, D, F, V, H = 4, 32, 16, 48, 80, 2
+SPEC = Spec(
+    platform="cpu",
+    n_devices=1,
+    compute_dtype="float32",
+    rows=B * T,
+    d_model=D,
+    d_ff=F,
+    vocab_size=V,
+    seq_len=T,
+    n_heads=H,
+)
+BASELINE = Variant("baseline", KernelPlan())
+
+
+def _loss_sum(x_ND, w_VD, targets_N):
+    log_p_NV = jax.nn.log_softmax(x_ND @ w_VD.T)
+    return -jnp.take_along_axis(log_p_NV, targets_N[:, None], 1).sum()
+
+
+def _chunked_loss_sum(x_ND, w_VD, targets_N):
+    @jax.checkpoint
+    def body(total, chunk):
+        return total + _loss_sum(chunk[0], w_VD, chunk[1]), None
+
+    chunks = (x_ND.reshape(4, -1, D), targets_N.reshape(4, -1))
+    return jax.lax.scan(body, jnp.float32(0.0), chunks)[0]
+
+
+def _attention(x_BTHK):
+    scores_BHQS = jnp.einsum("bqhk,bshk->bhqs", x_BTHK, x_BTHK)
+    length = scores_BHQS.shape[-1]
+    offset = length - scores_BHQS.shape[-2]
+    mask = jnp.tril(jnp.ones(scores_BHQS.shape[-2:], bool), offset)
+    p_BHQS = jax.nn.softmax(jnp.where(mask, scores_BHQS, -jnp.inf))
+    return jnp.einsum("bhqs,bshk->bqhk", p_BHQS, x_BTHK)
+
+
+def _blocked_attention(x_BTHK):
+    def block(start):
+        query, keys = x_BTHK[:, start : start + T // 2], x_BTHK[:, : start + T // 2]
+        scores = jnp.einsum("bqhk,bshk->bhqs", query, keys)
+        mask = jnp.tril(jnp.ones(scores.shape[-2:], bool), start)
+        return jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(jnp.where(mask, scores, -jnp.inf)), keys)
+
+    return jnp.concatenate([block(0), block(T // 2)], 1)
+
+
+def _mlp(x_ND, w_DF, w_FD):
+    return jax.nn.gelu(x_ND @ w_DF) @ w_FD
+
+
+def _bf16_mlp(x_ND, w_DF, w_FD):
+    def product(x, w):
+        x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+        return jnp.matmul(x, w, preferred_element_type=jnp.float32)
+
+    return product(jax.nn.gelu(product(x_ND, w_DF)), w_FD)
+
+
+def _step_text(plan: KernelPlan, rename: str = "step") -> str:
+    """HLO text of a compiled gradient step that uses what `plan` says."""
+    attention = _attention if plan.attention == "reference" else _blocked_attention
+    mlp = _mlp if plan.dense == "reference" else _bf16_mlp
+    head = _loss_sum if plan.linear_cross_entropy == "reference" else _chunked_loss_sum
+
+    def step(params, x_BTD, targets_N):
+        x_BTHK = x_BTD.reshape(B, T, H, D // H)
+        x_ND = (x_BTD + attention(x_BTHK).reshape(B, T, D)).reshape(-1, D)
+        return head(mlp(x_ND, params["up"], params["down"]), params["out"], targets_N)
+
+    step.__name__ = rename
+    params = {"up": jnp.ones((D, F)), "down": jnp.ones((F, D)), "out": jnp.ones((V, D))}
+    arguments = params, jnp.ones((B, T, D)), jnp.zeros(B * T, jnp.int32)
+    return jax.jit(jax.grad(step, (0, 1))).lower(*arguments).compile().as_text()
+
+
+@pytest.fixture(scope="module")
+def baseline_text():
+    return _step_text(KernelPlan())
+
+
+@pytest.mark.parametrize("switches", [{"linear_cross_entropy": "xla"}, {"attention": "xla"}, {"dense": "xla_bf16"}])
+def test_a_probe_finds_its_optimization_and_misses_it_when_it_is_off(baseline_text, switches):
+    optimized = Variant("optimized", KernelPlan(**switches))
+    texts = {"baseline": baseline_text, "optimized": _step_text(optimized.plan)}
+    evidence = check_active((BASELINE, optimized), texts, SPEC)["optimized"]
+    assert list(evidence) == list(switches) and all(found.active for found in evidence.values())
+
+    # The switch says on, but the program has another optimization in its place.
+    (name,) = switches
+    other = {"attention": "xla"} if name != "attention" else {"dense": "xla_bf16"}
+    texts["optimized"] = _step_text(KernelPlan(**other))
+    with pytest.raises(ConfigError, match=f"optimizations.{name}.* does not show it"):
+        check_active((BASELINE, optimized), texts, SPEC)
+
+
+def test_all_optimizations_together_are_each_found(baseline_text):
+    plan = KernelPlan(linear_cross_entropy="xla", attention="xla", dense="xla_bf16")
+    texts = {"baseline": baseline_text, "optimized": _step_text(plan)}
+    evidence = check_active((BASELINE, Variant("optimized", plan)), texts, SPEC)["optimized"]
+    assert {name: found.active for name, found in evidence.items()} == dict.fromkeys(evidence, True)
+    assert len(evidence) == len(OPTIMIZATIONS)
+
+
+def test_a_switch_that_changes_nothing_is_an_error(baseline_text):
+    # Another function name must not hide that it is the same program.
+    texts = {"baseline": baseline_text, "optimized": _step_text(KernelPlan(), rename="fast_step")}
+    assert texts["baseline"] != texts["optimized"]
+    with pytest.raises(ConfigError, match=r"same program although optimizations\.dense=xla_bf16"):
+        check_active((BASELINE, Variant("optimized", KernelPlan(dense="xla_bf16"))), texts, SPEC)
+
+
+def test_an_arm_with_nothing_on_is_an_error(baseline_text):
+    texts = {"baseline": baseline_text, "optimized": baseline_text}
+    with pytest.raises(ConfigError, match="no optimization on"):
+        check_active((BASELINE, Variant("optimized", KernelPlan())), texts, SPEC)
+
+
+def test_an_implementation_without_a_probe_is_an_error(baseline_text):
+    optimized = Variant("optimized", KernelPlan(dense="magic"))
+    texts = {"baseline": baseline_text, "optimized": _step_text(KernelPlan(dense="xla_bf16"))}
+    with pytest.raises(ConfigError, match="dense=magic: there is no probe"):
+        check_active((BASELINE, optimized), texts, SPEC)
+
+
+@pytest.mark.parametrize("name", ["linear_cross_entropy", "attention", "dense"])
+def test_cpu_kernels_are_found_by_their_custom_call(baseline_text, name):
+    (optimization,) = [o for o in OPTIMIZATIONS if o.name == name]
+    baseline = hlo.parse(baseline_text)
+    line = f'  %call.1 = f32[4]{{0}} custom-call(%x), custom_call_target="ryot_{name}_fwd_avx512"\n'
+    entry = baseline_text.index("\n", baseline_text.index("ENTRY")) + 1
+    ours = hlo.parse(baseline_text[:entry] + line + baseline_text[entry:])
+    assert optimization.probe["cpu"](ours, baseline, SPEC).active
+    assert not optimization.probe["cpu"](baseline, baseline, SPEC).active
+    assert not optimization.probe["cpu"](ours, ours, SPEC).active
+
+
+def test_a_vocabulary_as_wide_as_the_mlp_still_needs_fewer_such_arrays():
+    logits = hlo.Array("f32", (B * T, F))
+    probe = OPTIMIZATIONS[0].probe["xla"]
+    spec = dataclasses.replace(SPEC, vocab_size=F)
+
+    def program(count):
+        return hlo.Program((logits,) * count, (), (), "")
+
+    assert probe(program(2), program(5), spec).active
+    assert not probe(program(5), program(5), spec).active
+    assert not probe(program(2), program(5), dataclasses.replace(spec, rows=B * T * 2)).active
+
+
+def test_differing_names_only_what_differs():
+    changed = differing(BASELINE, Variant("optimized", KernelPlan(attention="xla")))
+    assert [o.name for o in changed] == ["attention"]
+
+
+def test_parse_reads_arrays_dots_and_calls_and_refuses_other_text():
+    text = """HloModule m
+%fused (p: f32[2,3], q: bf16[3,4]) -> f32[2,4] {
+  %p = f32[2,3]{1,0} parameter(0)
+  %q = bf16[3,4]{1,0} parameter(1)
+  ROOT %d = f32[2,4]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+ENTRY %main (a: f32[2,3], b: bf16[3,4]) -> (f32[2,4], s32[7]) {
+  %a = f32[2,3]{1,0} parameter(0)
+  %b = bf16[3,4]{1,0} parameter(1)
+  %f = f32[2,4]{1,0} fusion(%a, %b), kind=kCustom, calls=%fused, metadata={op_name="x"}
+  %c = (f32[5]{0}, s32[7]{0}) custom-call(%f), custom_call_target="target", api_version=1
+  %g = s32[7]{0} get-tuple-element(%c), index=1
+  ROOT %t = (f32[2,4]{1,0}, s32[7]{0}) tuple(%f, %g)
+}
+"""
+    program = hlo.parse(text)
+    assert [str(array) for array in program.arrays] == ["f32[2,4]", "f32[5]", "s32[7]"]
+    assert [(str(a), str(b)) for a, b in program.dots] == [("f32[2,3]", "bf16[3,4]")]
+    assert program.custom_calls == ("target",)
+    renamed = text.replace("%f ", "%g.7 ").replace("%f,", "%g.7,").replace("%f)", "%g.7)").replace('"x"', '"y"')
+    assert hlo.parse(renamed).fingerprint == program.fingerprint
+    assert hlo.parse(text.replace("index=1", "index=0")).fingerprint != program.fingerprint
+    with pytest.raises(ValueError, match="no HLO instruction"):
+        hlo.parse("module @jit_f { stablehlo.add }")

@@ -1,0 +1,172 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ryot_jax import cli
+from ryot_jax.config import get_default, to_json
+from ryot_jax.runtime.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[1]
+SMOKE = f"--config={REPOSITORY / 'configs/smoke.py'}"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A work directory with two runs, the newer one with a seed of its own."""
+    for name, seed in (("20260101T000000Z-scaled", 0), ("20260102T000000Z-scaled", 1)):
+        config = get_default()
+        config.seed = seed
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(to_json(config), encoding="utf-8")
+    return tmp_path
+
+
+def test_train_is_the_default_command():
+    for words in (["train", SMOKE], [SMOKE], [SMOKE[:8], SMOKE[9:]]):
+        invocation = cli.parse(words)
+        assert invocation.command == "train"
+        assert invocation.config.name == "smoke"
+        assert invocation.options == cli.TrainOptions(workdir=Path("runs"), dry_run=False, resume=None)
+
+
+def test_train_options_and_overrides_in_any_order():
+    words = ["--workdir=out", "--config.seed=3", SMOKE, "--dry_run", "--config.training.epochs", "3"]
+    invocation = cli.parse(words)
+    assert (invocation.config.seed, invocation.config.training.epochs) == (3, 3)
+    assert invocation.options == cli.TrainOptions(workdir=Path("out"), dry_run=True, resume=None)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("--config.runtime.allocator", True),
+        ("--noconfig.runtime.allocator", False),
+        ("--config.runtime.allocator=False", False),
+        ("-config.runtime.allocator=0", False),
+    ],
+)
+def test_switches_are_written_as_absl_writes_them(word, value):
+    assert cli.parse([SMOKE, word, "--dry_run"]).config.runtime.allocator is value
+
+
+def test_later_override_wins():
+    assert cli.parse([SMOKE, "--config.seed=1", "--config.seed=2"]).config.seed == 2
+
+
+def test_negative_number_as_a_word_of_its_own_is_the_value():
+    with pytest.raises(ConfigError, match="seed = -1 must be at least 0"):
+        cli.parse([SMOKE, "--config.seed", "-1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--config is missing"),
+        (["trian", SMOKE], "unknown command 'trian'; did you mean train?"),
+        (["configs/smoke.py"], "did you mean --config=configs/smoke.py?"),
+        (
+            ["train", "configs/smoke.py"],
+            "unexpected word 'configs/smoke.py' after train; did you mean --config=",
+        ),
+        ([SMOKE, "--wordkir=x"], "train has no option --wordkir; did you mean workdir?"),
+        ([SMOKE, "--dry_run=perhaps"], "dry_run"),
+        ([SMOKE, "--config.training.lr=1"], "did you mean training.learning_rate?"),
+        ([SMOKE, "--config.seed"], "--config.seed needs a value"),
+        ([SMOKE, "--noconfig.seed"], "only a field that is true or false can be negated"),
+        ([SMOKE, "--prompt=x"], "train has no option --prompt"),
+        (["--config=nowhere/x.py"], "--config=nowhere/x.py: no such file"),
+        (["--config=README.rst"], "no such file"),
+        (["doctor", "now"], "unexpected word 'now' after doctor"),
+        (["doctor", "--dry_run"], "doctor has no option --dry_run"),
+        (["generate", "--run=nowhere", "--prompt=x"], "nowhere is not a run directory"),
+        (["generate", "--workdir=nowhere", "--prompt=x"], "no run directory in nowhere/"),
+    ],
+)
+def test_usage_errors_name_the_word_and_the_remedy(words, message):
+    with pytest.raises(ConfigError) as caught:
+        cli.parse(words)
+    assert message in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_help_and_version_win_over_everything_else():
+    for words in (["--help"], ["train", "-h"], ["--config=nowhere.py", "--help"], ["help"]):
+        assert cli.parse(words).command == "help"
+    assert cli.parse(["--version"]).command == "version"
+
+
+def test_help_says_that_a_python_config_is_executed_and_fits_a_terminal():
+    assert "it is executed" in cli.HELP
+    assert cli.HELP.isascii()
+    assert max(map(len, cli.HELP.splitlines())) <= 100
+
+
+def test_resume_takes_the_config_of_the_run(runs):
+    latest = cli.parse([f"--workdir={runs}", "--resume=latest"])
+    assert latest.config.seed == 1
+    assert latest.options.resume == runs / "20260102T000000Z-scaled"
+    older = cli.parse([f"--resume={runs / '20260101T000000Z-scaled'}"])
+    assert older.config.seed == 0
+    assert older.options.workdir == runs
+    assert cli.parse([f"--workdir={runs}", "--resume=20260101T000000Z-scaled"]).config.seed == 0
+
+
+def test_resume_refuses_another_config_and_names_what_differs(runs):
+    words = [f"--workdir={runs}", "--resume=latest"]
+    with pytest.raises(ConfigError, match=r"training\.epochs: the run has 8, asked for is 9"):
+        cli.parse([*words, "--config.training.epochs=9"])
+    with pytest.raises(ConfigError, match="name: the run has 'scaled', asked for is 'smoke'"):
+        cli.parse([*words, SMOKE])
+    assert cli.parse([*words, "--config.metrics.every_steps=1"]).config.metrics.every_steps == 1
+
+
+def test_a_run_with_a_damaged_config_is_named(runs):
+    path = runs / "20260102T000000Z-scaled" / "config.json"
+    path.write_text(json.dumps({"model": {"n_heds": 4}}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"20260102T000000Z-scaled.*model\.n_heds; did you mean model\.n_heads\?"):
+        cli.parse([f"--workdir={runs}", "--resume=latest"])
+
+
+def test_generate_options(runs):
+    invocation = cli.parse(
+        [
+            "generate",
+            f"--workdir={runs}",
+            "--prompt=def ",
+            "--max_new_tokens=5",
+            "--temperature=0.8",
+            "--top_k=40",
+        ]
+    )
+    assert invocation.config.seed == 1
+    assert invocation.options == cli.GenerateOptions(
+        run=runs / "20260102T000000Z-scaled",
+        prompt="def ",
+        max_new_tokens=5,
+        temperature=0.8,
+        top_k=40,
+        seed=0,
+        checkpoint="best",
+        arm="optimized",
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--temperature=-1", "temperature"),
+        ("--top_k=-1", "top_k"),
+        ("--max_new_tokens=0", "max_new_tokens"),
+        ("--checkpoint=newest", "checkpoint"),
+        ("--arm=fast", "has the arms baseline, optimized"),
+    ],
+)
+def test_generate_refuses_values_out_of_range(runs, word, message):
+    with pytest.raises(ConfigError, match=message):
+        cli.parse(["generate", f"--workdir={runs}", "--prompt=x", word])
+
+
+def test_generate_needs_a_prompt(runs):
+    with pytest.raises(ConfigError, match="--prompt is missing"):
+        cli.parse(["generate", f"--workdir={runs}"])
