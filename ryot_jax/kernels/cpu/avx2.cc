@@ -1,7 +1,6 @@
 // The kernels for x86-64 with avx2,fma.
 //
-// Headers come first: nothing of the standard library may be compiled with these instructions (see
-// parallel.h).
+// Headers come first: nothing of the standard library may be compiled with these instructions (see parallel.h).
 #include <cstdint>
 #include <cstdlib>
 

@@ -1,7 +1,6 @@
 // The kernels for x86-64 with avx512f,avx512vl,avx512bw,avx512dq,avx2,fma.
 //
-// Headers come first: nothing of the standard library may be compiled with these instructions (see
-// parallel.h).
+// Headers come first: nothing of the standard library may be compiled with these instructions (see parallel.h).
 #include <cstdint>
 #include <cstdlib>
 
@@ -9,8 +8,10 @@
 
 #if defined(__x86_64__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to
-#= function) else pragma GCC push_options pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
 #endif
 
 namespace ryot {
