@@ -65,13 +65,13 @@ def get_default() -> ConfigDict:
                 "b1": 0.9,
                 "b2": 0.95,
                 "weight_decay": 0.1,
-                "clip_norm": 1.0,
+                "clip_norm": 1.0,  # of the global gradient norm; 0: no clipping
                 "warmup_steps": 50,
                 "schedule": "cosine",  # cosine | linear | constant
                 "parallelism": "jit",  # jit | shard_map | pmap
             },
             "evaluation": {"sequences": 512, "batch_size": 32},
-            "checkpoint": {"enabled": True, "keep_latest": 1, "keep_best": 1},
+            "checkpoint": {"enabled": True, "keep_latest": 2, "keep_best": 1},
             # off | auto | the name of an implementation; auto is the best that this machine supports.
             "optimizations": {"linear_cross_entropy": "auto", "attention": "auto", "dense": "auto"},
             "comparison": {

@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "training.b1": (0.0, 1.0),
     "training.b2": (0.0, 1.0),
     "training.weight_decay": (0.0, None),
+    "training.clip_norm": (0.0, None),
     "training.warmup_steps": (0, None),
     "evaluation.sequences": (1, None),
     "evaluation.batch_size": (1, None),
@@ -64,7 +65,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "metrics.every_steps": (1, None),
 }
 
-POSITIVE = ("training.learning_rate", "training.clip_norm")
+POSITIVE = ("training.learning_rate",)
 
 
 def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
@@ -115,8 +116,6 @@ def _data(config: ConfigDict) -> Iterable[str]:
         yield _broken("data.source", data.source, f"must be one of {', '.join(sources)}, hf:NAME{hint}")
     if data.source in ("text", "tokens") and not data.path:
         yield _broken("data.path", data.path, f"must name the input of data.source = {data.source!r}")
-    if data.source == "tokens" and not data.heldout_path:
-        yield _broken("data.heldout_path", data.heldout_path, "must name the second file of data.source = 'tokens'")
     if not 0.0 < data.heldout_fraction < 1.0:
         yield _broken("data.heldout_fraction", data.heldout_fraction, "must be between 0 and 1, both excluded")
     if kind == "file" and not config.tokenizer.path:
@@ -155,6 +154,12 @@ def _training(config: ConfigDict, device_count: int | None) -> Iterable[str]:
             training.warmup_steps,
             f"must be below the {total_steps} steps of training.epochs x training.steps_per_epoch",
         )
+    if training.optimizer == "schedule_free" and training.schedule != "constant":
+        yield _broken(
+            "training.schedule",
+            training.schedule,
+            "must be constant for training.optimizer = 'schedule_free', which replaces the decay",
+        )
     if training.accumulation < 1:
         return
     part = training.batch_size // training.accumulation
@@ -185,6 +190,12 @@ def _comparison(config: ConfigDict) -> Iterable[str]:
             yield _broken("comparison.arms", arms, f"may hold {' and '.join(ARMS)}, not {arm!r}{hint}")
     if not arms or len(set(arms)) < len(arms):
         yield _broken("comparison.arms", arms, "must name at least one arm, and each once")
+    if len(arms) > 1 and config.checkpoint.keep_latest < 2:
+        yield _broken(
+            "checkpoint.keep_latest",
+            config.checkpoint.keep_latest,
+            "must be at least 2 with two arms: a run killed between their saves goes on from the one before",
+        )
     if block >= 1 and epoch >= 1 and epoch % block:
         nearest = max(size for size in range(1, min(block, epoch) + 1) if epoch % size == 0)
         yield _broken(

@@ -51,10 +51,9 @@ def test_defaults_are_valid():
         ),
         ({"data__source": "hf:"}, "data.source = 'hf:'"),
         ({"data__source": "text"}, "data.path = '' must name the input of data.source = 'text'"),
-        (
-            {"data__source": "tokens", "data__path": "a.bin"},
-            "data.heldout_path = '' must name the second file",
-        ),
+        ({"checkpoint__keep_latest": 1}, "checkpoint.keep_latest = 1 must be at least 2 with two arms"),
+        ({"training__optimizer": "schedule_free"}, "training.schedule = 'cosine' must be constant"),
+        ({"training__clip_norm": -1.0}, "training.clip_norm = -1.0 must be at least 0"),
         ({"data__heldout_fraction": 0.0}, "data.heldout_fraction = 0.0 must be between 0 and 1"),
         ({"tokenizer__kind": "file"}, "tokenizer.path = '' must name the file"),
         (

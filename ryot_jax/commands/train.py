@@ -20,7 +20,7 @@ from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.protocol import Observer, Plan, Schedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.variants import check_active
-from ryot_jax.config import to_json
+from ryot_jax.config import to_json, validate
 from ryot_jax.data.cache import root as cache_root
 from ryot_jax.data.entropy import ngram_entropies
 from ryot_jax.data.pipeline import Corpus, prepare
@@ -76,6 +76,7 @@ def _run(
 ) -> int:
     start = time.perf_counter()
     devices = describe_devices()
+    validate(config, device_count=devices.local_count)
     console.line(f"run {directory.path}")
     corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, console.line)
     console.line(_describe(corpus))

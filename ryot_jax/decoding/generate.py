@@ -4,7 +4,7 @@ All prompts of a call have one length; the weights are used as they are, with th
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from ryot_jax.decoding.sampling import greedy, sample
 from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import ModelConfig, functional
-from ryot_jax.model.cache import empty_cache
+from ryot_jax.model.cache import Cache, empty_cache
 from ryot_jax.runtime.errors import ConfigError
 
 _YNN_OFF = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -79,13 +79,13 @@ def _loop(
     # Transposed once, before the loop: up to half as many tokens/s more on a CPU at batch sizes from 4 to 8.
     w_DV = functional.unembedding(graphdef, params).T.astype(cfg.dtype)
 
-    def next_token(x_BD, step):
+    def next_token(x_BD: jax.Array, step: jax.Array | int) -> jax.Array:
         logits_BV = jnp.matmul(x_BD, w_DV, preferred_element_type=jnp.float32)
         if is_greedy:
             return greedy(logits_BV)
         return sample(logits_BV, jax.random.fold_in(key, step), temperature=temperature, top_k=top_k)
 
-    def step(carry, i):
+    def step(carry: tuple[jax.Array, Cache], i: jax.Array) -> tuple[tuple[jax.Array, Cache], jax.Array]:
         token_B, cache = carry
         x_BSD, cache = functional.advance(graphdef, params, token_B[:, None], cache, plan=plan)
         token_B = next_token(x_BSD[:, 0], i)
@@ -101,7 +101,7 @@ def _loop(
 
 
 @functools.cache
-def _compiled_loop(platform: str):
+def _compiled_loop(platform: str) -> Callable[..., jax.Array]:
     # A decoding step is some 70 tiny operations. XLA:CPU's YNN fusions cost about 10 us each to enter: five times
     # the whole step at batch 1 (measured with jaxlib 0.10.2), so this program alone is compiled without them.
     options = _YNN_OFF if platform == "cpu" and _knows(_YNN_OFF) else None

@@ -5,6 +5,7 @@ It is a description of the network and its weights; programs split it once and c
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ class Transformer(nnx.Module):
     def _embed(self, tokens_BS: jax.Array, start: jax.Array) -> jax.Array:
         S, D = tokens_BS.shape[1], self.cfg.d_model
         x_BSD = jnp.take(self.embedding[...], tokens_BS, axis=0)
-        if self.cfg.positions == "learned":
+        if self.positions is not None:
             x_BSD = x_BSD + jax.lax.dynamic_slice_in_dim(self.positions[...], start, S)[None]
         elif self.cfg.positions == "sinusoidal":
             # The table's entries are of size one, embeddings of size 0.02: scaled up as in arXiv:1706.03762, 3.4.
@@ -124,7 +125,7 @@ class Transformer(nnx.Module):
         for i, block in enumerate(self._blocks()):
             graphdef, params = nnx.split(block)
 
-            def apply(params, x_BTD, layer_key, graphdef=graphdef):
+            def apply(params: Any, x_BTD: jax.Array, layer_key: Any, graphdef: Any = graphdef) -> jax.Array:
                 return nnx.merge(graphdef, params)(x_BTD, plan=plan, key=layer_key)
 
             apply = jax.checkpoint(apply) if self.cfg.remat else apply
@@ -134,7 +135,7 @@ class Transformer(nnx.Module):
     def _run_scanned(self, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None) -> jax.Array:
         graphdef, params_L = nnx.split(self.blocks)
 
-        def apply(x_BTD, layer):
+        def apply(x_BTD: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
             params, i = layer
             return nnx.merge(graphdef, params)(x_BTD, plan=plan, key=subkey(key, i + 1)), None
 
