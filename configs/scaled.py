@@ -2,8 +2,9 @@
 
     python -m ryot_jax.main --config=configs/scaled.py
 
-Expected: two arms of 800 steps each within 12 minutes on a 2-core CPU, and a held-out loss at least 0.3 nats
-under the bigram entropy of the same text.
+Expected: two arms of 800 steps each within 12 minutes on a 2-core CPU, set-up apart, and a final held-out loss of 3.48
+nats/token, 0.37 under the bigram entropy of the same text (seen with the optimized arm on a 2-core Ice Lake Xeon at
+2.8 GHz, jax 0.10.2; the sweep of the learning rate is in experiments/results/learning_rate_scaled.md).
 """
 
 from ml_collections import ConfigDict

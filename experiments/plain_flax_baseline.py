@@ -35,7 +35,7 @@ from ryot_jax.training.step import train_step
 
 GOAL = 1.10
 VOCAB, D, LAYERS, HEADS, FF, LENGTH, BATCH = 2048, 128, 4, 4, 512, 128, 32
-TOTAL_STEPS, WARMUP, PEAK = 800, 50, 6e-3
+TOTAL_STEPS, WARMUP, PEAK = 800, 50, 3e-3
 
 
 # ---- The plain program -----------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def get_default() -> ConfigDict:
                 "seq_len": 128,
                 "accumulation": 1,
                 "optimizer": "adamw",  # adamw | muon | lion | schedule_free
-                "learning_rate": 6e-3,
+                "learning_rate": 3e-3,
                 "b1": 0.9,
                 "b2": 0.95,
                 "weight_decay": 0.1,

@@ -6,7 +6,7 @@ How arms take turns is left to `protocol`, how one trains to `training`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax

@@ -4,7 +4,7 @@ All prompts of a call have one length; the weights are used as they are, with th
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,8 @@ from ryot_jax.decoding.sampling import greedy, sample
 from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.model.cache import Cache, empty_cache
+from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.runtime.errors import ConfigError
-
-_YNN_OFF = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def generate(
@@ -104,17 +103,7 @@ def _loop(
 def _compiled_loop(platform: str) -> Callable[..., jax.Array]:
     # A decoding step is some 70 tiny operations. XLA:CPU's YNN fusions cost about 10 us each to enter: five times
     # the whole step at batch 1 (measured with jaxlib 0.10.2), so this program alone is compiled without them.
-    options = _YNN_OFF if platform == "cpu" and _knows(_YNN_OFF) else None
-    return jax.jit(_loop, static_argnums=range(5), compiler_options=options)
-
-
-def _knows(options: Mapping[str, str]) -> bool:
-    """Whether this jaxlib has the compiler options: they are experimental and may go."""
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=dict(options)).lower(0).compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
+    return jax.jit(_loop, static_argnums=range(5), compiler_options=without_ynn(platform))
 
 
 def _checked_prompt(prompt_ids_BS: jax.Array | np.ndarray, cfg: ModelConfig, max_new_tokens: int) -> jax.Array:

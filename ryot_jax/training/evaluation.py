@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.training.parallel import DATA_AXIS, data_mesh
-from ryot_jax.training.program_check import safe_compiler_options
 
 # (params, {'inputs': int32[B, T], 'targets': int32[B, T]}) -> (loss sums f32[B] in nats, target counts [B])
 SequenceLossesFn = Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
@@ -95,6 +95,6 @@ def make_evaluator(
     executable = (
         jax.jit(evaluate_batch, in_shardings=(replicated, by_row, replicated), out_shardings=replicated)
         .lower(shapes, on_device, jax.ShapeDtypeStruct((), np.int32))
-        .compile(compiler_options=safe_compiler_options())
+        .compile(compiler_options=without_ynn())
     )
     return Evaluator(executable, on_device, replicated, time.perf_counter() - start)

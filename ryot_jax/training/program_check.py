@@ -16,12 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.training.optimizer import gradient_statistics
 from ryot_jax.training.parallel import CompiledStep, StepFn, compile_step
 from ryot_jax.training.state import State
-
-# As a compiler option, jaxlib takes an empty list or full names of fusion types; '-reduce' only in XLA_FLAGS.
-_YNN_OFF: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 # Largest errors that rounding can explain, several times those seen with the scaled config: 1.5e-6 in
 # float32, 1.0e-3 with products of bfloat16 operands in a float32 model, 3.3e-2 with bfloat16 activations.
@@ -96,7 +94,7 @@ def checked(
     )
     program = compile_with()
     platform = program.state_sharding.mesh.devices.flat[0].platform
-    safe_options = safe_compiler_options(platform)
+    safe_options = without_ynn(platform)
     if safe_options is None:
         reason = f"no suspect fusions are known on {platform} with this jaxlib"
         return program, ProgramCheck(True, "", 0.0, tolerance, 0.0, skipped=reason)
@@ -109,27 +107,6 @@ def checked(
     ok = worst_error <= tolerance
     check = ProgramCheck(ok, worst_leaf, worst_error, tolerance, time.perf_counter() - start)
     return (program if ok else safe_program), check
-
-
-@functools.cache
-def safe_compiler_options(platform: str | None = None) -> dict[str, str | bool] | None:
-    """Compiler options that leave the suspect fusions out; None where there are none to leave out.
-
-    Args:
-      platform: of the device that a program is for; the default backend's when None.
-    """
-    platform = jax.default_backend() if platform is None else platform
-    if platform != "cpu":
-        return None
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lowered = jax.jit(lambda x: x).lower(jnp.zeros(()))
-    try:
-        lowered.compile(compiler_options=_YNN_OFF)
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" in str(error):  # a jaxlib without YNN fusions
-            return None
-        raise
-    return dict(_YNN_OFF)
 
 
 def worst_difference(tree: Any, reference: Any) -> tuple[str, float]:

@@ -8,9 +8,10 @@ import pytest
 from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional
 from ryot_jax.model.config import ModelConfig
+from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.training import program_check
 from ryot_jax.training.optimizer import OPTIMIZERS
-from ryot_jax.training.program_check import checked, safe_compiler_options, worst_difference
+from ryot_jax.training.program_check import checked, worst_difference
 from ryot_jax.training.state import new_state
 
 ROWS = 40_000
@@ -51,9 +52,9 @@ def test_a_miscompiled_reduction_is_caught_and_the_safe_program_returned(miscomp
 def test_without_the_check_the_wrong_loss_would_be_trained_on(miscompiled):
     """The programs differ in nothing but the option."""
     step_fn, state, batch = miscompiled
-    assert safe_compiler_options() is not None
+    assert without_ynn() is not None
     lowered = jax.jit(step_fn).lower(state, batch)
-    default, safe = lowered.compile(), lowered.compile(compiler_options=safe_compiler_options())
+    default, safe = lowered.compile(), lowered.compile(compiler_options=without_ynn())
     assert "ynn_fusion" in default.as_text() and "ynn_fusion" not in safe.as_text()
 
 
@@ -101,7 +102,7 @@ def test_the_transformer_passes_although_the_gradient_of_its_key_biases_is_round
 
 
 def test_elsewhere_than_on_a_cpu_nothing_is_checked_and_that_is_said():
-    assert safe_compiler_options("gpu") is None
+    assert without_ynn("gpu") is None
 
 
 def test_a_single_wrong_row_of_many_counts_in_full():

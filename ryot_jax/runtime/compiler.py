@@ -1,0 +1,33 @@
+"""Options of XLA's compiler that differ by platform or by jaxlib.
+
+Who compiles with them, and what for, is said where they are used.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+# As a compiler option, jaxlib takes an empty list or full names of fusion types; '-reduce' only in XLA_FLAGS.
+_YNN_OFF: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@functools.cache
+def without_ynn(platform: str | None = None) -> dict[str, str | bool] | None:
+    """Compiler options that turn the YNNPACK fusions of XLA:CPU off; None where there are none to turn off.
+
+    Args:
+      platform: of the device that a program is for; the default backend's when None.
+    """
+    platform = jax.default_backend() if platform is None else platform
+    if platform != "cpu":
+        return None
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = jax.jit(lambda x: x).lower(jnp.zeros(()))
+    try:
+        lowered.compile(compiler_options=_YNN_OFF)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" in str(error):  # a jaxlib without YNN fusions
+            return None
+        raise
+    return dict(_YNN_OFF)
