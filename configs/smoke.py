@@ -12,7 +12,7 @@ from ryot_jax.config import get_default
 
 
 def get_config() -> ConfigDict:
-    """0.1M parameters, two epochs of 20 steps, 64 files of the standard library."""
+    """0.1M parameters, two epochs of 100 steps, 64 files of the standard library."""
     config = get_default()
     config.name = "smoke"
     config.data.max_documents = 64
@@ -23,13 +23,14 @@ def get_config() -> ConfigDict:
     config.model.d_ff = 256
     config.model.max_len = 64
     config.training.epochs = 2
-    config.training.steps_per_epoch = 20
+    config.training.steps_per_epoch = 100
     config.training.batch_size = 16
     config.training.seq_len = 64
-    config.training.warmup_steps = 5
+    config.training.learning_rate = 1e-2
+    config.training.warmup_steps = 20
     config.evaluation.sequences = 64
     config.evaluation.batch_size = 16
-    config.comparison.block_steps = 5
+    config.comparison.block_steps = 10
     config.comparison.beat = "unigram"
-    config.metrics.every_steps = 5
+    config.metrics.every_steps = 10
     return config

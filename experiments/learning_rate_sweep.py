@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-RATES = (1e-3, 3e-3, 6e-3, 1e-2, 1.5e-2)
+RATES = (2e-3, 3e-3, 6e-3, 1e-2)
 RESULTS = Path(__file__).parent / "results"
 
 
