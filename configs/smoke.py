@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.training.steps_per_epoch = 100
     config.training.batch_size = 16
     config.training.seq_len = 64
-    config.training.learning_rate = 1e-2
+    config.training.learning_rate = 3e-3
     config.training.warmup_steps = 20
     config.evaluation.sequences = 64
     config.evaluation.batch_size = 16
