@@ -33,6 +33,7 @@ TINY = [
     f"--config.training.epochs={EPOCHS}",
     f"--config.training.steps_per_epoch={STEPS}",
     "--config.training.learning_rate=1e-2",
+    "--config.training.warmup_steps=5",
     "--config.comparison.block_steps=4",
     "--config.evaluation.sequences=20",
     "--config.evaluation.batch_size=8",

@@ -132,7 +132,7 @@ def _xla_loss_and_gradients(
         loss, dw_VD = carry
         x_CD, targets_C = chunk
         chunk_loss, exp_CV, sum_C1 = _chunk_loss(x_CD, w_VD, targets_C)
-        is_target_CV = classes_V == targets_C[:, None]
+        is_target_CV = classes_V[None, :] == targets_C[:, None]
         dlogits_CV = jnp.where((targets_C >= 0)[:, None], exp_CV / sum_C1 - is_target_CV, 0).astype(x_CD.dtype)
         dx_CD = jnp.matmul(dlogits_CV, w_VD.astype(x_CD.dtype), preferred_element_type=accumulate)
         dw_VD = dw_VD + jnp.matmul(dlogits_CV.T, x_CD, preferred_element_type=accumulate)
