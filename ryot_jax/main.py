@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import ryot_jax
 from ryot_jax import cli
+from ryot_jax.runtime.allocator import configure_allocator
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_INTERRUPTED, EXIT_PASS, RyotError
 
@@ -15,7 +16,9 @@ from ryot_jax.runtime.errors import EXIT_INTERRUPTED, EXIT_PASS, RyotError
 def main(argv: Sequence[str], console: Console) -> int:
     """Runs one command line and returns its exit code."""
     invocation = cli.parse(argv)
-    # Commands are imported when they run: --help and a mistyped flag need not wait for JAX.
+    # Commands are imported when they run: --help and a mistyped flag need not wait for JAX. And the allocator is set
+    # before them, as some imports start threads (matplotlib's does where it has no list of fonts yet).
+    allocator = configure_allocator(invocation.config is None or invocation.config.runtime.allocator)
     match invocation.options:
         case cli.TrainOptions(dry_run=True):
             from ryot_jax.commands import dry_run
@@ -24,7 +27,7 @@ def main(argv: Sequence[str], console: Console) -> int:
         case cli.TrainOptions() as options:
             from ryot_jax.commands import train
 
-            return train.run(invocation.require_config(), options, console)
+            return train.run(invocation.require_config(), options, allocator, console)
         case cli.GenerateOptions() as options:
             from ryot_jax.commands import generate
 
@@ -33,7 +36,7 @@ def main(argv: Sequence[str], console: Console) -> int:
         case "doctor":
             from ryot_jax.commands import doctor
 
-            return doctor.run(console)
+            return doctor.run(allocator, console)
         case "version":
             console.line(ryot_jax.__version__)
         case _:

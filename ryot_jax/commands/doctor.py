@@ -6,13 +6,13 @@ from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.config import get_default
 from ryot_jax.kernels import cpu, resolve
 from ryot_jax.model.config import from_config
-from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices, describe_processor
 from ryot_jax.runtime.manifest import versions
 
 
-def run(console: Console) -> int:
+def run(allocator: AllocatorRecord, console: Console) -> int:
     """Prints devices, versions, and the kernels that the scaled run would use here with their reasons."""
     devices, processor = describe_devices(), describe_processor()
     console.line(f"devices:    {devices.local_count} x {devices.kind} ({devices.platform})")
@@ -22,7 +22,7 @@ def run(console: Console) -> int:
         f"{' '.join(processor.vector_flags) or 'vector instructions not known'}"
     )
     console.line("versions:   " + ", ".join(f"{name} {version}" for name, version in versions().items()))
-    console.line(f"allocator:  {configure_allocator().reason}")
+    console.line(f"allocator:  {allocator.reason}")
     console.line(f"C++:        {cpu.unavailable_reason() or f'kernels for {cpu.instruction_set()}'}")
     config = get_default()
     model = from_config(config.model, devices.platform)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ryot_jax.commands.train import prepare_process
+from ryot_jax.commands.train import use_compilation_cache
 from ryot_jax.comparison.arms import kernel_spec, variants
 from ryot_jax.config import to_json
 from ryot_jax.model import ModelConfig, functional
@@ -23,7 +23,7 @@ _STEP_OVER_PRODUCTS = (1.4, 2.4)
 
 def run(config: ConfigDict, console: Console) -> int:
     """Prints config, parameters by part, FLOPs, memory and the time to expect; returns 0."""
-    prepare_process(config)
+    use_compilation_cache(config)
     devices = describe_devices()
     model = from_config(config.model, devices.platform)
     training = config.training

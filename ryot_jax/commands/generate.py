@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ryot_jax.cli import GenerateOptions
-from ryot_jax.commands.train import prepare_process
+from ryot_jax.commands.train import use_compilation_cache
 from ryot_jax.data.tokenizer import JsonTokenizer, from_json
 from ryot_jax.decoding.generate import generate
 from ryot_jax.model.config import from_config
@@ -29,7 +29,7 @@ def run(config: ConfigDict, options: GenerateOptions, console: Console) -> int:
       CheckpointError: there is no such checkpoint, or no tokenizer that fits it.
       ConfigError: prompt and new tokens do not fit into the model's positions.
     """
-    prepare_process(config)
+    use_compilation_cache(config)
     run_directory = RunDirectory(options.run)
     tokenizer = _tokenizer(run_directory)
     model = from_config(config.model, describe_devices().platform)

@@ -30,7 +30,7 @@ from ryot_jax.model.config import from_config
 from ryot_jax.report import files as report_files
 from ryot_jax.report import terminal
 from ryot_jax.runtime import manifest
-from ryot_jax.runtime.allocator import AllocatorRecord, configure_allocator
+from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices, describe_processor, enable_compilation_cache
 from ryot_jax.runtime.errors import CheckpointError
@@ -42,13 +42,15 @@ from ryot_jax.runtime.run_lock import locked
 from ryot_jax.training.checkpoints import Checkpoints
 
 
-def run(config: ConfigDict, options: TrainOptions, console: Console) -> int:
+def run(config: ConfigDict, options: TrainOptions, allocator: AllocatorRecord, console: Console) -> int:
     """Trains, compares, reports; returns the exit code of the verdict.
+
+    `allocator` says what was set before this module, and with it JAX, was imported.
 
     Raises:
       RyotError: see the named errors; what was written before stays.
     """
-    allocator = prepare_process(config)
+    use_compilation_cache(config)
     directory = RunDirectory(options.resume) if options.resume else create_run(options.workdir, config.name)
     with locked(directory) as previous_owner, contextlib.closing(console):
         console.log_to(directory.log)
@@ -58,12 +60,10 @@ def run(config: ConfigDict, options: TrainOptions, console: Console) -> int:
         return _run(config, directory, console, allocator, resumed=options.resume is not None)
 
 
-def prepare_process(config: ConfigDict) -> AllocatorRecord:
-    """What must be set before the first JAX array: the allocator and the compilation cache."""
-    allocator = configure_allocator(config.runtime.allocator)
+def use_compilation_cache(config: ConfigDict) -> None:
+    """Turns JAX's cache of compiled programs on, if the config wants it; before the first JAX array."""
     if config.runtime.compilation_cache:
         enable_compilation_cache(cache_root(config.data.cache_dir))
-    return allocator
 
 
 def _run(

@@ -80,6 +80,7 @@ def test_a_refused_setting_is_named(monkeypatch):
 
     monkeypatch.setattr(allocator, "_obstacle", lambda: None)
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: Library)
+    monkeypatch.setattr(allocator, "_arenas", lambda: 1)
     record = configure_allocator()
     assert not record.applied
     assert record.reason == "glibc refused M_ARENA_MAX"
@@ -88,3 +89,40 @@ def test_a_refused_setting_is_named(monkeypatch):
 
 def test_record_goes_into_json():
     json.dumps(dataclasses.asdict(configure_allocator(enabled=False)))
+
+
+TOO_LATE = """
+import ctypes, threading
+from ryot_jax.runtime.allocator import configure_allocator
+malloc = ctypes.CDLL(None).malloc
+thread = threading.Thread(target=malloc, args=(1000,))
+thread.start()
+thread.join()
+print(configure_allocator())
+"""
+
+
+@pytest.mark.skipif(not is_plain_glibc(), reason="only glibc's own allocator is set")
+def test_a_thread_that_came_first_is_noticed(run_python):
+    told = run_python("-c", TOO_LATE).stdout
+    assert "applied=False" in told
+    assert "set too late" in told
+
+
+@pytest.mark.skipif(not is_plain_glibc(), reason="only glibc's own allocator is set")
+def test_the_command_line_sets_it_before_anything_starts_a_thread(run_python):
+    program = (
+        "import sys, threading\n"
+        "from ryot_jax import main\n"
+        "from ryot_jax.runtime import allocator\n"
+        "seen = []\n"
+        "real = allocator.configure_allocator\n"
+        "main.configure_allocator = lambda enabled: (seen.append((threading.active_count(), 'jax' in sys.modules, "
+        "'matplotlib' in sys.modules)), real(enabled))[1]\n"
+        "sys.argv = ['ryot', 'doctor']\n"
+        "main.console()\n"
+        "print(seen)\n"
+    )
+    told = run_python("-c", program, environment={"JAX_PLATFORMS": "cpu"}).stdout
+    assert "allocator:  glibc keeps freed memory" in told
+    assert "[(1, False, False)]" in told
