@@ -40,6 +40,14 @@ class Projection(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         return dense(x, self.kernel[...], bias, implementation=plan.dense)
 
+    def parts(self, x: jax.Array, n: int, *, plan: KernelPlan) -> list[jax.Array]:
+        """The n equal parts of the outputs: n arrays y[..., O / n]."""
+        kernels = jnp.split(self.kernel[...], n, axis=1)
+        biases = [None] * n if self.bias is None else jnp.split(self.bias[...], n)
+        return [
+            dense(x, kernel, bias, implementation=plan.dense) for kernel, bias in zip(kernels, biases, strict=True)
+        ]
+
 
 class Norm(nnx.Module):
     """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467) over the last axis, computed in float32."""
