@@ -44,9 +44,7 @@ class Projection(nnx.Module):
         """The n equal parts of the outputs: n arrays y[..., O / n]."""
         kernels = jnp.split(self.kernel[...], n, axis=1)
         biases = [None] * n if self.bias is None else jnp.split(self.bias[...], n)
-        return [
-            dense(x, kernel, bias, implementation=plan.dense) for kernel, bias in zip(kernels, biases, strict=True)
-        ]
+        return [dense(x, kernel, bias, implementation=plan.dense) for kernel, bias in zip(kernels, biases, strict=True)]
 
 
 class Norm(nnx.Module):
