@@ -36,7 +36,7 @@ def kernels() -> list[Extension]:
             include_dirs=[str(include)],
             language="c++",
             # No -march=native: the library picks its instruction set when it is loaded.
-            extra_compile_args=["-O3", "-g0", "-std=c++17", "-fvisibility=hidden"],
+            extra_compile_args=["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-fno-strict-aliasing"],
             optional=True,
         )
     ]

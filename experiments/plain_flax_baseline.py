@@ -1,6 +1,6 @@
 """Is our baseline an honest one? Its step time against a plainly written Flax program of the same model.
 
-    python experiments/plain_flax_baseline.py --rounds=12
+    python -m experiments.plain_flax_baseline --config=configs/scaled.py --rounds=12
 
 The plain programs are what a competent reader of the Flax documentation would write, with nothing of ryot_jax in
 them: nnx layers, optax's cross-entropy and AdamW, `jax.jit` over the split state. There are two, one with
@@ -22,50 +22,49 @@ import optax
 from flax import nnx
 
 from ryot_jax.comparison.statistics import speed_up
-from ryot_jax.config import get_default
+from ryot_jax.config import load
 from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import config as model_config
 from ryot_jax.model import functional
 from ryot_jax.runtime.allocator import configure_allocator
-from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_INCONCLUSIVE, EXIT_PASS
+from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_INCONCLUSIVE, EXIT_PASS, ConfigError
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.parallel import compile_step
 from ryot_jax.training.state import init_state
 from ryot_jax.training.step import train_step
 
 GOAL = 1.10
-VOCAB, D, LAYERS, HEADS, FF, LENGTH, BATCH = 2048, 128, 4, 4, 512, 128, 32
-TOTAL_STEPS, WARMUP, PEAK = 800, 50, 3e-3
 
 
 # ---- The plain program -----------------------------------------------------------------------------------------
 
 
 class FusedAttention(nnx.Module):
-    def __init__(self, rngs):
-        self.qkv = nnx.Linear(D, 3 * D, rngs=rngs)
-        self.out = nnx.Linear(D, D, rngs=rngs)
+    def __init__(self, model, rngs):
+        self.heads = model.n_heads
+        self.qkv = nnx.Linear(model.d_model, 3 * model.d_model, rngs=rngs)
+        self.out = nnx.Linear(model.d_model, model.d_model, rngs=rngs)
 
     def __call__(self, x):
-        q, k, v = jnp.split(self.qkv(x).reshape(*x.shape[:2], 3 * HEADS, D // HEADS), 3, axis=2)
+        q, k, v = jnp.split(self.qkv(x).reshape(*x.shape[:2], 3 * self.heads, -1), 3, axis=2)
         return self.out(jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape))
 
 
 class NnxAttention(nnx.Module):
-    def __init__(self, rngs):
-        self.attention = nnx.MultiHeadAttention(HEADS, D, decode=False, rngs=rngs)
+    def __init__(self, model, rngs):
+        self.attention = nnx.MultiHeadAttention(model.n_heads, model.d_model, decode=False, rngs=rngs)
 
     def __call__(self, x):
         return self.attention(x, mask=nnx.make_causal_mask(x[..., 0]))
 
 
 class PlainBlock(nnx.Module):
-    def __init__(self, attention, rngs):
-        self.norm1 = nnx.LayerNorm(D, epsilon=1e-5, rngs=rngs)
-        self.attention = attention(rngs)
-        self.norm2 = nnx.LayerNorm(D, epsilon=1e-5, rngs=rngs)
-        self.up = nnx.Linear(D, FF, rngs=rngs)
-        self.down = nnx.Linear(FF, D, rngs=rngs)
+    def __init__(self, model, attention, rngs):
+        self.norm1 = nnx.LayerNorm(model.d_model, epsilon=1e-5, rngs=rngs)
+        self.attention = attention(model, rngs)
+        self.norm2 = nnx.LayerNorm(model.d_model, epsilon=1e-5, rngs=rngs)
+        self.up = nnx.Linear(model.d_model, model.d_ff, rngs=rngs)
+        self.down = nnx.Linear(model.d_ff, model.d_model, rngs=rngs)
 
     def __call__(self, x):
         x = x + self.attention(self.norm1(x))
@@ -73,11 +72,11 @@ class PlainBlock(nnx.Module):
 
 
 class PlainGPT(nnx.Module):
-    def __init__(self, attention, rngs):
-        self.embed = nnx.Embed(VOCAB, D, rngs=rngs)
-        self.position = nnx.Embed(LENGTH, D, rngs=rngs)
-        self.blocks = nnx.List([PlainBlock(attention, rngs) for _ in range(LAYERS)])
-        self.norm = nnx.LayerNorm(D, epsilon=1e-5, rngs=rngs)
+    def __init__(self, model, attention, rngs):
+        self.embed = nnx.Embed(model.vocab_size, model.d_model, rngs=rngs)
+        self.position = nnx.Embed(model.max_len, model.d_model, rngs=rngs)
+        self.blocks = nnx.List([PlainBlock(model, attention, rngs) for _ in range(model.n_layers)])
+        self.norm = nnx.LayerNorm(model.d_model, epsilon=1e-5, rngs=rngs)
 
     def __call__(self, tokens):
         x = self.embed(tokens) + self.position(jnp.arange(tokens.shape[1]))[None]
@@ -86,16 +85,32 @@ class PlainGPT(nnx.Module):
         return self.embed.attend(self.norm(x))
 
 
-def plain_program(attention, weights):
-    """The step, its initial state and its loss function, with the weights of our model."""
-    model = PlainGPT(attention, nnx.Rngs(0))
-    load(model, weights)
-    graphdef, params = nnx.split(model, nnx.Param)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, PEAK, WARMUP, TOTAL_STEPS)
-    decay_mask = functools.partial(jax.tree.map, lambda x: x.ndim > 1)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.1, mask=decay_mask)
+ATTENTIONS = {"plain-fused": FusedAttention, "plain-mha": NnxAttention}
+
+
+def plain_optimizer(training):
+    """AdamW with the numbers of the config, as the optax documentation puts it together."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, training.learning_rate, training.warmup_steps, training.epochs * training.steps_per_epoch
     )
+    decay_mask = functools.partial(jax.tree.map, lambda x: x.ndim > 1)
+
+    def rate(step):  # the first step is taken with a rate above zero, as ours is
+        return schedule(step + 1)
+
+    return optax.chain(
+        optax.clip_by_global_norm(training.clip_norm),
+        optax.adamw(rate, b1=training.b1, b2=training.b2, weight_decay=training.weight_decay, mask=decay_mask),
+    )
+
+
+def plain_program(attention, config, weights, batch):
+    """The step, its initial state and its loss on a batch, with the weights of our model."""
+    require_plain(config)
+    model = PlainGPT(config.model, attention, nnx.Rngs(0))
+    fill_with(model, weights)
+    graphdef, params = nnx.split(model, nnx.Param)
+    optimizer = plain_optimizer(config.training)
 
     def loss_fn(params, batch):
         logits = nnx.merge(graphdef, params)(batch["inputs"])
@@ -108,10 +123,19 @@ def plain_program(attention, weights):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), loss
 
-    return step, (params, optimizer.init(params)), float(jax.jit(loss_fn)(params, new_batch(0)))
+    return step, (params, optimizer.init(params)), float(jax.jit(loss_fn)(params, batch))
 
 
-def load(model, weights):
+def require_plain(config):
+    """The plain programs are GPT-2 with AdamW and a cosine schedule, and nothing else."""
+    wanted = {"positions": "learned", "norm": "layer", "mlp": "gelu", "tie_embeddings": True, "dropout": 0.0}
+    found = {field: config.model[field] for field in wanted}
+    training = config.training
+    if found != wanted or (training.optimizer, training.schedule, training.accumulation) != ("adamw", "cosine", 1):
+        raise ConfigError(f"--config: the plain programs need model {wanted}, adamw with cosine and no accumulation")
+
+
+def fill_with(model, weights):
     """Copy our weights into the plain model, so that both are seen to be one function."""
 
     def fill(module, source):
@@ -138,25 +162,24 @@ def load(model, weights):
             fill(block.attention.qkv, qkv)
             continue
         for i, name in enumerate(("query", "key", "value")):
-            part = {"kernel": qkv["kernel"][:, i * D : (i + 1) * D], "bias": qkv["bias"][i * D : (i + 1) * D]}
+            part = {key: np.split(np.asarray(array), 3, axis=-1)[i] for key, array in qkv.items()}
             fill(getattr(block.attention.attention, name), part)
 
 
 # ---- Our program -----------------------------------------------------------------------------------------------
 
 
-def our_program():
-    """The baseline step of the scaled run: reference kernels, as `ryot_jax` compiles it."""
-    config = get_default()
+def our_program(config, batch):
+    """The baseline step of a config: reference kernels, as `ryot_jax` compiles it."""
     cfg = model_config.from_config(config.model, jax.default_backend())
-    optimizer = make_optimizer(config.training, TOTAL_STEPS)
-    graphdef, state = init_state(cfg, optimizer, 0)
+    optimizer = make_optimizer(config.training, config.training.epochs * config.training.steps_per_epoch)
+    graphdef, state = init_state(cfg, optimizer, config.seed)
 
     def loss_fn(params, batch, key):
         return functional.loss(graphdef, params, batch, plan=KernelPlan(), key=key)
 
-    step = compile_step(functools.partial(train_step, loss_fn=loss_fn, optimizer=optimizer), state, new_batch(0))
-    loss_sum, n_targets = jax.jit(loss_fn)(state.params, new_batch(0), None)
+    step = compile_step(functools.partial(train_step, loss_fn=loss_fn, optimizer=optimizer), state, batch)
+    loss_sum, n_targets = jax.jit(loss_fn)(state.params, batch, None)
     weights = jax.tree.map(np.array, state.params)
     return step, step.place(state), float(loss_sum / n_targets), weights
 
@@ -164,9 +187,10 @@ def our_program():
 # ---- The comparison --------------------------------------------------------------------------------------------
 
 
-def new_batch(index):
+def new_batch(config, index):
     """Random tokens: the time of a step does not depend on them."""
-    tokens = np.random.default_rng(index).integers(0, VOCAB, (BATCH, LENGTH + 1), dtype=np.int32)
+    shape = config.training.batch_size, config.training.seq_len + 1
+    tokens = np.random.default_rng(index).integers(0, config.model.vocab_size, shape, dtype=np.int32)
     return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
 
 
@@ -180,6 +204,7 @@ def seconds_of_block(step, state, batches):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/scaled.py")
     parser.add_argument("--rounds", type=int, default=12, help="each times one block of every arm")
     parser.add_argument("--block_steps", type=int, default=5, help="steps of a block")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the arms")
@@ -190,16 +215,17 @@ def main(arguments=None):
     record = configure_allocator(not options.default_allocator)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; allocator: {record.reason}")
 
-    step, state, our_loss, weights = our_program()
+    config = load(options.config)
+    step, state, our_loss, weights = our_program(config, new_batch(config, 0))
     arms = {"ours": (step, state)}
-    for name, attention in {"plain-fused": FusedAttention, "plain-mha": NnxAttention}.items():
-        plain_step, plain_state, loss = plain_program(attention, weights)
+    for name, attention in ATTENTIONS.items():
+        plain_step, plain_state, loss = plain_program(attention, config, weights, new_batch(config, 0))
         arms[name] = (plain_step, plain_state)
         print(f"{name}: loss {loss:.6f} on our weights; ours {our_loss:.6f}")
         if abs(loss - our_loss) > 1e-4:
             sys.exit(f"{name} is not the same model: the losses on the same weights and batch differ")
 
-    batches = [new_batch(i) for i in range(options.block_steps)]
+    batches = [new_batch(config, i) for i in range(options.block_steps)]
     states = {name: seconds_of_block(step, state, batches)[1] for name, (step, state) in arms.items()}
     seconds = {name: [] for name in arms}
     order = np.random.default_rng(options.seed)

@@ -23,6 +23,7 @@ Train a transformer language model as two arms, baseline and optimized, and comp
   ryot [train] --config=configs/scaled.py [--config.FIELD=VALUE ...] [--dry_run]
   ryot [train] --resume=RUN [--config.FIELD=VALUE ...]
   ryot generate [--run=RUN] --prompt=TEXT
+  ryot tune --config=configs/scaled.py [--config.FIELD=VALUE ...]
   ryot doctor
 
 "ryot" and "python -m ryot_jax.main" are the same program. RUN is a run directory or "latest".
@@ -46,6 +47,11 @@ generate
   --checkpoint=WHICH   best or latest (default: best)
   --arm=NAME           baseline or optimized (default: the last of the run's arms)
 
+tune
+  measures the kernels on the sizes of a config (about a minute for configs/scaled.py) and keeps
+  what is fastest here for runs of these sizes; --config.runtime.tune_kernels=True does the same
+  at the start of a run
+
 doctor
   shows the devices, libraries and kernels of this machine
 
@@ -56,7 +62,7 @@ Exit codes: 0 all criteria pass, 1 crash, 2 usage or config, 3 a criterion faile
 5 data, 6 checkpoint, 7 non-finite loss, 75 preempted and saved, 130 interrupted.
 """
 
-COMMANDS = ("train", "generate", "doctor", "help", "version")
+COMMANDS = ("train", "generate", "tune", "doctor", "help", "version")
 
 # What a resumed run may set anew: where things are kept and shown, never what is computed.
 RESUME_MAY_CHANGE = ("data.cache_dir", "metrics.")
@@ -90,12 +96,12 @@ class GenerateOptions:
 
 @dataclasses.dataclass(frozen=True)
 class NoOptions:
-    """`doctor`, `help` and `version` take none."""
+    """`tune`, `doctor`, `help` and `version` take none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Invocation:
-    """One command: `config` is set for `train` (to run) and `generate` (of the run)."""
+    """One command: `config` is set for `train` and `tune` (to run) and `generate` (of the run)."""
 
     command: str
     config: ConfigDict | None
@@ -126,6 +132,8 @@ def parse(argv: Sequence[str]) -> Invocation:
         return _train(words)
     if command == "generate":
         return _generate(words)
+    if command == "tune":
+        return _tune(words)
     if command in COMMANDS:
         _parse_flags(flags.FlagValues(), command, words)
         return Invocation(command, None, NoOptions())
@@ -143,9 +151,7 @@ def _train(words: Sequence[str]) -> Invocation:
     resume = flags.DEFINE_string("resume", None, "", flag_values=known)
     _parse_flags(known, "train", words)
     if resume.value is None:
-        if not config_path.value:
-            raise ConfigError("--config is missing; for a first run: --config=configs/smoke.py")
-        config = load(config_path.value, overrides)
+        config = load(_required(config_path.value), overrides)
         return Invocation("train", config, TrainOptions(Path(workdir.value), dry_run.value, None))
     run = find_run(Path(workdir.value), resume.value)
     stored = load(str(run.config), ())
@@ -184,6 +190,20 @@ def _generate(words: Sequence[str]) -> Invocation:
         arm=arm.value or arms[-1],
     )
     return Invocation("generate", config, options)
+
+
+def _tune(words: Sequence[str]) -> Invocation:
+    words, overrides = _split_overrides(words)
+    known = flags.FlagValues()
+    config_path = flags.DEFINE_string("config", None, "", flag_values=known)
+    _parse_flags(known, "tune", words)
+    return Invocation("tune", load(_required(config_path.value), overrides), NoOptions())
+
+
+def _required(config_path: str | None) -> str:
+    if not config_path:
+        raise ConfigError("--config is missing; for a first run: --config=configs/smoke.py")
+    return config_path
 
 
 def _parse_flags(known: flags.FlagValues, command: str, words: Sequence[str]) -> None:

@@ -72,8 +72,17 @@ def get_default() -> ConfigDict:
             },
             "evaluation": {"sequences": 512, "batch_size": 32},
             "checkpoint": {"enabled": True, "keep_latest": 2, "keep_best": 1},
-            # off | auto | the name of an implementation; auto is the best that this machine supports.
-            "optimizations": {"linear_cross_entropy": "auto", "attention": "auto", "dense": "auto"},
+            # off | auto | the name of an implementation; auto is what `ryot tune` has found to be the fastest here,
+            # else the first in a fixed order that this machine supports.
+            "optimizations": {
+                "activations": "auto",
+                "linear_cross_entropy": "auto",
+                "attention": "auto",
+                "dense": "auto",
+                "norm": "auto",
+                "embedding": "auto",
+                "dropout": "auto",
+            },
             "comparison": {
                 "arms": ("baseline", "optimized"),
                 "block_steps": 50,
@@ -82,7 +91,12 @@ def get_default() -> ConfigDict:
                 "tight_loss_margin": 0.02,
             },
             "metrics": {"tensorboard": False, "every_steps": 10},
-            "runtime": {"allocator": True, "check_programs": True, "compilation_cache": True},
+            "runtime": {
+                "allocator": True,
+                "check_programs": True,
+                "compilation_cache": True,
+                "tune_kernels": False,  # measure the implementations before the first step, as `ryot tune` does
+            },
         }
     )
     return config.lock()

@@ -29,9 +29,13 @@ CHOICES = {
     "training.schedule": ("cosine", "linear", "constant"),
     "training.parallelism": ("jit", "shard_map", "pmap"),
     "comparison.beat": ("unigram", "bigram"),
+    "optimizations.activations": ("off", "auto", "bfloat16"),
     "optimizations.linear_cross_entropy": ("off", "auto", "cpu", "xla"),
     "optimizations.attention": ("off", "auto", "cpu", "xla"),
-    "optimizations.dense": ("off", "auto", "xla_bf16"),
+    "optimizations.dense": ("off", "auto", "cpu", "xla"),
+    "optimizations.norm": ("off", "auto", "cpu", "xla"),
+    "optimizations.embedding": ("off", "auto", "cpu"),
+    "optimizations.dropout": ("off", "auto", "hash"),
 }
 
 # field: (smallest allowed, smallest value that is too large, or None)

@@ -33,6 +33,10 @@ def main(argv: Sequence[str], console: Console) -> int:
 
             return generate.run(invocation.require_config(), options, console)
     match invocation.command:
+        case "tune":
+            from ryot_jax.commands import tune
+
+            return tune.run(invocation.require_config(), console)
         case "doctor":
             from ryot_jax.commands import doctor
 

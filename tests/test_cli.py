@@ -37,6 +37,12 @@ def test_train_options_and_overrides_in_any_order():
     assert invocation.options == cli.TrainOptions(workdir=Path("out"), dry_run=True, resume=None)
 
 
+def test_tune_takes_a_config_and_overrides():
+    invocation = cli.parse(["tune", SMOKE, "--config.model.d_ff=128"])
+    assert (invocation.command, invocation.options) == ("tune", cli.NoOptions())
+    assert (invocation.config.name, invocation.config.model.d_ff) == ("smoke", 128)
+
+
 @pytest.mark.parametrize(
     ("word", "value"),
     [
@@ -77,6 +83,8 @@ def test_negative_number_as_a_word_of_its_own_is_the_value():
         ([SMOKE, "--prompt=x"], "train has no option --prompt"),
         (["--config=nowhere/x.py"], "--config=nowhere/x.py: no such file"),
         (["--config=README.rst"], "no such file"),
+        (["tune"], "--config is missing"),
+        (["tune", SMOKE, "--dry_run"], "tune has no option --dry_run"),
         (["doctor", "now"], "unexpected word 'now' after doctor"),
         (["doctor", "--dry_run"], "doctor has no option --dry_run"),
         (["generate", "--run=nowhere", "--prompt=x"], "nowhere is not a run directory"),

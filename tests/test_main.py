@@ -143,6 +143,18 @@ def test_a_run_killed_after_two_epochs_resumes_to_the_same_bits(finished, text, 
     assert len(steps) == len(set(steps)), "the resumed run wrote rows twice"
 
 
+def test_a_resumed_run_keeps_its_kernels(finished, tmp_path):
+    run, _ = finished
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", run, copy], check=True)
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["kernels"]["optimized"]["norm"]["implementation"] = "reference"  # what auto takes nowhere by itself
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={copy}"])
+    assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
+    assert "norm: reference (as before the interruption)" in done.stdout
+
+
 def test_resuming_with_another_config_is_refused(finished):
     run, _ = finished
     done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}", "--config.training.learning_rate=1e-4"])
@@ -177,6 +189,18 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
     assert 1_000_000 <= int(parameters.replace(",", "")) <= 1_200_000
     assert "GFLOP" in done.stdout and "MiB" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_tuned_is_used_by_the_next_run(tmp_path):
+    ops = ("activations", "linear_cross_entropy", "attention", "dense", "embedding", "dropout")
+    words = [*TINY, f"--config.data.cache_dir={tmp_path}", "--config.data.path=none"]
+    words += [f"--config.optimizations.{op}=off" for op in ops]
+    program = [sys.executable, "-m", "ryot_jax.main"]
+    tuned = _run([*program, "tune", *words])
+    assert tuned.returncode == 0, tuned.stdout + tuned.stderr
+    assert "training step" in tuned.stdout and tuned.stdout.isascii()
+    done = _run([*program, "train", *words, "--dry_run"])
+    assert "optimized: norm:" in done.stdout and "(measured:" in done.stdout, done.stdout + done.stderr
 
 
 def test_one_arm_alone_is_trained_without_a_comparison(text, tmp_path):

@@ -1,7 +1,6 @@
 """`ryot doctor`: what this machine offers, and what it lacks."""
 
-import dataclasses
-
+from ryot_jax.commands.train import open_tuning_cache
 from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.config import get_default
 from ryot_jax.kernels import cpu, resolve
@@ -23,10 +22,16 @@ def run(allocator: AllocatorRecord, console: Console) -> int:
     )
     console.line("versions:   " + ", ".join(f"{name} {version}" for name, version in versions().items()))
     console.line(f"allocator:  {allocator.reason}")
-    console.line(f"C++:        {cpu.unavailable_reason() or f'kernels for {cpu.instruction_set()}'}")
+    console.line(f"C++:        {cpu.unavailable_reason() or _instruction_sets()}")
     config = get_default()
     model = from_config(config.model, devices.platform)
-    resolution = resolve(config.optimizations, spec=kernel_spec(config, model, devices))
-    for op, implementation in dataclasses.asdict(resolution.plan).items():
-        console.line(f"{op}: {implementation} ({resolution.reasons[op]})")
+    lookup = open_tuning_cache(config, console.line).lookup
+    resolution = resolve(config.optimizations, spec=kernel_spec(config, model, devices), lookup=lookup)
+    for line in resolution.lines():
+        console.line(line)
     return 0
+
+
+def _instruction_sets() -> str:
+    bfloat16 = cpu.instruction_set("bfloat16")
+    return f"kernels for {cpu.instruction_set()}" + (f" and, in bfloat16, {bfloat16}" if bfloat16 else "")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ryot_jax.commands.train import use_compilation_cache
+from ryot_jax.commands.train import open_tuning_cache, use_compilation_cache
 from ryot_jax.comparison.arms import kernel_spec, variants
 from ryot_jax.config import to_json
 from ryot_jax.model import ModelConfig, functional
@@ -32,7 +32,8 @@ def run(config: ConfigDict, console: Console) -> int:
     flops = flops_per_step(model, training.batch_size, training.seq_len)
     microbatch = training.batch_size // training.accumulation // devices.local_count
     memory = memory_by_part(model, max(microbatch, 1), training.seq_len)
-    wanted, reasons = variants(config, kernel_spec(config, model, devices))
+    lookup = open_tuning_cache(config, console.line).lookup
+    _, resolutions = variants(config, kernel_spec(config, model, devices), lookup)
 
     console.line(to_json(config).rstrip())
     console.line()
@@ -43,11 +44,11 @@ def run(config: ConfigDict, console: Console) -> int:
     console.line(f"memory      {sum(memory.values()) / 2**20:>16,.0f} MiB a device and arm, estimated")
     for part, size in memory.items():
         console.line(f"  {part:<12}{size / 2**20:>14,.1f}")
-    for variant in wanted:
-        for op, reason in reasons[variant.name].items():
-            console.line(f"{variant.name}: {op} = {getattr(variant.plan, op)} ({reason})")
+    for arm, resolution in resolutions.items():
+        for line in resolution.lines():
+            console.line(f"{arm}: {line}")
     rate = _product_rate(model, max(microbatch, 1) * training.seq_len) * devices.local_count
-    steps = training.epochs * training.steps_per_epoch * len(wanted)
+    steps = training.epochs * training.steps_per_epoch * len(resolutions)
     low, high = (factor * flops / rate for factor in _STEP_OVER_PRODUCTS)
     console.line(
         f"time        {format_duration(low * steps)} to {format_duration(high * steps)} for {steps} steps of "

@@ -3,28 +3,33 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ryot_jax.cli import TrainOptions
-from ryot_jax.comparison import protocol, results
+from ryot_jax.comparison import protocol, results, tuning
 from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, share, variants
 from ryot_jax.comparison.criteria import EXIT_CODES
 from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.protocol import Observer, Plan, Schedule
 from ryot_jax.comparison.record import Record
-from ryot_jax.comparison.variants import check_active
+from ryot_jax.comparison.variants import Variant, check_active
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.cache import root as cache_root
 from ryot_jax.data.entropy import ngram_entropies
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.data.tokenizer import JsonTokenizer
+from ryot_jax.kernels import Resolution, Spec
+from ryot_jax.kernels.plan import Choice, Lookup
+from ryot_jax.kernels.tuning_cache import TuningCache
+from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import parameters_by_part
 from ryot_jax.model.config import from_config
 from ryot_jax.report import files as report_files
@@ -33,7 +38,7 @@ from ryot_jax.runtime import manifest
 from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices, describe_processor, enable_compilation_cache
-from ryot_jax.runtime.errors import CheckpointError
+from ryot_jax.runtime.errors import CheckpointError, DataError
 from ryot_jax.runtime.files import write_json, write_text
 from ryot_jax.runtime.metrics import MetricsWriter
 from ryot_jax.runtime.progress import Progress, format_duration
@@ -66,6 +71,15 @@ def use_compilation_cache(config: ConfigDict) -> None:
         enable_compilation_cache(cache_root(config.data.cache_dir))
 
 
+def open_tuning_cache(config: ConfigDict, log: Callable[[str], None]) -> TuningCache:
+    """The measured kernels on disk; where that cannot be, a cache that forgets, and `log` is told why."""
+    try:
+        return TuningCache(cache_root(config.data.cache_dir), log)
+    except DataError as error:
+        log(f"tuned kernels: {error}")
+        return TuningCache(None, log)
+
+
 def _run(
     config: ConfigDict,
     directory: RunDirectory,
@@ -89,8 +103,10 @@ def _run(
         f"held-out entropy of counts: unigram {entropies.unigram:.3f}, bigram {entropies.bigram:.3f} nats/token"
     )
     spec = kernel_spec(config, model, devices)
-    wanted, reasons = variants(config, spec)
-    arms = [_build(shared, variant, reasons[variant.name], console) for variant in wanted]
+    lookup = _kernel_choices(config, model, spec, directory, console, resumed=resumed)
+    wanted, resolutions = variants(config, spec, lookup)
+    reasons = {name: resolution.reasons for name, resolution in resolutions.items()}
+    arms = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
     programs = {arm.name: arm.trainer.compiled_step.hlo_text() for arm in arms}
     evidence = check_active(wanted, programs, spec)
     facts = [_facts(shared, arm, evidence.get(arm.name, {}), reasons[arm.name]) for arm in arms]
@@ -139,14 +155,36 @@ def _run(
     return EXIT_CODES[found["verdict"]]
 
 
-def _build(shared: Shared, variant: Any, reasons: Mapping[str, str], console: Console) -> Arm:
+def _kernel_choices(
+    config: ConfigDict, model: ModelConfig, spec: Spec, directory: RunDirectory, console: Console, *, resumed: bool
+) -> Lookup:
+    """What 'auto' takes before its static order: the kernels of the run that is gone on with, or measured ones."""
+    if resumed and directory.manifest.is_file():
+        return _same_kernels(json.loads(directory.manifest.read_text(encoding="utf-8")))
+    cache = open_tuning_cache(config, console.line)
+    if config.runtime.tune_kernels and "optimized" in config.comparison.arms:
+        for line in tuning.tune(config, model, spec, cache, log=console.line).table():
+            console.line(line)
+    return cache.lookup
+
+
+def _same_kernels(manifest: Mapping[str, Any]) -> Lookup:
+    kernels = manifest.get("kernels", {}).get("optimized", {})
+
+    def lookup(op: str, spec: Spec) -> Choice | None:
+        return Choice(kernels[op]["implementation"], "as before the interruption") if op in kernels else None
+
+    return lookup
+
+
+def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Console) -> Arm:
     arm = Arm(shared, variant)
     step = arm.trainer.compiled_step
     memory = "" if step.memory_bytes is None else f", {step.memory_bytes / 2**20:,.0f} MiB"
     console.line(f"{variant.name}: compiled in {sum(step.seconds.values()):.1f} s{memory}")
-    for op, implementation in dataclasses.asdict(variant.plan).items():
-        if variant.name != "baseline":
-            console.line(f"  {op}: {implementation} ({reasons[op]})")
+    if variant.name != "baseline":
+        for line in resolution.lines():
+            console.line(f"  {line}")
     if arm.program_check is not None:
         console.line(f"  {arm.program_check}")
     return arm

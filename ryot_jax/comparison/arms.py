@@ -20,13 +20,14 @@ from ryot_jax.comparison.variants import Variant
 from ryot_jax.data.batches import heldout_batches, training_dataset, training_iterator
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.kernels import KernelPlan, Resolution, Spec, resolve
+from ryot_jax.kernels.plan import Lookup
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.runtime.devices import Devices
 from ryot_jax.training import program_check
 from ryot_jax.training.evaluation import Evaluation, Evaluator, make_evaluator
 from ryot_jax.training.loop import BlockResult, Trainer
 from ryot_jax.training.optimizer import make_optimizer
-from ryot_jax.training.parallel import compile_step
+from ryot_jax.training.parallel import StepFn, compile_step
 from ryot_jax.training.program_check import ProgramCheck, checked
 from ryot_jax.training.state import State, init_state
 from ryot_jax.training.step import train_step
@@ -98,25 +99,50 @@ def kernel_spec(config: ConfigDict, model: ModelConfig, devices: Devices) -> Spe
         vocab_size=model.vocab_size,
         seq_len=training.seq_len,
         n_heads=model.n_heads,
+        mlp=model.mlp,
+        norm=model.norm,
+        rotary=model.positions == "rotary",
+        dropout=model.dropout,
     )
 
 
-def variants(config: ConfigDict, spec: Spec) -> tuple[tuple[Variant, ...], dict[str, dict[str, str]]]:
-    """The variants that the config asks for, the baseline first, and why each of their kernels was chosen."""
+def variants(
+    config: ConfigDict, spec: Spec, lookup: Lookup | None = None
+) -> tuple[tuple[Variant, ...], dict[str, Resolution]]:
+    """The variants that the config asks for, the baseline first, and how the kernels of each were chosen."""
     off = Resolution(KernelPlan(), dict.fromkeys(config.optimizations, "the baseline has every optimization off"))
     resolutions = {
-        name: off if name == "baseline" else resolve(config.optimizations, spec=spec)
+        name: off if name == "baseline" else resolve(config.optimizations, spec=spec, lookup=lookup)
         for name in sorted(config.comparison.arms)  # 'baseline' sorts first
     }
-    made = tuple(Variant(name, resolution.plan) for name, resolution in resolutions.items())
-    return made, {name: resolution.reasons for name, resolution in resolutions.items()}
+    return tuple(Variant(name, resolution.plan) for name, resolution in resolutions.items()), resolutions
+
+
+def step_function(
+    config: ConfigDict,
+    model: ModelConfig,
+    graphdef: functional.GraphDef,
+    optimizer: optax.GradientTransformation,
+    plan: KernelPlan,
+) -> StepFn:
+    """The training step of a model with the kernels of `plan`."""
+
+    def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dropout_key = key if model.dropout > 0 else None
+        return functional.loss(graphdef, params, batch, plan=plan, key=dropout_key)
+
+    return functools.partial(
+        train_step, loss_fn=loss_fn, optimizer=optimizer, accumulation=config.training.accumulation
+    )
 
 
 def _tolerance(model: ModelConfig, plan: KernelPlan) -> float:
     """What rounding alone can make two compilations of one step differ by."""
-    if model.compute_dtype != "float32":
+    in_cpp = {plan.linear_cross_entropy, plan.attention, plan.dense, plan.norm} == {"cpu"}
+    if (plan.activations or model.compute_dtype) != "float32" and not in_cpp:
         return program_check.BFLOAT16_TOLERANCE
-    if plan.dense == "xla_bf16":
+    # The C++ kernels are the same in both compilations; what XLA computes around them may round to bfloat16.
+    if in_cpp or plan.dense == "xla":
         return program_check.BFLOAT16_PRODUCTS_TOLERANCE
     return program_check.FLOAT32_TOLERANCE
 
@@ -129,14 +155,7 @@ class Arm:
         self.variant = variant
         self._shared = shared
         training = shared.config.training
-
-        def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            dropout_key = key if shared.model.dropout > 0 else None
-            return functional.loss(shared.graphdef, params, batch, plan=variant.plan, key=dropout_key)
-
-        step_fn = functools.partial(
-            train_step, loss_fn=loss_fn, optimizer=shared.optimizer, accumulation=training.accumulation
-        )
+        step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, variant.plan)
         self._first_batch = shared.dataset[0]
         self.program_check: ProgramCheck | None = None
         if shared.config.runtime.check_programs:

@@ -46,12 +46,14 @@ class Program:
       dots: operand types of every matrix product, inside fusions too, library calls included.
       custom_calls: target name of every custom call.
       fingerprint: sha256 over the program without the names and source positions in it.
+      operations: opcode and result of every instruction with one result, inside fusions too.
     """
 
     arrays: tuple[Array, ...]
     dots: tuple[tuple[Array, Array], ...]
     custom_calls: tuple[str, ...]
     fingerprint: str
+    operations: tuple[tuple[str, Array], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,8 @@ def parse(text: str) -> Program:
             operands = [types.get((i.computation, name), ()) for name in i.operands[:2]]
             if len(operands) == 2 and all(len(o) == 1 for o in operands):
                 dots.append((operands[0][0], operands[1][0]))
-    return Program(tuple(arrays), tuple(dots), tuple(targets), _fingerprint(text))
+    operations = tuple((i.opcode, i.result[0]) for i in instructions if len(i.result) == 1)
+    return Program(tuple(arrays), tuple(dots), tuple(targets), _fingerprint(text), operations)
 
 
 def _instructions(text: str) -> list[_Instruction]:

@@ -25,17 +25,19 @@ Probe = Callable[[Program, Program, Spec], Evidence]
 """(program of the arm, program of the baseline, sizes) -> Evidence."""
 
 
-def custom_call(target_part: str) -> Probe:
-    """A probe that wants a custom call whose target contains `target_part`, which the baseline has not."""
+def custom_call(*target_parts: str) -> Probe:
+    """A probe that wants a custom call whose target contains one of `target_parts`, which the baseline has not."""
 
     def probe(program: Program, baseline: Program, spec: Spec) -> Evidence:
         del spec
-        ours = [target for target in program.custom_calls if target_part in target]
-        theirs = [target for target in baseline.custom_calls if target_part in target]
-        text = (
-            f"{len(ours)} custom calls to {', '.join(sorted(set(ours))) or target_part}, {len(theirs)} in the baseline"
+        ours, theirs = (
+            [target for target in which.custom_calls if any(part in target for part in target_parts)]
+            for which in (program, baseline)
         )
-        return Evidence(bool(ours) and not theirs, text)
+        named = ", ".join(sorted(set(ours))) or " or ".join(target_parts)
+        return Evidence(
+            bool(ours) and not theirs, f"{len(ours)} custom calls to {named}, {len(theirs)} in the baseline"
+        )
 
     return probe
 
@@ -85,6 +87,44 @@ def bf16_dense(program: Program, baseline: Program, spec: Spec) -> Evidence:
     ours, theirs = count(program), count(baseline)
     text = f"{ours} bf16 x bf16 products with an MLP weight, {theirs} in the baseline"
     return Evidence(ours > theirs, text)
+
+
+def bf16_activations(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """An arm with bf16 between the ops makes bf16 arrays of rows x width, which the float32 baseline never does."""
+    rows = _per_device(spec.rows, spec)
+
+    def is_activation(array: Array) -> bool:
+        return array.dtype == "bf16" and array.size == rows * spec.d_model
+
+    ours, theirs = (sum(map(is_activation, which.arrays)) for which in (program, baseline))
+    text = f"{ours} arrays of bf16[{rows},{spec.d_model}] (rows x width) are made, {theirs} in the baseline"
+    return Evidence(ours > 0 and theirs == 0, text)
+
+
+def own_norm_gradient(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """Automatic differentiation divides once a row, for the derivative of 1/deviation; the norm's own VJP does not."""
+    rows = _per_device(spec.rows, spec)
+    per_row = {(rows,), (rows // spec.seq_len, spec.seq_len)}  # a softmax divides by numbers that have heads, too
+
+    def is_per_row(array: Array) -> bool:
+        return tuple(size for size in array.dims if size > 1) in per_row
+
+    ours, theirs = (
+        sum(opcode == "divide" and is_per_row(array) for opcode, array in which.operations)
+        for which in (program, baseline)
+    )
+    return Evidence(ours < theirs, f"{ours} divisions of one number a row, {theirs} in the baseline")
+
+
+def no_random_bits(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """The baseline draws a random integer an element, in arrays of their own; a hash is computed where it is used."""
+    rows = _per_device(spec.rows, spec)
+    shape = f"u32[{rows},{spec.d_model}] (random bits)"
+
+    def is_bits(array: Array) -> bool:
+        return array.dtype == "u32" and array.size == rows * spec.d_model
+
+    return _vanished(program, baseline, is_bits, shape, shared=True)
 
 
 def _vanished(

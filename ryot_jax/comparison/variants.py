@@ -10,6 +10,7 @@ from typing import Literal
 from ryot_jax.comparison import hlo, probes
 from ryot_jax.comparison.probes import Evidence, Probe
 from ryot_jax.kernels import KernelPlan, Spec
+from ryot_jax.kernels.plan import shown
 from ryot_jax.runtime.errors import ConfigError
 
 Equivalence = Literal["bitwise", "allclose", "statistical"]
@@ -35,8 +36,8 @@ class Optimization:
     probe: Mapping[str, Probe]
 
     def implementation(self, plan: KernelPlan) -> str:
-        """The implementation that `plan` uses."""
-        return getattr(plan, self.name)
+        """The implementation that `plan` uses, as it is shown to people."""
+        return shown(getattr(plan, self.name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Variant:
 
 OPTIMIZATIONS = (
     Optimization(
+        name="activations",
+        switch="optimizations.activations",
+        equivalence="statistical",
+        description="bf16 arrays between the ops of a block, forward and backward; the residual stream stays float32",
+        probe={"bfloat16": probes.bf16_activations},
+    ),
+    Optimization(
         name="linear_cross_entropy",
         switch="optimizations.linear_cross_entropy",
         equivalence="allclose",
@@ -60,14 +68,35 @@ OPTIMIZATIONS = (
         switch="optimizations.attention",
         equivalence="allclose",
         description="causal attention in blocks, without the masked half and the whole score array",
-        probe={"xla": probes.no_scores, "cpu": probes.custom_call("ryot_attention")},
+        probe={"xla": probes.no_scores, "cpu": probes.custom_call("ryot_attention", "ryot_packed_attention")},
     ),
     Optimization(
         name="dense",
         switch="optimizations.dense",
         equivalence="statistical",
-        description="dense products of bf16 operands with f32 sums, forward and backward",
-        probe={"xla_bf16": probes.bf16_dense, "cpu": probes.custom_call("ryot_dense")},
+        description="dense products with activation and residual sum in one op (cpu), or of bf16 operands (xla)",
+        probe={"xla": probes.bf16_dense, "cpu": probes.custom_call("ryot_dense")},
+    ),
+    Optimization(
+        name="norm",
+        switch="optimizations.norm",
+        equivalence="allclose",
+        description="layer norm or RMS norm that keeps two numbers a row for its backward pass",
+        probe={"xla": probes.own_norm_gradient, "cpu": probes.custom_call("ryot_norm")},
+    ),
+    Optimization(
+        name="embedding",
+        switch="optimizations.embedding",
+        equivalence="allclose",
+        description="gradient of the embedding added up in all threads",
+        probe={"cpu": probes.custom_call("ryot_embedding")},
+    ),
+    Optimization(
+        name="dropout",
+        switch="optimizations.dropout",
+        equivalence="statistical",
+        description="dropout masks hashed from a counter in the pass that applies them, never stored",
+        probe={"hash": probes.no_random_bits},
     ),
 )
 

@@ -1,99 +1,255 @@
-"""Causal multi-head attention.
+"""Multi-head attention: grouped heads, causal and sliding-window masks, padding.
 
-`reference` scores every query against every key and masks half of it away; `xla` and `cpu` never compute most
-of that half. Masks other than the causal one, windows and grouped heads are not here.
+`reference` scores every query against every key and masks what must not be seen; `xla` and `cpu` never compute most
+of what the causal mask or the window takes away.
 """
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ryot_jax.kernels import cpu
+from ryot_jax.kernels.operands import accumulator, choose, operand
 
-_QUERY_BLOCKS = 4  # of the `xla` implementation: computes 5/8 of the score matrix; more blocks are slower products
+# Of the `xla` implementation: four blocks of queries compute 5/8 of the causal score matrix, and more of them are
+# slower products; narrow windows are worth more blocks, but each is unrolled into the program.
+_QUERY_BLOCKS, _MAX_QUERY_BLOCKS = 4, 16
 
 
 def attention(
-    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, *, implementation: str = "reference"
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    mask_BS: jax.Array | None = None,
+    implementation: str = "reference",
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(K) + causal mask) v for each head.
+    """softmax(q k^T / sqrt(K) + mask) v for each head.
 
     Args:
       q_BTHK: queries. B sequences, T positions, H heads, K head width. Scores and softmax are float32
         (float64 where q is).
-      k_BTHK: keys, same shape and dtype.
-      v_BTHK: values, same shape and dtype.
-      implementation: 'reference', 'xla' (blocks of queries against the keys that they can see) or 'cpu' (C++
-        in float32; Dao et al. 2022, arXiv:2205.14135, keeps one number per query for the backward pass).
+      k_BSGK: keys, S positions, G heads; G divides H, and query head h reads head h // (H // G). Same dtype.
+      v_BSGK: values, of the keys' shape and dtype.
+      causal: query t sees keys s <= t only; needs S = T.
+      window: query t sees keys s > t - window only: its own and the window - 1 before it. Needs `causal`.
+      mask_BS: bool; keys where it is False are padding, which no query sees. Their values must be finite.
+      implementation: 'reference', 'xla' (blocks of queries against the keys that they can see) or 'cpu' (C++, float32
+        and bfloat16; Dao et al. 2022, arXiv:2205.14135, keeps one number per query for the backward pass).
 
     Returns:
-      o_BTHK: weighted values, in v's dtype. Differentiable in q, k, v (once for 'cpu').
+      o_BTHK: weighted values, in q's dtype; zeros, with zero gradients, for a query that sees no key.
+      Differentiable in q, k, v (once for 'cpu').
 
     Raises:
-      ValueError: shapes differ, or the implementation is not known.
+      ValueError: shapes or options do not fit together, or the implementation is not known.
       TypeError: the implementation cannot take the dtypes.
     """
-    if q_BTHK.ndim != 4 or not q_BTHK.shape == k_BTHK.shape == v_BTHK.shape:
-        raise ValueError(f"need q, k, v of one shape [B,T,H,K]; got {q_BTHK.shape}, {k_BTHK.shape}, {v_BTHK.shape}")
-    if implementation not in _IMPLEMENTATIONS:
-        raise ValueError(f"implementation={implementation!r} is not one of {sorted(_IMPLEMENTATIONS)}")
-    return _IMPLEMENTATIONS[implementation](q_BTHK, k_BTHK, v_BTHK)
+    if q_BTHK.ndim != 4 or k_BSGK.ndim != 4 or k_BSGK.shape != v_BSGK.shape:
+        raise ValueError(f"need q[B,T,H,K], k and v[B,S,G,K]; got {q_BTHK.shape}, {k_BSGK.shape}, {v_BSGK.shape}")
+    (B, T, H, K), (_, S, G, _) = q_BTHK.shape, k_BSGK.shape
+    if k_BSGK.shape != (B, S, G, K) or G == 0 or H % G:
+        raise ValueError(f"q{q_BTHK.shape} and k{k_BSGK.shape} do not fit together; the heads of k divide those of q")
+    if causal and S != T:
+        raise ValueError(f"causal attention needs as many keys as queries; got {S} and {T}")
+    visible = _checked(causal, window, mask_BS, (B, S))
+    if len(dtypes := {str(array.dtype) for array in (q_BTHK, k_BSGK, v_BSGK)}) > 1:
+        raise TypeError(f"need q, k, v of one dtype; got {sorted(dtypes)}")
+    return choose(_IMPLEMENTATIONS, implementation, q_BTHK)(visible, q_BTHK, k_BSGK, v_BSGK, mask_BS)
 
 
-def _masked(q_BQHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, first_query: int) -> jax.Array:
-    """Queries first_query, first_query + 1, ... against keys 0, 1, ..."""
-    queries, keys = q_BQHK.shape[1], k_BSHK.shape[1]
-    accumulate = jnp.promote_types(q_BQHK.dtype, jnp.float32)
-    q_BQHK = q_BQHK * jnp.asarray(q_BQHK.shape[-1] ** -0.5, q_BQHK.dtype)
-    scores_BHQS = jnp.einsum("bqhk,bshk->bhqs", q_BQHK, k_BSHK, preferred_element_type=accumulate)
-    visible_QS = first_query + jnp.arange(queries)[:, None] >= jnp.arange(keys)[None, :]
-    weights_BHQS = jax.nn.softmax(jnp.where(visible_QS[None, None], scores_BHQS, -jnp.inf), axis=-1)
-    o_BQHK = jnp.einsum("bhqs,bshk->bqhk", weights_BHQS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=accumulate)
-    return o_BQHK.astype(v_BSHK.dtype)
+def packed_attention(
+    qkv_BTNK: jax.Array,
+    n_heads: int,
+    *,
+    n_kv_heads: int | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    mask_BS: jax.Array | None = None,
+    implementation: str = "reference",
+) -> jax.Array:
+    """`attention` of one array that holds the heads of queries, keys and values, in this order.
+
+    'cpu' reads and writes the array in place of three copies; the others cut it apart. What is not said here is as in
+    `attention`.
+
+    Args:
+      qkv_BTNK: N = n_heads + 2 n_kv_heads heads.
+      n_heads: H, the heads of the queries.
+      n_kv_heads: G, those of the keys, and of the values; None: as many as queries'.
+      causal: as in `attention`.
+      window: as in `attention`.
+      mask_BS: as in `attention`, with S = T.
+      implementation: 'reference', 'xla' or 'cpu'.
+
+    Returns:
+      o_BTHK, in the dtype of qkv.
+
+    Raises:
+      ValueError: shapes or options do not fit together, or the implementation is not known.
+      TypeError: the implementation cannot take the dtypes.
+    """
+    H, G = n_heads, n_heads if n_kv_heads is None else n_kv_heads
+    if qkv_BTNK.ndim != 4 or H < 1 or G < 1 or H % G or qkv_BTNK.shape[2] != H + 2 * G:
+        raise ValueError(f"need qkv[B,T,H+2G,K] where G divides H; got {qkv_BTNK.shape} for H = {H}, G = {G}")
+    if implementation != "cpu":
+        q_BTHK, k_BTGK, v_BTGK = jnp.split(qkv_BTNK, [H, H + G], axis=2)
+        return attention(
+            q_BTHK, k_BTGK, v_BTGK, causal=causal, window=window, mask_BS=mask_BS, implementation=implementation
+        )
+    visible = _checked(causal, window, mask_BS, qkv_BTNK.shape[:2])
+    return choose({"cpu": _cpu_packed}, implementation, qkv_BTNK)(visible, H, qkv_BTNK, mask_BS)
 
 
-def _reference(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
-    return _masked(q_BTHK, k_BTHK, v_BTHK, first_query=0)
+class _Visible(NamedTuple):
+    """Which keys a query can see, beside the padding mask."""
+
+    causal: bool
+    window: int | None
+
+    def matrix(self, queries: range, keys: range) -> jax.Array | None:
+        """visible_QS, or None where all is visible."""
+        if not self.causal:
+            return None
+        behind_QS = (queries.start + jnp.arange(len(queries)))[:, None] - (keys.start + jnp.arange(len(keys)))[None, :]
+        return behind_QS >= 0 if self.window is None else (behind_QS >= 0) & (behind_QS < self.window)
+
+    def attributes(self) -> dict[str, np.int64]:
+        """The same for a handler."""
+        return {"causal": np.int64(self.causal), "window": np.int64(self.window or 0)}
 
 
-def _xla(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
+def _checked(causal: bool, window: int | None, mask_BS: jax.Array | None, shape: tuple[int, ...]) -> _Visible:
+    if window is not None and (window < 1 or not causal):
+        raise ValueError(f"window={window}: needs causal attention and at least the query's own key")
+    if mask_BS is not None and mask_BS.shape != shape:
+        raise ValueError(f"need mask[B,S] = {shape}; got {mask_BS.shape}")
+    if mask_BS is not None and mask_BS.dtype != jnp.bool_:
+        raise TypeError(f"need a bool mask; got {mask_BS.dtype}")
+    return _Visible(causal, window)
+
+
+def _masked(
+    q_BQHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, visible_QS: jax.Array | None, mask_BS: jax.Array | None
+) -> jax.Array:
+    """Every query against every key, then the masks."""
+    accumulate = accumulator(q_BQHK.dtype)
+    (B, Q, H, K), G = q_BQHK.shape, k_BSGK.shape[2]
+    q_BQGRK = (q_BQHK * jnp.asarray(K**-0.5, q_BQHK.dtype)).reshape(B, Q, G, H // G, K)
+    scores_BGRQS = jnp.einsum("bqgrk,bsgk->bgrqs", q_BQGRK, k_BSGK, preferred_element_type=accumulate)
+    visible = None if visible_QS is None else visible_QS[None, None, None]
+    if mask_BS is None:
+        if visible is not None:
+            scores_BGRQS = jnp.where(visible, scores_BGRQS, -jnp.inf)
+        weights_BGRQS = jax.nn.softmax(scores_BGRQS, axis=-1)
+    else:
+        padding = mask_BS[:, None, None, None]
+        visible = padding if visible is None else visible & padding
+        # A query that sees no key: no softmax of nothing, whose gradient would be NaN, and no weights.
+        sees = jnp.any(visible, axis=-1, keepdims=True)
+        scores_BGRQS = jnp.where(sees, jnp.where(visible, scores_BGRQS, -jnp.inf), 0)
+        weights_BGRQS = jnp.where(sees, jax.nn.softmax(scores_BGRQS, axis=-1), 0)
+    weights_BGRQS = weights_BGRQS.astype(v_BSGK.dtype)
+    o_BQGRK = jnp.einsum("bgrqs,bsgk->bqgrk", weights_BGRQS, v_BSGK, preferred_element_type=accumulate)
+    return o_BQGRK.reshape(B, Q, H, K).astype(v_BSGK.dtype)
+
+
+def _reference(
+    visible: _Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
+) -> jax.Array:
+    visible_TS = visible.matrix(range(q_BTHK.shape[1]), range(k_BSGK.shape[1]))
+    return _masked(q_BTHK, k_BSGK, v_BSGK, visible_TS, mask_BS)
+
+
+def _xla(
+    visible: _Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
+) -> jax.Array:
+    if not visible.causal:
+        return _reference(visible, q_BTHK, k_BSGK, v_BSGK, mask_BS)
     length = q_BTHK.shape[1]
-    block = max(1, -(-length // _QUERY_BLOCKS))
+    window = length if visible.window is None else visible.window
+    block = max(1, -(-length // _MAX_QUERY_BLOCKS), min(-(-length // _QUERY_BLOCKS), window))
     outputs = []
     for start in range(0, length, block):
-        end = min(start + block, length)
-        outputs.append(_masked(q_BTHK[:, start:end], k_BTHK[:, :end], v_BTHK[:, :end], first_query=start))
+        queries = range(start, min(start + block, length))
+        keys = range(max(0, start + 1 - window), queries.stop)
+        outputs.append(
+            _masked(
+                q_BTHK[:, queries.start : queries.stop],
+                k_BSGK[:, keys.start : keys.stop],
+                v_BSGK[:, keys.start : keys.stop],
+                visible.matrix(queries, keys),
+                None if mask_BS is None else mask_BS[:, keys.start : keys.stop],
+            )
+        )
     return jnp.concatenate(outputs, axis=1)
 
 
-def _cpu_forward(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    dtypes = {str(array.dtype) for array in (q_BTHK, k_BTHK, v_BTHK)}
-    if dtypes != {"float32"}:
-        raise TypeError(f"implementation='cpu' takes float32; got {sorted(dtypes)}")
-    batch, length, heads, _ = q_BTHK.shape
-    out = (
-        jax.ShapeDtypeStruct(q_BTHK.shape, jnp.float32),
-        jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
-    )
-    o_BTHK, log_sum_exp_BHT = cpu.call("ryot_attention_forward", out, q_BTHK, k_BTHK, v_BTHK)
-    return o_BTHK, (q_BTHK, k_BTHK, v_BTHK, o_BTHK, log_sum_exp_BHT)
+def _outputs(o_shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Of both forward handlers: o, and the logarithm of each query's sum of exponentials."""
+    B, T, H, _ = o_shape
+    return jax.ShapeDtypeStruct(o_shape, dtype), jax.ShapeDtypeStruct((B, H, T), jnp.float32)
 
 
-def _cpu_backward(residuals: tuple[jax.Array, ...], do_BTHK: jax.Array) -> tuple[jax.Array, ...]:
-    out = [jax.ShapeDtypeStruct(do_BTHK.shape, jnp.float32)] * 3
-    return tuple(cpu.call("ryot_attention_backward", out, *residuals, do_BTHK))
+def _like(*arrays: jax.Array) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays)
 
 
-@jax.custom_vjp
-def _cpu(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
-    return _cpu_forward(q_BTHK, k_BTHK, v_BTHK)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cpu(
+    visible: _Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
+) -> jax.Array:
+    return _cpu_forward(visible, q_BTHK, k_BSGK, v_BSGK, mask_BS)[0]
+
+
+def _cpu_forward(
+    visible: _Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    operands = q_BTHK, k_BSGK, v_BSGK, operand(mask_BS, jnp.bool_)
+    out = _outputs(q_BTHK.shape, q_BTHK.dtype)
+    o_BTHK, log_sum_exp_BHT = cpu.call("ryot_attention_forward", out, *operands, **visible.attributes())
+    return o_BTHK, (*operands, o_BTHK, log_sum_exp_BHT)
+
+
+def _cpu_backward(visible: _Visible, saved: tuple[jax.Array, ...], do_BTHK: jax.Array) -> tuple[jax.Array | None, ...]:
+    gradients = cpu.call("ryot_attention_backward", _like(*saved[:3]), *saved, do_BTHK, **visible.attributes())
+    return (*gradients, None)
 
 
 _cpu.defvjp(_cpu_forward, _cpu_backward)
 
-_IMPLEMENTATIONS: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
-    "reference": _reference,
-    "xla": _xla,
-    "cpu": _cpu,
-}
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _cpu_packed(visible: _Visible, n_heads: int, qkv_BTNK: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
+    return _cpu_packed_forward(visible, n_heads, qkv_BTNK, mask_BT)[0]
+
+
+def _cpu_packed_forward(
+    visible: _Visible, n_heads: int, qkv_BTNK: jax.Array, mask_BT: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    B, T, _, K = qkv_BTNK.shape
+    operands = qkv_BTNK, operand(mask_BT, jnp.bool_)
+    attributes = visible.attributes() | {"n_heads": np.int64(n_heads)}
+    out = _outputs((B, T, n_heads, K), qkv_BTNK.dtype)
+    o_BTHK, log_sum_exp_BHT = cpu.call("ryot_packed_attention_forward", out, *operands, **attributes)
+    return o_BTHK, (*operands, o_BTHK, log_sum_exp_BHT)
+
+
+def _cpu_packed_backward(
+    visible: _Visible, n_heads: int, saved: tuple[jax.Array, ...], do_BTHK: jax.Array
+) -> tuple[jax.Array, None]:
+    attributes = visible.attributes() | {"n_heads": np.int64(n_heads)}
+    (dqkv_BTNK,) = cpu.call("ryot_packed_attention_backward", _like(saved[0]), *saved, do_BTHK, **attributes)
+    return dqkv_BTNK, None
+
+
+_cpu_packed.defvjp(_cpu_packed_forward, _cpu_packed_backward)
+
+_Apply = Callable[[_Visible, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+_IMPLEMENTATIONS: dict[str, _Apply] = {"reference": _reference, "xla": _xla, "cpu": _cpu}

@@ -1,170 +1,252 @@
 """Linear layer and softmax cross-entropy as one op.
 
 The logits of a language model are its largest array. `reference` makes them all at once; `xla` and `cpu` make
-them chunk by chunk and compute the gradients in the forward pass, while a chunk's logits are at hand (Hsu et
-al. 2024, "Liger Kernel", arXiv:2410.10989): three matrix products instead of the four that recomputing would
-take.
+them chunk by chunk. Where the losses are added up they compute the gradients in the forward pass, while a chunk's
+logits are at hand (Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989): three matrix products instead of the four that
+recomputing takes where the losses stay apart.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ryot_jax.kernels import cpu
-
-Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# The same, and the gradients with respect to x and w.
-LossAndGradients = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+from ryot_jax.kernels.operands import accumulator, choose, operand
 
 _CHUNK_ROWS = 512  # of the `xla` implementation: large enough for full-speed products, an eighth of a small batch
 
 
 def linear_cross_entropy(
-    x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array, *, implementation: str = "reference"
-) -> tuple[jax.Array, jax.Array]:
-    """Sum over rows of the cross-entropy of softmax(x w^T) with integer targets, in nats.
+    x_ND: jax.Array,
+    w_VD: jax.Array,
+    targets_N: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+    reduction: str = "sum",
+    implementation: str = "reference",
+) -> Any:
+    """Cross-entropy of softmax(x w^T) with integer targets, in nats.
 
-    For a row n with 0 <= targets[n] < V the loss is log(sum_v exp(x_n . w_v)) - x_n . w_targets[n]. A row
-    with a target below zero adds nothing to the loss, the count or the gradients. Logits and sums are
-    float32 (float64 where x is).
+    With logits l_v = x_n . w_v, or c tanh(x_n . w_v / c) with a soft cap c (Gemma 2, arXiv:2408.00118), and
+    z = log(sum_v exp(l_v)), a row with 0 <= target < V has the loss
+    z - (1 - label_smoothing) l_target - label_smoothing mean_v(l_v) + z_loss z^2 (arXiv:1512.00567, arXiv:2204.02311).
+    A row with a target below zero adds nothing to the loss, the count or the gradients; a target of V or more makes
+    the row's loss NaN. Logits and sums are float32 (float64 where x is).
 
     Args:
       x_ND: activations, any float dtype. Products run in this dtype and accumulate in float32.
       w_VD: output embedding; cast to x's dtype for the products, its gradient comes in its own dtype.
       targets_N: integer class of each row; below zero: ignore the row.
-      implementation: 'reference', 'xla' or 'cpu' (C++; float32 only).
+      label_smoothing: share of the target's probability that is spread over all classes, in [0, 1].
+      z_loss: weight of z^2, per nat.
+      soft_cap: bound on the size of the logits, or None.
+      reduction: 'sum', or 'none'.
+      implementation: 'reference', 'xla' or 'cpu' (C++; x in float32 or bfloat16).
 
     Returns:
-      loss_sum: scalar; differentiable in x and w (once for 'xla' and 'cpu'), with any cotangent.
-      n_targets: scalar float32, the number of rows that count.
+      With 'sum': loss_sum, a scalar, and n_targets, a float32 scalar: the number of rows that count. With 'none':
+      losses_N. Differentiable in x and w (once for 'xla' and 'cpu'), with any cotangent.
 
     Raises:
-      ValueError: shapes do not fit, or the implementation is not known.
+      ValueError: shapes or options do not fit, or the implementation is not known.
       TypeError: the implementation cannot take the dtypes.
     """
     if x_ND.ndim != 2 or w_VD.ndim != 2 or targets_N.ndim != 1:
         raise ValueError(f"need x[N,D], w[V,D], targets[N]; got {x_ND.shape}, {w_VD.shape}, {targets_N.shape}")
     if x_ND.shape[1] != w_VD.shape[1] or x_ND.shape[0] != targets_N.shape[0]:
         raise ValueError(f"x{x_ND.shape}, w{w_VD.shape} and targets{targets_N.shape} do not fit together")
-    if implementation not in _IMPLEMENTATIONS:
-        raise ValueError(f"implementation={implementation!r} is not one of {sorted(_IMPLEMENTATIONS)}")
-    loss_sum = _IMPLEMENTATIONS[implementation](x_ND, w_VD, targets_N)
-    return loss_sum, jnp.sum(targets_N >= 0).astype(jnp.float32)
+    if not jnp.issubdtype(targets_N.dtype, jnp.integer):
+        raise TypeError(f"need integer targets; got {targets_N.dtype}")
+    if not 0 <= label_smoothing <= 1 or (soft_cap is not None and soft_cap <= 0):
+        raise ValueError(f"need label_smoothing in [0, 1] and soft_cap > 0; got {label_smoothing}, {soft_cap}")
+    if reduction not in ("sum", "none"):
+        raise ValueError(f"reduction={reduction!r} is not 'sum' or 'none'")
+    terms = _Terms(float(label_smoothing), float(z_loss), None if soft_cap is None else float(soft_cap))
+    by_reduction = choose(_IMPLEMENTATIONS, implementation, x_ND)
+    losses = by_reduction[reduction](terms, x_ND, w_VD, targets_N)
+    return losses if reduction == "none" else (losses, jnp.sum(targets_N >= 0).astype(jnp.float32))
 
 
-def _logits(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
-    accumulate = jnp.promote_types(x_ND.dtype, jnp.float32)
-    return jnp.matmul(x_ND, w_VD.astype(x_ND.dtype).T, preferred_element_type=accumulate)
+class _Terms(NamedTuple):
+    """What the loss is made of."""
+
+    label_smoothing: float
+    z_loss: float
+    soft_cap: float | None
+
+    def attributes(self) -> dict[str, np.float32]:
+        """The same for a handler."""
+        return {name: np.float32(value or 0) for name, value in self._asdict().items()}
 
 
-def _target_logits(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
+def _logits(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
+    logits_NV = jnp.matmul(x_ND, w_VD.astype(x_ND.dtype).T, preferred_element_type=accumulator(x_ND.dtype))
+    return logits_NV if terms.soft_cap is None else terms.soft_cap * jnp.tanh(logits_NV / terms.soft_cap)
+
+
+def _losses(terms: _Terms, logits_NV: jax.Array, log_sum_exp_N: jax.Array, targets_N: jax.Array) -> jax.Array:
     # Under 'fill' a target beyond the vocabulary makes the loss NaN, not another word's loss.
     index_N1 = jnp.maximum(targets_N, 0)[:, None]
-    return jnp.take_along_axis(logits_NV, index_N1, axis=1, mode="fill")[:, 0]
+    target_N = jnp.take_along_axis(logits_NV, index_N1, axis=1, mode="fill")[:, 0]
+    losses_N = log_sum_exp_N - (1 - terms.label_smoothing) * target_N
+    if terms.label_smoothing:
+        losses_N = losses_N - terms.label_smoothing * jnp.mean(logits_NV, axis=-1)
+    if terms.z_loss:
+        losses_N = losses_N + terms.z_loss * jnp.square(log_sum_exp_N)
+    return jnp.where(targets_N >= 0, losses_N, 0)
 
 
-def _reference(x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
-    logits_NV = _logits(x_ND, w_VD)
-    losses_N = jax.nn.logsumexp(logits_NV, axis=-1) - _target_logits(logits_NV, targets_N)
-    return jnp.sum(jnp.where(targets_N >= 0, losses_N, 0))
+def _reference(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    logits_NV = _logits(terms, x_ND, w_VD)
+    return _losses(terms, logits_NV, jax.nn.logsumexp(logits_NV, axis=-1), targets_N)
 
 
-def _gradients_in_forward(loss: Loss, loss_and_gradients: LossAndGradients) -> Loss:
-    """A custom-VJP op whose backward pass only scales gradients that the forward pass has computed."""
+def _reference_sum(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    return jnp.sum(_reference(terms, x_ND, w_VD, targets_N))
 
-    @jax.custom_vjp
-    def op(x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
-        return loss(x_ND, w_VD, targets_N)
+
+_Op = Callable[[_Terms, jax.Array, jax.Array, jax.Array], jax.Array]
+# Losses, dx and dw for weights of the rows; None: one.
+_Gradients = Callable[
+    [_Terms, jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]
+]
+
+
+def _gradients_in_forward(losses: _Op, gradients: _Gradients) -> _Op:
+    """The sum of the losses, whose backward pass only scales gradients that the forward pass has computed."""
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def op(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+        return jnp.sum(losses(terms, x_ND, w_VD, targets_N))
 
     def forward(
-        x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
+        terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        value, dx_ND, dw_VD = loss_and_gradients(x_ND, w_VD, targets_N)
-        return value, (dx_ND, dw_VD)
+        losses_N, dx_ND, dw_VD = gradients(terms, x_ND, w_VD, targets_N, None)
+        return jnp.sum(losses_N), (dx_ND, dw_VD.astype(w_VD.dtype))
 
-    def backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array, None]:
-        dx_ND, dw_VD = residuals
+    def backward(
+        terms: _Terms, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    ) -> tuple[jax.Array, jax.Array, None]:
+        del terms
+        dx_ND, dw_VD = saved
         return (cotangent * dx_ND).astype(dx_ND.dtype), (cotangent * dw_VD).astype(dw_VD.dtype), None
 
     op.defvjp(forward, backward)
     return op
 
 
-def _chunks(x_ND: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows in chunks [n, C, D] and [n, C]; the last one filled up with rows that are ignored."""
-    rows = x_ND.shape[0]
+def _gradients_in_backward(losses: _Op, gradients: _Gradients) -> _Op:
+    """The losses; the backward pass makes the logits once more, as each row has a cotangent of its own."""
+    op = jax.custom_vjp(losses, nondiff_argnums=(0,))
+
+    def forward(
+        terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+        return losses(terms, x_ND, w_VD, targets_N), (x_ND, w_VD, targets_N)
+
+    def backward(
+        terms: _Terms, saved: tuple[jax.Array, jax.Array, jax.Array], cotangent_N: jax.Array
+    ) -> tuple[jax.Array, jax.Array, None]:
+        x_ND, w_VD, targets_N = saved
+        _, dx_ND, dw_VD = gradients(terms, x_ND, w_VD, targets_N, cotangent_N)
+        return dx_ND, dw_VD.astype(w_VD.dtype), None
+
+    op.defvjp(forward, backward)
+    return op
+
+
+def _chunks(rows_N: jax.Array, fill: int) -> jax.Array:
+    """[N, ...] in chunks [n, C, ...]; the last one filled up with `fill`."""
+    rows = rows_N.shape[0]
     chunk = min(_CHUNK_ROWS, max(rows, 1))
-    n = max(1, -(-rows // chunk))
-    fill = n * chunk - rows
-    x_nCD = jnp.pad(x_ND, ((0, fill), (0, 0))).reshape(n, chunk, -1)
-    return x_nCD, jnp.pad(targets_N, (0, fill), constant_values=-1).reshape(n, chunk)
+    missing = -rows % chunk
+    padding = ((0, missing),) + ((0, 0),) * (rows_N.ndim - 1)
+    return jnp.pad(rows_N, padding, constant_values=fill).reshape(-1, chunk, *rows_N.shape[1:])
 
 
-def _chunk_loss(x_CD: jax.Array, w_VD: jax.Array, targets_C: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Loss sum, and numerator and denominator of the softmax."""
-    logits_CV = _logits(x_CD, w_VD)
-    top_C1 = jnp.max(logits_CV, axis=-1, keepdims=True)
-    exp_CV = jnp.exp(logits_CV - top_C1)
-    sum_C1 = jnp.sum(exp_CV, axis=-1, keepdims=True)
-    losses_C = (top_C1 + jnp.log(sum_C1))[:, 0] - _target_logits(logits_CV, targets_C)
-    return jnp.sum(jnp.where(targets_C >= 0, losses_C, 0)), exp_CV, sum_C1
-
-
-def _xla_loss(x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
-    def body(loss: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return loss + _chunk_loss(chunk[0], w_VD, chunk[1])[0], None
-
-    zero = jnp.zeros((), jnp.promote_types(x_ND.dtype, jnp.float32))
-    return lax.scan(body, zero, _chunks(x_ND, targets_N))[0]
-
-
-def _xla_loss_and_gradients(
-    x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
+def _chunk_losses(
+    terms: _Terms, x_CD: jax.Array, w_VD: jax.Array, targets_C: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    accumulate = jnp.promote_types(x_ND.dtype, jnp.float32)
-    classes_V = jnp.arange(w_VD.shape[0], dtype=targets_N.dtype)
+    """Losses, logits and the logarithm of their sum of exponentials."""
+    logits_CV = _logits(terms, x_CD, w_VD)
+    top_C1 = jnp.max(logits_CV, axis=-1, keepdims=True)
+    log_sum_exp_C1 = top_C1 + jnp.log(jnp.sum(jnp.exp(logits_CV - top_C1), axis=-1, keepdims=True))
+    return _losses(terms, logits_CV, log_sum_exp_C1[:, 0], targets_C), logits_CV, log_sum_exp_C1
+
+
+def _xla_losses(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    losses_nC = lax.map(
+        lambda chunk: _chunk_losses(terms, chunk[0], w_VD, chunk[1])[0], (_chunks(x_ND, 0), _chunks(targets_N, -1))
+    )
+    return losses_nC.reshape(-1)[: x_ND.shape[0]]
+
+
+def _xla_gradients(
+    terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    accumulate = accumulator(x_ND.dtype)
+    classes_1V = jnp.arange(w_VD.shape[0], dtype=targets_N.dtype)[None, :]
+    weights_N = jnp.ones(targets_N.shape, accumulate) if weights_N is None else weights_N.astype(accumulate)
+    weights_N = jnp.where(targets_N >= 0, weights_N, 0)
 
     def body(
-        carry: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        loss, dw_VD = carry
-        x_CD, targets_C = chunk
-        chunk_loss, exp_CV, sum_C1 = _chunk_loss(x_CD, w_VD, targets_C)
-        is_target_CV = classes_V[None, :] == targets_C[:, None]
-        dlogits_CV = jnp.where((targets_C >= 0)[:, None], exp_CV / sum_C1 - is_target_CV, 0).astype(x_CD.dtype)
+        dw_VD: jax.Array, chunk: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        x_CD, targets_C, weights_C = chunk
+        losses_C, logits_CV, log_sum_exp_C1 = _chunk_losses(terms, x_CD, w_VD, targets_C)
+        dlogits_CV = jnp.exp(logits_CV - log_sum_exp_C1)
+        if terms.z_loss:
+            dlogits_CV = dlogits_CV * (1 + 2 * terms.z_loss * log_sum_exp_C1)
+        dlogits_CV = dlogits_CV - (1 - terms.label_smoothing) * (classes_1V == targets_C[:, None])
+        if terms.label_smoothing:
+            dlogits_CV = dlogits_CV - terms.label_smoothing / w_VD.shape[0]
+        if terms.soft_cap is not None:
+            dlogits_CV = dlogits_CV * (1 - jnp.square(logits_CV / terms.soft_cap))
+        dlogits_CV = jnp.where((targets_C >= 0)[:, None], dlogits_CV * weights_C[:, None], 0).astype(x_CD.dtype)
         dx_CD = jnp.matmul(dlogits_CV, w_VD.astype(x_CD.dtype), preferred_element_type=accumulate)
         dw_VD = dw_VD + jnp.matmul(dlogits_CV.T, x_CD, preferred_element_type=accumulate)
-        return (loss + chunk_loss, dw_VD), dx_CD.astype(x_CD.dtype)
+        return dw_VD, (losses_C, dx_CD.astype(x_CD.dtype))
 
-    carry = jnp.zeros((), accumulate), jnp.zeros(w_VD.shape, accumulate)
-    (loss, dw_VD), dx_nCD = lax.scan(body, carry, _chunks(x_ND, targets_N))
-    dx_ND = dx_nCD.reshape(-1, x_ND.shape[1])[: x_ND.shape[0]]
-    return loss, dx_ND, dw_VD.astype(w_VD.dtype)
-
-
-def _check_cpu(x_ND: jax.Array, w_VD: jax.Array) -> None:
-    if x_ND.dtype != jnp.float32 or w_VD.dtype != jnp.float32:
-        raise TypeError(f"implementation='cpu' takes float32; got x {x_ND.dtype}, w {w_VD.dtype}")
+    chunks = _chunks(x_ND, 0), _chunks(targets_N, -1), _chunks(weights_N, 0)
+    dw_VD, (losses_nC, dx_nCD) = lax.scan(body, jnp.zeros(w_VD.shape, accumulate), chunks)
+    rows = x_ND.shape[0]
+    return losses_nC.reshape(-1)[:rows], dx_nCD.reshape(-1, x_ND.shape[1])[:rows], dw_VD
 
 
-def _cpu_loss(x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
-    _check_cpu(x_ND, w_VD)
-    out = jax.ShapeDtypeStruct((), jnp.float32)
-    return cpu.call("ryot_linear_cross_entropy_loss", out, x_ND, w_VD, targets_N.astype(jnp.int32))
+def _cpu_losses(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    operands = x_ND, w_VD.astype(jnp.float32), targets_N.astype(jnp.int32)
+    out = jax.ShapeDtypeStruct(targets_N.shape, jnp.float32)
+    return cpu.call("ryot_linear_cross_entropy_loss", out, *operands, **terms.attributes())
 
 
-def _cpu_loss_and_gradients(
-    x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
+def _cpu_gradients(
+    terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    _check_cpu(x_ND, w_VD)
-    out = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), x_ND.shape, w_VD.shape)]
-    return cpu.call("ryot_linear_cross_entropy_gradients", out, x_ND, w_VD, targets_N.astype(jnp.int32))
+    operands = x_ND, w_VD.astype(jnp.float32), targets_N.astype(jnp.int32), operand(weights_N)
+    out = (
+        jax.ShapeDtypeStruct(targets_N.shape, jnp.float32),
+        jax.ShapeDtypeStruct(x_ND.shape, x_ND.dtype),
+        jax.ShapeDtypeStruct(w_VD.shape, jnp.float32),
+    )
+    return cpu.call("ryot_linear_cross_entropy_gradients", out, *operands, **terms.attributes())
 
 
-_IMPLEMENTATIONS: dict[str, Loss] = {
-    "reference": _reference,
-    "xla": _gradients_in_forward(_xla_loss, _xla_loss_and_gradients),
-    "cpu": _gradients_in_forward(_cpu_loss, _cpu_loss_and_gradients),
+_IMPLEMENTATIONS: dict[str, dict[str, _Op]] = {
+    "reference": {"sum": _reference_sum, "none": _reference},
+    "xla": {
+        "sum": _gradients_in_forward(_xla_losses, _xla_gradients),
+        "none": _gradients_in_backward(_xla_losses, _xla_gradients),
+    },
+    "cpu": {
+        "sum": _gradients_in_forward(_cpu_losses, _cpu_gradients),
+        "none": _gradients_in_backward(_cpu_losses, _cpu_gradients),
+    },
 }

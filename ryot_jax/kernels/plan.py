@@ -15,11 +15,20 @@ from ryot_jax.runtime.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class KernelPlan:
-    """The implementation of each op; the default is the reference everywhere (the baseline)."""
+    """The implementation of each op, and the dtype between them; the default is the baseline.
 
+    `dense` is every product with a weight matrix, with the activation or the residual sum behind it; `norm` layer
+    norm and RMS norm. `activations` is the dtype of the arrays between the ops of a block ('': the model's compute
+    dtype); the residual stream keeps the model's dtype.
+    """
+
+    activations: str = ""
     linear_cross_entropy: str = "reference"
     attention: str = "reference"
     dense: str = "reference"
+    norm: str = "reference"
+    embedding: str = "reference"
+    dropout: str = "reference"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,36 +48,79 @@ class Spec:
     vocab_size: int
     seq_len: int
     n_heads: int
+    mlp: str = "gelu"  # gelu | swiglu | relu2
+    norm: str = "layer"  # layer | rms; 'rms' models have no biases
+    rotary: bool = False
+    dropout: float = 0.0
+    activations: str = ""  # of the plan, once that is resolved
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of the arrays between the ops of a block."""
+        return self.activations or self.compute_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """An implementation that was found best before, and how that is known."""
+
+    implementation: str
+    reason: str
+
+
+Lookup = Callable[[str, Spec], Choice | None]
+"""(op, the work) -> what was chosen for it before, by a measurement or by the run that is gone on with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
-    """A plan, and for each op the sentence that says why it came out so."""
+    """A plan, and for each of its fields the sentence that says why it came out so."""
 
     plan: KernelPlan
     reasons: dict[str, str]
 
+    def lines(self) -> list[str]:
+        """One line for each op: its implementation and the reason."""
+        return [f"{op}: {shown(name)} ({self.reasons[op]})" for op, name in dataclasses.asdict(self.plan).items()]
+
+
+def shown(implementation: str) -> str:
+    """The name of an implementation for people: no dtype between the ops is the model's own."""
+    return implementation or "as the model"
+
+
+Wishes = Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    """`refusal`: why it cannot take the work; `drawback`: why 'auto' leaves it, though it could. None: it does."""
+
+    refusal: Callable[[Spec], str | None] = lambda spec: None
+    drawback: Callable[[Spec, Wishes], str | None] = lambda spec, wanted: None
+
 
 def _cpu_refusal(spec: Spec) -> str | None:
+    return _cpp_refusal(spec, spec.compute_dtype, spec.dtype)
+
+
+def _cpu_embedding_refusal(spec: Spec) -> str | None:
+    return _cpp_refusal(spec, "float32")  # weights and their gradients are float32 whatever the model computes in
+
+
+def _cpp_refusal(spec: Spec, *dtypes: str) -> str | None:
     if spec.platform != "cpu":
         return f"the C++ kernels run on the CPU, not on {spec.platform}"
-    if spec.compute_dtype != "float32":
-        return f"the C++ kernels compute in float32, not in {spec.compute_dtype}"
     if spec.n_devices > 1:
         # The partitioner cannot split a custom call: it would gather the whole batch on every device.
         return f"the C++ kernels cannot be partitioned over {spec.n_devices} devices (shard_map can)"
-    return cpu.unavailable_reason()
+    return next((reason for dtype in dtypes if (reason := cpu.unavailable_reason(dtype)) is not None), None)
 
 
 def _scan_refusal(spec: Spec) -> str | None:
     if spec.n_devices > 1:
         # Its chunks lie one after the other on the axis that is sharded: each device would wait for the others.
         return f"a scan over rows cannot be partitioned over {spec.n_devices} devices (shard_map can)"
-    return None
-
-
-def _anywhere(spec: Spec) -> str | None:
-    del spec
     return None
 
 
@@ -82,7 +134,7 @@ def cpu_flags() -> frozenset[str]:
     return next((frozenset(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), frozenset())
 
 
-def _bf16_refusal(spec: Spec) -> str | None:
+def _bf16_products_refusal(spec: Spec) -> str | None:
     if spec.platform != "cpu":
         return f"on {spec.platform} model.compute_dtype decides the products' dtype"
     if spec.compute_dtype != "float32":
@@ -92,49 +144,95 @@ def _bf16_refusal(spec: Spec) -> str | None:
     return None
 
 
-# Per op, in the order of preference: implementation -> why it cannot take the work (None: it can).
-_CANDIDATES: dict[str, dict[str, Callable[[Spec], str | None]]] = {
-    "linear_cross_entropy": {"cpu": _cpu_refusal, "xla": _scan_refusal},
-    "attention": {"cpu": _cpu_refusal, "xla": _anywhere},
-    "dense": {"xla_bf16": _bf16_refusal},
+def _bf16_activations_refusal(spec: Spec) -> str | None:
+    if spec.compute_dtype != "float32":
+        return f"the model computes in {spec.compute_dtype} already"
+    return None
+
+
+def _bf16_activations_drawback(spec: Spec, wanted: Wishes) -> str | None:
+    # XLA:CPU stores bfloat16 but computes in float32, with a conversion at each end.
+    if reason := _cpu_refusal(dataclasses.replace(spec, activations="bfloat16")):
+        return f"it pays with C++ kernels alone, and {reason}"
+    for op in ("linear_cross_entropy", "attention", "dense", "norm"):
+        if (wish := wanted.get(op, "off")) not in ("auto", "cpu"):
+            return f"it pays with C++ kernels alone, and optimizations.{op} = {wish!r}"
+    return None
+
+
+def _no_dropout_refusal(spec: Spec) -> str | None:
+    return None if spec.dropout > 0 else "the model has no dropout"
+
+
+# Per field of the plan, in the order in which they are resolved: implementations in the order of preference. The
+# dtype between the ops comes first, as the others have to take it.
+_CANDIDATES: dict[str, dict[str, _Candidate]] = {
+    "activations": {"bfloat16": _Candidate(_bf16_activations_refusal, _bf16_activations_drawback)},
+    "linear_cross_entropy": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(_scan_refusal)},
+    "attention": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate()},
+    "dense": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(_bf16_products_refusal)},
+    "norm": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate()},
+    "embedding": {"cpu": _Candidate(_cpu_embedding_refusal)},
+    "dropout": {"hash": _Candidate(_no_dropout_refusal)},
 }
 
 
-def _resolve_op(op: str, wish: str, spec: Spec) -> tuple[str, str]:
-    candidates = _CANDIDATES[op]
-    if wish == "off":
-        return "reference", "off"
-    if wish == "auto":
-        refusals: list[str] = []
-        for name, refusal in candidates.items():
-            if (reason := refusal(spec)) is None:
-                return name, "; ".join(["auto: first in order that this machine supports", *refusals])
-            refusals.append(f"not {name}: {reason}")
-        return "reference", "; ".join(refusals)
-    if wish not in candidates:
-        raise ConfigError(
-            f"optimizations.{op} = {wish!r}: not an implementation; use 'off', 'auto' or one of {sorted(candidates)}"
-        )
-    if (reason := candidates[wish](spec)) is not None:
-        raise ConfigError(f"optimizations.{op} = {wish!r}: {reason}; use 'auto' or 'off'")
-    return wish, "asked for"
+def supported(op: str, spec: Spec) -> list[str]:
+    """The implementations of `op` that can take the work, its reference first."""
+    return [_reference(op), *(name for name, candidate in _CANDIDATES[op].items() if candidate.refusal(spec) is None)]
 
 
-def resolve(wanted: Mapping[str, str], *, spec: Spec) -> Resolution:
+def resolve(wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None) -> Resolution:
     """Turns wishes into a plan for `spec`.
 
     Args:
-      wanted: op name -> 'off' (the reference), 'auto' (the first implementation in a fixed order that
-        supports the work) or the name of an implementation. An op that is not named is off.
-      spec: the work and the machine.
+      wanted: op name -> 'off' (the reference), 'auto' (what `lookup` knows, else the first implementation in a
+        fixed order that supports the work) or the name of an implementation. An op that is not named is off.
+      spec: the work and the machine; `activations` is set here.
+      lookup: choices of before, see `tuning_cache`. One that cannot take the work any more is passed over.
 
     Raises:
       ConfigError: an unknown op or implementation, or a named one that cannot take the work, with the reason.
     """
     if unknown := sorted(set(wanted) - set(_CANDIDATES)):
         raise ConfigError(f"optimizations.{unknown[0]}: no such op; there are {sorted(_CANDIDATES)}")
-    resolved = {op: _resolve_op(op, wanted.get(op, "off"), spec) for op in _CANDIDATES}
-    return Resolution(
-        plan=KernelPlan(**{op: name for op, (name, _) in resolved.items()}),
-        reasons={op: reason for op, (_, reason) in resolved.items()},
-    )
+    plan, reasons = KernelPlan(), {}
+    for op in _CANDIDATES:
+        name, reasons[op] = _resolve_op(op, wanted, spec, lookup)
+        plan = dataclasses.replace(plan, **{op: name})
+        spec = dataclasses.replace(spec, activations=plan.activations)
+    return Resolution(plan, reasons)
+
+
+def _resolve_op(op: str, wanted: Wishes, spec: Spec, lookup: Lookup | None) -> tuple[str, str]:
+    candidates, wish = _CANDIDATES[op], wanted.get(op, "off")
+    if wish == "off":
+        return _reference(op), "off"
+    if wish == "auto":
+        return _automatic(op, wanted, spec, lookup(op, spec) if lookup is not None else None)
+    if wish not in candidates:
+        raise ConfigError(
+            f"optimizations.{op} = {wish!r}: not an implementation; use 'off', 'auto' or one of {sorted(candidates)}"
+        )
+    if (reason := candidates[wish].refusal(spec)) is not None:
+        raise ConfigError(f"optimizations.{op} = {wish!r}: {reason}; use 'auto' or 'off'")
+    return wish, "asked for"
+
+
+def _automatic(op: str, wanted: Wishes, spec: Spec, known: Choice | None) -> tuple[str, str]:
+    reasons_against = {
+        name: candidate.refusal(spec) or candidate.drawback(spec, wanted) for name, candidate in _CANDIDATES[op].items()
+    }
+    usable = {name for name, reason in reasons_against.items() if reason is None}
+    if known is not None and known.implementation in {*usable, _reference(op)}:
+        return known.implementation, known.reason
+    refusals: list[str] = []
+    for name, reason in reasons_against.items():
+        if reason is None:
+            return name, "; ".join(["auto: first in order that this machine supports", *refusals])
+        refusals.append(f"not {name}: {reason}")
+    return _reference(op), "; ".join(refusals)
+
+
+def _reference(op: str) -> str:
+    return getattr(KernelPlan(), op)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, attention
+from ryot_jax.kernels import KernelPlan, attention, packed_attention
 from ryot_jax.model.cache import LayerCache, append, attend
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.model.layers import Projection
@@ -20,25 +20,38 @@ class SelfAttention(nnx.Module):
         self.qkv = Projection(cfg.d_model, 3 * cfg.d_model, use_bias=cfg.use_bias, rngs=rngs)
         self.out = Projection(cfg.d_model, cfg.d_model, use_bias=cfg.use_bias, rngs=rngs, gain=output_gain)
 
-    def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan) -> jax.Array:
-        """x_BTD -> y_BTD, over whole sequences."""
-        q_BTHK, k_BTHK, v_BTHK = self._heads(x_BTD, jnp.arange(x_BTD.shape[1]), plan)
-        o_BTHK = attention(q_BTHK, k_BTHK, v_BTHK, implementation=plan.attention)
-        return self.out(o_BTHK.reshape(x_BTD.shape), plan=plan)
+    def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan, residual: jax.Array | None = None) -> jax.Array:
+        """x_BTD -> y_BTD over whole sequences; with a residual their sum, in the residual's dtype."""
+        B, T, _ = x_BTD.shape
+        if plan.attention == "cpu" and not self.rotary:
+            qkv_BTNK = self.qkv(x_BTD, plan=plan).reshape(B, T, 3 * self.n_heads, -1)
+            o_BTHK = packed_attention(qkv_BTNK, self.n_heads, implementation=plan.attention)
+        else:
+            # Three products with parts of the weights, not parts of one product: those would be copied, and their
+            # gradients put together again, which takes XLA:CPU 8 % of a step of the scaled run.
+            q_BTHK, k_BTHK, v_BTHK = self._heads(self.qkv.parts(x_BTD, 3, plan=plan), jnp.arange(T))
+            o_BTHK = attention(q_BTHK, k_BTHK, v_BTHK, implementation=plan.attention)
+        return self.out(o_BTHK.reshape(x_BTD.shape), plan=plan, residual=residual)
 
     def decode(
-        self, x_BSD: jax.Array, cache: LayerCache, length: jax.Array, *, plan: KernelPlan
+        self,
+        x_BSD: jax.Array,
+        cache: LayerCache,
+        length: jax.Array,
+        *,
+        plan: KernelPlan,
+        residual: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache]:
-        """x_BSD -> y_BSD for S positions that follow the first `length` of the cache, and the longer cache."""
-        q_BSHK, k_BSHK, v_BSHK = self._heads(x_BSD, length + jnp.arange(x_BSD.shape[1]), plan)
+        """The same for S positions that follow the first `length` of the cache, and the longer cache."""
+        parts = self.qkv.parts(x_BSD, 3, plan=plan)
+        q_BSHK, k_BSHK, v_BSHK = self._heads(parts, length + jnp.arange(x_BSD.shape[1]))
         cache = append(cache, k_BSHK, v_BSHK, length)
-        return self.out(attend(q_BSHK, cache, length).reshape(x_BSD.shape), plan=plan), cache
+        o_BSHK = attend(q_BSHK, cache, length)
+        return self.out(o_BSHK.reshape(x_BSD.shape), plan=plan, residual=residual), cache
 
-    def _heads(self, x_BTD: jax.Array, positions_T: jax.Array, plan: KernelPlan) -> tuple[jax.Array, ...]:
-        B, T, _ = x_BTD.shape
-        # Three products with parts of the weights, not parts of one product: those would be copied, and their gradients
-        # put together again, which takes XLA:CPU 8 % of a step of the scaled run.
-        q_BTHK, k_BTHK, v_BTHK = (y.reshape(B, T, self.n_heads, -1) for y in self.qkv.parts(x_BTD, 3, plan=plan))
+    def _heads(self, qkv: list[jax.Array], positions_T: jax.Array) -> tuple[jax.Array, ...]:
+        """Queries, keys and values [B,T,H,K] of three projections [B,T,D], turned by their positions if rotary."""
+        q_BTHK, k_BTHK, v_BTHK = (y.reshape(*y.shape[:2], self.n_heads, -1) for y in qkv)
         if self.rotary:
             q_BTHK, k_BTHK = rotate(q_BTHK, positions_T), rotate(k_BTHK, positions_T)
         return q_BTHK, k_BTHK, v_BTHK

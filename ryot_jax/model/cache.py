@@ -47,8 +47,9 @@ def empty_cache(cfg: ModelConfig, batch_size: int, capacity: int | None = None) 
 
 
 def append(layer: LayerCache, k_BSHK: jax.Array, v_BSHK: jax.Array, length: jax.Array) -> LayerCache:
-    """Write S new positions behind the first `length`; the caller sees to it that they fit."""
+    """Write S new positions behind the first `length`, in the cache's dtype; the caller sees to it that they fit."""
     k_BHKS, v_BHSK = k_BSHK.transpose(0, 2, 3, 1), v_BSHK.transpose(0, 2, 1, 3)
+    k_BHKS, v_BHSK = k_BHKS.astype(layer.k_BHKT.dtype), v_BHSK.astype(layer.v_BHTK.dtype)
     return LayerCache(
         jax.lax.dynamic_update_slice(layer.k_BHKT, k_BHKS, (0, 0, 0, length)),
         jax.lax.dynamic_update_slice(layer.v_BHTK, v_BHSK, (0, 0, length, 0)),

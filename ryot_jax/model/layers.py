@@ -1,4 +1,4 @@
-"""The small layers of a block: projection, norm, MLP and dropout.
+"""The small layers of a block: projection, norm and MLP.
 
 Matrices are stored as `kernel_EO`, two-dimensional whatever they hold, so that an optimizer that treats
 matrices apart (weight decay, Muon) needs no knowledge of heads. Attention is in `attention.py`.
@@ -8,18 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, dense
+from ryot_jax.kernels import KernelPlan, dense, layer_norm, mlp, rms_norm
 from ryot_jax.model.config import ModelConfig
-
-_EPSILON = 1e-5
-
-
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zero each element with probability `rate` and scale the rest by 1/(1-rate); the identity without a key."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def subkey(key: jax.Array | None, index: int | jax.Array) -> jax.Array | None:
@@ -35,16 +25,20 @@ class Projection(nnx.Module):
         self.kernel = nnx.Param(deviation * jax.random.normal(rngs.params(), (width_in, width_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width_out, jnp.float32)) if use_bias else None
 
-    def __call__(self, x: jax.Array, *, plan: KernelPlan) -> jax.Array:
-        """x[..., E] -> y[..., O], in the dtype of x."""
-        bias = None if self.bias is None else self.bias[...]
-        return dense(x, self.kernel[...], bias, implementation=plan.dense)
+    def __call__(self, x: jax.Array, *, plan: KernelPlan, residual: jax.Array | None = None) -> jax.Array:
+        """x[..., E] -> y[..., O] in the dtype of x; with a residual their sum, in the residual's dtype."""
+        return dense(x, *self.weights(), residual=residual, implementation=plan.dense)
 
     def parts(self, x: jax.Array, n: int, *, plan: KernelPlan) -> list[jax.Array]:
         """The n equal parts of the outputs: n arrays y[..., O / n]."""
-        kernels = jnp.split(self.kernel[...], n, axis=1)
-        biases = [None] * n if self.bias is None else jnp.split(self.bias[...], n)
-        return [dense(x, kernel, bias, implementation=plan.dense) for kernel, bias in zip(kernels, biases, strict=True)]
+        kernel, bias = self.weights()
+        kernels = jnp.split(kernel, n, axis=1)
+        biases = [None] * n if bias is None else jnp.split(bias, n)
+        return [dense(x, *weights, implementation=plan.dense) for weights in zip(kernels, biases, strict=True)]
+
+    def weights(self) -> tuple[jax.Array, jax.Array | None]:
+        """kernel_EO and bias_O."""
+        return self.kernel[...], None if self.bias is None else self.bias[...]
 
 
 class Norm(nnx.Module):
@@ -55,15 +49,21 @@ class Norm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(cfg.d_model, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(cfg.d_model, jnp.float32)) if cfg.use_bias else None
 
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """Same shape and dtype as the input."""
-        x = x_BTD.astype(jnp.float32)
-        if self.centre:
-            x = x - jnp.mean(x, axis=-1, keepdims=True)
-        y = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + _EPSILON) * self.scale[None, None]
-        if self.bias is not None:
-            y = y + self.bias[None, None]
-        return y.astype(x_BTD.dtype)
+    def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan) -> jax.Array:
+        """x_BTD -> y_BTD in the dtype between the ops: the plan's `activations`, or else that of x."""
+        return self.of_residual(x_BTD, plan=plan)[0]
+
+    def of_residual(self, x_BTD: jax.Array, *, plan: KernelPlan) -> tuple[jax.Array, jax.Array]:
+        """The same, and x to go on with as the residual: so the gradients of both meet in one backward pass."""
+        norm = layer_norm if self.centre else rms_norm
+        return norm(
+            x_BTD,
+            self.scale[...],
+            None if self.bias is None else self.bias[...],
+            with_sum=True,
+            dtype=jnp.dtype(plan.activations or x_BTD.dtype),
+            implementation=plan.norm,
+        )
 
 
 class Mlp(nnx.Module):
@@ -78,14 +78,16 @@ class Mlp(nnx.Module):
         self.up = Projection(cfg.d_model, width, use_bias=cfg.use_bias, rngs=rngs)
         self.down = Projection(cfg.d_ff, cfg.d_model, use_bias=cfg.use_bias, rngs=rngs, gain=output_gain)
 
-    def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan) -> jax.Array:
-        """x_BTD -> y_BTD."""
-        h = self.up(x_BTD, plan=plan)
-        if self.kind == "swiglu":
-            gate_BTF, value_BTF = jnp.split(h, 2, axis=-1)
-            h_BTF = jax.nn.silu(gate_BTF) * value_BTF
-        elif self.kind == "gelu":
-            h_BTF = jax.nn.gelu(h, approximate=True)
-        else:
-            h_BTF = jnp.square(jax.nn.relu(h))
-        return self.down(h_BTF, plan=plan)
+    def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan, residual: jax.Array | None = None) -> jax.Array:
+        """x_BTD -> y_BTD in the dtype of x; with a residual their sum, in the residual's dtype."""
+        (up_DF, up_bias_F), (down_FD, down_bias_D) = self.up.weights(), self.down.weights()
+        return mlp(
+            x_BTD,
+            up_DF,
+            down_FD,
+            up_bias_F,
+            down_bias_D,
+            kind=self.kind,
+            residual=residual,
+            implementation=plan.dense,
+        )

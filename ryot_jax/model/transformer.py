@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan
+from ryot_jax.kernels import KernelPlan, dropout, embedding
 from ryot_jax.model.attention import SelfAttention
 from ryot_jax.model.cache import Cache, LayerCache
 from ryot_jax.model.config import ModelConfig
-from ryot_jax.model.layers import Mlp, Norm, dropout, subkey
+from ryot_jax.model.layers import Mlp, Norm, subkey
 from ryot_jax.model.positions import sinusoidal
 from ryot_jax.runtime.errors import ConfigError
 
@@ -35,19 +35,26 @@ class Block(nnx.Module):
         self.mlp = Mlp(cfg, output_gain=output_gain, rngs=rngs)
 
     def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan, key: jax.Array | None = None) -> jax.Array:
-        """x_BTD -> x_BTD; dropout on both branches where a key is given."""
-        h_BTD = self.attention(self.attention_norm(x_BTD), plan=plan)
-        x_BTD = x_BTD + dropout(h_BTD, self.dropout, subkey(key, 0))
-        h_BTD = self.mlp(self.mlp_norm(x_BTD), plan=plan)
-        return x_BTD + dropout(h_BTD, self.dropout, subkey(key, 1))
+        """x_BTD -> x_BTD, the residual stream; dropout on both branches where a key is given."""
+        h_BTD, x_BTD = self.attention_norm.of_residual(x_BTD, plan=plan)
+        x_BTD = self._add(self.attention, h_BTD, x_BTD, plan, subkey(key, 0))
+        h_BTD, x_BTD = self.mlp_norm.of_residual(x_BTD, plan=plan)
+        return self._add(self.mlp, h_BTD, x_BTD, plan, subkey(key, 1))
+
+    def _add(
+        self, branch: Any, h_BTD: jax.Array, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None
+    ) -> jax.Array:
+        if key is None or self.dropout == 0.0:
+            return branch(h_BTD, plan=plan, residual=x_BTD)  # the sum is taken within the last product
+        return x_BTD + dropout(branch(h_BTD, plan=plan), self.dropout, key, implementation=plan.dropout)
 
     def decode(
         self, x_BSD: jax.Array, cache: LayerCache, length: jax.Array, *, plan: KernelPlan
     ) -> tuple[jax.Array, LayerCache]:
         """The same for S positions that follow those of the cache."""
-        h_BSD, cache = self.attention.decode(self.attention_norm(x_BSD), cache, length, plan=plan)
-        x_BSD = x_BSD + h_BSD
-        return x_BSD + self.mlp(self.mlp_norm(x_BSD), plan=plan), cache
+        h_BSD = self.attention_norm(x_BSD, plan=plan)
+        x_BSD, cache = self.attention.decode(h_BSD, cache, length, plan=plan, residual=x_BSD)
+        return self.mlp(self.mlp_norm(x_BSD, plan=plan), plan=plan, residual=x_BSD), cache
 
 
 class Transformer(nnx.Module):
@@ -72,7 +79,7 @@ class Transformer(nnx.Module):
         self.head = None if cfg.tie_embeddings else nnx.Param(_normal(rngs, cfg.vocab_size, cfg.d_model))
 
     def hidden(self, tokens_BT: jax.Array, *, plan: KernelPlan, key: jax.Array | None = None) -> jax.Array:
-        """Features x_BTD after the final norm, in the compute dtype; `key` None means no dropout.
+        """Features x_BTD after the final norm, in the dtype between the ops; `key` None means no dropout.
 
         A token id beyond the vocabulary gives NaN. Raises ConfigError where T exceeds `max_len`.
         """
@@ -81,10 +88,10 @@ class Transformer(nnx.Module):
             raise ConfigError(
                 f"sequence of {T} tokens: model.max_len = {self.cfg.max_len}; shorten it or raise max_len"
             )
-        x_BTD = self._embed(tokens_BT, jnp.zeros((), jnp.int32))
-        x_BTD = dropout(x_BTD, self.cfg.dropout, subkey(key, 0))
+        x_BTD = self._embed(tokens_BT, jnp.zeros((), jnp.int32), plan)
+        x_BTD = dropout(x_BTD, self.cfg.dropout, subkey(key, 0), implementation=plan.dropout)
         run = self._run_scanned if self.cfg.scan_layers else self._run_unrolled
-        return self.final_norm(run(x_BTD, plan, key))
+        return self.final_norm(run(x_BTD, plan, key), plan=plan)
 
     def unembedding(self) -> jax.Array:
         """Weights w_VD (float32) whose product with features gives logits; the embedding itself when tied."""
@@ -97,13 +104,13 @@ class Transformer(nnx.Module):
         it gives NaN, never numbers of another position.
         """
         S = tokens_BS.shape[1]
-        x_BSD = self._embed(tokens_BS, cache.length)
+        x_BSD = self._embed(tokens_BS, cache.length, plan)
         layers = []
         for block, layer in zip(self._blocks(), cache.layers, strict=True):
             x_BSD, layer = block.decode(x_BSD, layer, cache.length, plan=plan)
             layers.append(layer)
         fits = cache.length + S <= min(cache.capacity, self.cfg.max_len)
-        x_BSD = jnp.where(fits, self.final_norm(x_BSD), jnp.nan)
+        x_BSD = jnp.where(fits, self.final_norm(x_BSD, plan=plan), jnp.nan)
         return x_BSD, Cache(tuple(layers), cache.length + S)
 
     def decode(self, tokens_BS: jax.Array, cache: Cache, *, plan: KernelPlan) -> tuple[jax.Array, Cache]:
@@ -111,9 +118,9 @@ class Transformer(nnx.Module):
         x_BSD, cache = self.advance(tokens_BS, cache, plan=plan)
         return logits(x_BSD, self.unembedding()), cache
 
-    def _embed(self, tokens_BS: jax.Array, start: jax.Array) -> jax.Array:
+    def _embed(self, tokens_BS: jax.Array, start: jax.Array, plan: KernelPlan) -> jax.Array:
         S, D = tokens_BS.shape[1], self.cfg.d_model
-        x_BSD = jnp.take(self.embedding[...], tokens_BS, axis=0)
+        x_BSD = embedding(self.embedding[...], tokens_BS, implementation=plan.embedding)
         if self.positions is not None:
             x_BSD = x_BSD + jax.lax.dynamic_slice_in_dim(self.positions[...], start, S)[None]
         elif self.cfg.positions == "sinusoidal":

@@ -101,7 +101,7 @@ def run(schedule):
 @pytest.fixture
 def assemble(run, schedule):
     """`assemble(arms, **changes of results.assemble's arguments)` -> results of a whole run of `arms`."""
-    plans = {"baseline": KernelPlan(), "optimized": KernelPlan(dense="xla_bf16")}
+    plans = {"baseline": KernelPlan(), "optimized": KernelPlan(dense="xla")}
 
     def assembled(arms, **changes):
         facts = [

@@ -8,7 +8,7 @@ import pytest
 
 from ryot_jax.comparison import hlo
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, check_active, differing
-from ryot_jax.kernels import KernelPlan, Spec
+from ryot_jax.kernels import KernelPlan, Spec, cpu, plan
 from ryot_jax.runtime.errors import ConfigError
 
 B, T, D, F, V, H = 4, 32, 16, 48, 80, 2
@@ -59,6 +59,35 @@ def _blocked_attention(x_BTHK):
     return jnp.concatenate([block(0), block(T // 2)], 1)
 
 
+def _norm(x_ND):
+    return x_ND * jax.lax.rsqrt(jnp.mean(jnp.square(x_ND), axis=-1, keepdims=True) + 1e-5)
+
+
+@jax.custom_vjp
+def _norm_with_own_gradient(x_ND):
+    return _norm(x_ND)
+
+
+def _norm_backward(x_ND, dy_ND):
+    r_N1 = jax.lax.rsqrt(jnp.mean(jnp.square(x_ND), axis=-1, keepdims=True) + 1e-5)
+    y_ND = x_ND * r_N1
+    return ((dy_ND - y_ND * jnp.mean(dy_ND * y_ND, axis=-1, keepdims=True)) * r_N1,)
+
+
+_norm_with_own_gradient.defvjp(lambda x_ND: (_norm(x_ND), x_ND), _norm_backward)
+
+
+def _dropout(x_ND, key):
+    return jnp.where(jax.random.bernoulli(key, 0.9, x_ND.shape), x_ND, 0)
+
+
+def _hashed_dropout(x_ND, key):
+    index_ND = jax.lax.broadcasted_iota(jnp.uint32, x_ND.shape, 0) * D
+    index_ND = index_ND + jax.lax.broadcasted_iota(jnp.uint32, x_ND.shape, 1)
+    hash_ND = (index_ND ^ jax.random.key_data(key)[0]) * jnp.uint32(0x9E3779B1)
+    return jnp.where(hash_ND > 2**28, x_ND, 0)
+
+
 def _mlp(x_ND, w_DF, w_FD):
     return jax.nn.gelu(x_ND @ w_DF) @ w_FD
 
@@ -71,21 +100,25 @@ def _bf16_mlp(x_ND, w_DF, w_FD):
     return product(jax.nn.gelu(product(x_ND, w_DF)), w_FD)
 
 
-def _step_text(plan: KernelPlan, rename: str = "step") -> str:
-    """HLO text of a compiled gradient step that uses what `plan` says."""
-    attention = _attention if plan.attention == "reference" else _blocked_attention
-    mlp = _mlp if plan.dense == "reference" else _bf16_mlp
-    head = _loss_sum if plan.linear_cross_entropy == "reference" else _chunked_loss_sum
+def _step_text(switched: KernelPlan, rename: str = "step") -> str:
+    """HLO text of a compiled gradient step that uses what `switched` says."""
+    attention = _attention if switched.attention == "reference" else _blocked_attention
+    mlp = _mlp if switched.dense == "reference" else _bf16_mlp
+    head = _loss_sum if switched.linear_cross_entropy == "reference" else _chunked_loss_sum
+    norm = _norm if switched.norm == "reference" else _norm_with_own_gradient
+    dropout = _dropout if switched.dropout == "reference" else _hashed_dropout
 
-    def step(params, x_BTD, targets_N):
+    def step(params, x_BTD, targets_N, key):
         x_BTHK = x_BTD.reshape(B, T, H, D // H)
         x_ND = (x_BTD + attention(x_BTHK).reshape(B, T, D)).reshape(-1, D)
-        return head(mlp(x_ND, params["up"], params["down"]), params["out"], targets_N)
+        h_ND = norm(dropout(x_ND, key)).astype(switched.activations or "float32")
+        y_ND = mlp(x_ND + h_ND.astype(jnp.float32), params["up"], params["down"])
+        return head(y_ND, params["out"], targets_N), h_ND  # an output is an array of its own, whatever is fused
 
     step.__name__ = rename
     params = {"up": jnp.ones((D, F)), "down": jnp.ones((F, D)), "out": jnp.ones((V, D))}
-    arguments = params, jnp.ones((B, T, D)), jnp.zeros(B * T, jnp.int32)
-    return jax.jit(jax.grad(step, (0, 1))).lower(*arguments).compile().as_text()
+    arguments = params, jnp.ones((B, T, D)), jnp.zeros(B * T, jnp.int32), jax.random.key(0)
+    return jax.jit(jax.grad(step, (0, 1), has_aux=True)).lower(*arguments).compile().as_text()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +126,11 @@ def baseline_text():
     return _step_text(KernelPlan())
 
 
-@pytest.mark.parametrize("switches", [{"linear_cross_entropy": "xla"}, {"attention": "xla"}, {"dense": "xla_bf16"}])
+BY_XLA = KernelPlan("bfloat16", "xla", "xla", "xla", "xla", dropout="hash")
+SWITCHES = {name: value for name, value in dataclasses.asdict(BY_XLA).items() if value != "reference"}
+
+
+@pytest.mark.parametrize("switches", [{name: value} for name, value in SWITCHES.items()], ids=list(SWITCHES))
 def test_a_probe_finds_its_optimization_and_misses_it_when_it_is_off(baseline_text, switches):
     optimized = Variant("optimized", KernelPlan(**switches))
     texts = {"baseline": baseline_text, "optimized": _step_text(optimized.plan)}
@@ -102,26 +139,31 @@ def test_a_probe_finds_its_optimization_and_misses_it_when_it_is_off(baseline_te
 
     # The switch says on, but the program has another optimization in its place.
     (name,) = switches
-    other = {"attention": "xla"} if name != "attention" else {"dense": "xla_bf16"}
+    other = {"attention": "xla"} if name != "attention" else {"dense": "xla"}
     texts["optimized"] = _step_text(KernelPlan(**other))
     with pytest.raises(ConfigError, match=f"optimizations.{name}.* does not show it"):
         check_active((BASELINE, optimized), texts, SPEC)
 
 
 def test_all_optimizations_together_are_each_found(baseline_text):
-    plan = KernelPlan(linear_cross_entropy="xla", attention="xla", dense="xla_bf16")
-    texts = {"baseline": baseline_text, "optimized": _step_text(plan)}
-    evidence = check_active((BASELINE, Variant("optimized", plan)), texts, SPEC)["optimized"]
-    assert {name: found.active for name, found in evidence.items()} == dict.fromkeys(evidence, True)
-    assert len(evidence) == len(OPTIMIZATIONS)
+    texts = {"baseline": baseline_text, "optimized": _step_text(BY_XLA)}
+    evidence = check_active((BASELINE, Variant("optimized", BY_XLA)), texts, SPEC)["optimized"]
+    assert {name: found.active for name, found in evidence.items()} == dict.fromkeys(SWITCHES, True)
+
+
+def test_every_field_of_a_plan_is_an_optimization_with_a_probe_for_every_implementation():
+    assert [o.name for o in OPTIMIZATIONS] == [field.name for field in dataclasses.fields(KernelPlan)]
+    for optimization in OPTIMIZATIONS:
+        assert set(optimization.probe) == set(plan._CANDIDATES[optimization.name])
+        assert optimization.switch == f"optimizations.{optimization.name}"
 
 
 def test_a_switch_that_changes_nothing_is_an_error(baseline_text):
     # Another function name must not hide that it is the same program.
     texts = {"baseline": baseline_text, "optimized": _step_text(KernelPlan(), rename="fast_step")}
     assert texts["baseline"] != texts["optimized"]
-    with pytest.raises(ConfigError, match=r"same program although optimizations\.dense=xla_bf16"):
-        check_active((BASELINE, Variant("optimized", KernelPlan(dense="xla_bf16"))), texts, SPEC)
+    with pytest.raises(ConfigError, match=r"same program although optimizations\.dense=xla"):
+        check_active((BASELINE, Variant("optimized", KernelPlan(dense="xla"))), texts, SPEC)
 
 
 def test_an_arm_with_nothing_on_is_an_error(baseline_text):
@@ -132,26 +174,45 @@ def test_an_arm_with_nothing_on_is_an_error(baseline_text):
 
 def test_an_implementation_without_a_probe_is_an_error(baseline_text):
     optimized = Variant("optimized", KernelPlan(dense="magic"))
-    texts = {"baseline": baseline_text, "optimized": _step_text(KernelPlan(dense="xla_bf16"))}
+    texts = {"baseline": baseline_text, "optimized": _step_text(KernelPlan(dense="xla"))}
     with pytest.raises(ConfigError, match="dense=magic: there is no probe"):
         check_active((BASELINE, optimized), texts, SPEC)
 
 
-@pytest.mark.parametrize("name", ["linear_cross_entropy", "attention", "dense"])
-def test_cpu_kernels_are_found_by_their_custom_call(baseline_text, name):
-    (optimization,) = [o for o in OPTIMIZATIONS if o.name == name]
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("linear_cross_entropy", "ryot_linear_cross_entropy_gradients"),
+        ("attention", "ryot_attention_forward"),
+        ("attention", "ryot_packed_attention_backward"),
+        ("dense", "ryot_dense_forward"),
+        ("norm", "ryot_norm_backward"),
+        ("embedding", "ryot_embedding_backward"),
+    ],
+)
+def test_cpu_kernels_are_found_by_their_custom_call(baseline_text, name, target):
     baseline = hlo.parse(baseline_text)
-    line = f'  %call.1 = f32[4]{{0}} custom-call(%x), custom_call_target="ryot_{name}_fwd_avx512"\n'
+    line = f'  %call.1 = f32[4]{{0}} custom-call(%x), custom_call_target="{target}"\n'
     entry = baseline_text.index("\n", baseline_text.index("ENTRY")) + 1
     ours = hlo.parse(baseline_text[:entry] + line + baseline_text[entry:])
-    assert optimization.probe["cpu"](ours, baseline, SPEC).active
-    assert not optimization.probe["cpu"](baseline, baseline, SPEC).active
-    assert not optimization.probe["cpu"](ours, ours, SPEC).active
+    for optimization in OPTIMIZATIONS:
+        if "cpu" in optimization.probe:
+            assert optimization.probe["cpu"](ours, baseline, SPEC).active == (optimization.name == name)
+            assert not optimization.probe["cpu"](baseline, baseline, SPEC).active
+            assert not optimization.probe["cpu"](ours, ours, SPEC).active
+
+
+@pytest.mark.skipif(cpu.unavailable_reason() is not None, reason=str(cpu.unavailable_reason()))
+def test_the_handlers_are_those_that_the_probes_look_for():
+    found = [hlo.Program((), (), (handler,), "") for handler in cpu._HANDLERS]
+    probes = [optimization.probe["cpu"] for optimization in OPTIMIZATIONS if "cpu" in optimization.probe]
+    for program in found:
+        assert sum(probe(program, hlo.Program((), (), (), ""), SPEC).active for probe in probes) == 1
 
 
 def test_a_vocabulary_as_wide_as_the_mlp_still_needs_fewer_such_arrays():
     logits = hlo.Array("f32", (B * T, F))
-    probe = OPTIMIZATIONS[0].probe["xla"]
+    (probe,) = (o.probe["xla"] for o in OPTIMIZATIONS if o.name == "linear_cross_entropy")
     spec = dataclasses.replace(SPEC, vocab_size=F)
 
     def program(count):
@@ -185,6 +246,7 @@ ENTRY %main (a: f32[2,3], b: bf16[3,4]) -> (f32[2,4], s32[7]) {
 """
     program = hlo.parse(text)
     assert [str(array) for array in program.arrays] == ["f32[2,4]", "f32[5]", "s32[7]"]
+    assert ("dot", hlo.Array("f32", (2, 4))) in program.operations, "what is within a fusion, too"
     assert [(str(a), str(b)) for a, b in program.dots] == [("f32[2,3]", "bf16[3,4]")]
     assert program.custom_calls == ("target",)
     renamed = text.replace("%f ", "%g.7 ").replace("%f,", "%g.7,").replace("%f)", "%g.7)").replace('"x"', '"y"')

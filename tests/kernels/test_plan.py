@@ -1,61 +1,145 @@
 """The choice of implementations: wishes are met or refused, never forgotten."""
 
 import dataclasses
+import re
 
 import pytest
 
 from ryot_jax.kernels import KernelPlan, Spec, cpu, plan, resolve
+from ryot_jax.kernels.plan import Choice, supported
 from ryot_jax.runtime.errors import ConfigError
 
 SPEC = Spec(
     platform="cpu", n_devices=1, compute_dtype="float32", rows=64, d_model=32, d_ff=64, vocab_size=100,
     seq_len=16, n_heads=2,
 )  # fmt: skip
-ALL_AUTO = {"linear_cross_entropy": "auto", "attention": "auto", "dense": "auto"}
+FIELDS = [field.name for field in dataclasses.fields(KernelPlan)]
+ALL_AUTO = dict.fromkeys(FIELDS, "auto")
+NO_AVX512_BF16 = "the C++ kernels need an x86-64 processor with AVX512-BF16 for bfloat16"
+NOT_BUILT = "the C++ kernels were not built"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """`machine(built, bf16)`: pretend that the C++ kernels are there or not, and take bfloat16 or not."""
+
+    def pretend(built=True, bf16=True):
+        def reason(dtype="float32"):
+            return NOT_BUILT if not built else NO_AVX512_BF16 if dtype == "bfloat16" and not bf16 else None
+
+        monkeypatch.setattr(cpu, "unavailable_reason", reason)
+        monkeypatch.setattr(plan, "cpu_flags", lambda: frozenset({"avx2"} | ({"avx512_bf16"} if bf16 else set())))
+
+    return pretend
 
 
 def test_off_is_the_reference_everywhere():
-    assert resolve(dict.fromkeys(ALL_AUTO, "off"), spec=SPEC).plan == KernelPlan()
+    assert resolve(dict.fromkeys(FIELDS, "off"), spec=SPEC).plan == KernelPlan()
     assert resolve({}, spec=SPEC).plan == KernelPlan()
+    assert KernelPlan().activations == "" and set(dataclasses.astuple(KernelPlan())) == {"", "reference"}
 
 
-def test_auto_takes_the_cpp_kernels_where_they_are_built(monkeypatch):
-    monkeypatch.setattr(cpu, "unavailable_reason", lambda: None)
-    chosen = resolve(ALL_AUTO, spec=SPEC).plan
-    assert (chosen.linear_cross_entropy, chosen.attention) == ("cpu", "cpu")
-
-
-def test_auto_without_a_compiler_takes_xla_and_says_why(monkeypatch):
-    monkeypatch.setattr(cpu, "unavailable_reason", lambda: "the C++ kernels were not built")
+def test_auto_takes_the_cpp_kernels_and_bfloat16_where_they_are(machine):
+    machine()
     resolution = resolve(ALL_AUTO, spec=SPEC)
-    assert (resolution.plan.linear_cross_entropy, resolution.plan.attention) == ("xla", "xla")
-    assert "not cpu: the C++ kernels were not built" in resolution.reasons["attention"]
+    assert resolution.plan == KernelPlan("bfloat16", "cpu", "cpu", "cpu", "cpu", "cpu", "reference")
+    assert resolution.reasons["dense"] == "auto: first in order that this machine supports"
 
 
+def test_auto_without_bfloat16_takes_the_cpp_kernels_in_float32(machine):
+    machine(bf16=False)
+    resolution = resolve(ALL_AUTO, spec=SPEC)
+    assert resolution.plan == KernelPlan("", "cpu", "cpu", "cpu", "cpu", "cpu", "reference")
+    assert f"not bfloat16: it pays with C++ kernels alone, and {NO_AVX512_BF16}" in resolution.reasons["activations"]
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_auto_without_a_compiler_takes_xla_and_says_why(machine, bf16):
+    machine(built=False, bf16=bf16)
+    resolution = resolve(ALL_AUTO, spec=SPEC)
+    # bfloat16 products where the CPU has them, in a float32 model: what XLA stores in bfloat16 it computes in float32.
+    assert resolution.plan == KernelPlan("", "xla", "xla", "xla" if bf16 else "reference", "xla")
+    assert f"not cpu: {NOT_BUILT}" in resolution.reasons["attention"]
+    assert f"not cpu: {NOT_BUILT}" == resolution.reasons["embedding"]
+    assert NOT_BUILT in resolution.reasons["activations"]
+
+
+@pytest.mark.parametrize("op", ["linear_cross_entropy", "attention", "dense", "norm"])
+def test_bfloat16_between_the_ops_is_left_where_an_op_would_not_take_it_fast(machine, op):
+    machine()
+    resolution = resolve(ALL_AUTO | {op: "off"}, spec=SPEC)
+    assert resolution.plan.activations == "" and f"optimizations.{op} = 'off'" in resolution.reasons["activations"]
+    # Asked for by name it is had all the same.
+    assert resolve(ALL_AUTO | {op: "off", "activations": "bfloat16"}, spec=SPEC).plan.activations == "bfloat16"
+
+
+@pytest.mark.parametrize("op", ["linear_cross_entropy", "attention", "dense", "norm", "embedding"])
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"platform": "gpu"}, "not on gpu"),
-        ({"compute_dtype": "bfloat16"}, "bfloat16"),
         ({"n_devices": 8}, "8 devices"),
     ],
 )
-def test_cpp_kernels_are_refused_for_work_that_they_cannot_take(change, reason):
+def test_cpp_kernels_are_refused_for_work_that_they_cannot_take(machine, op, change, reason):
+    machine()
     spec = dataclasses.replace(SPEC, **change)
-    assert resolve({"attention": "auto"}, spec=spec).plan.attention == "xla"
+    assert "cpu" in supported(op, SPEC) and "cpu" not in supported(op, spec)
+    assert resolve({op: "auto"}, spec=spec).plan != KernelPlan(**{op: "cpu"})
+    with pytest.raises(ConfigError, match=f"optimizations.{op} = 'cpu'.*{reason}"):
+        resolve({op: "cpu"}, spec=spec)
+
+
+def test_the_dtype_between_the_ops_decides_whether_the_cpp_kernels_take_them(machine):
+    machine(bf16=False)
+    wanted = {"activations": "bfloat16", "dense": "cpu"}
+    with pytest.raises(ConfigError, match=f"optimizations.dense = 'cpu': {re.escape(NO_AVX512_BF16)}"):
+        resolve(wanted, spec=SPEC)
+    machine(bf16=True)
+    assert resolve(wanted, spec=SPEC).plan == KernelPlan(activations="bfloat16", dense="cpu")
+
+
+@pytest.mark.skipif(cpu.unavailable_reason() is not None, reason=str(cpu.unavailable_reason()))
+def test_no_dtype_but_float32_and_bfloat16_goes_into_cpp_but_weights_do():
+    spec = dataclasses.replace(SPEC, compute_dtype="float16")
+    for op in ("linear_cross_entropy", "attention", "dense", "norm"):
+        with pytest.raises(ConfigError, match="float16"):
+            resolve({op: "cpu"}, spec=spec)
+    # The embedding and its gradient are float32 whatever the model computes in.
+    assert resolve({"embedding": "cpu"}, spec=spec).plan.embedding == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"compute_dtype": "bfloat16"}, "computes in bfloat16 already"), ({"platform": "gpu"}, "on gpu")],
+)
+def test_bf16_products_are_for_float32_models_on_cpus_alone(machine, change, reason):
+    machine()
     with pytest.raises(ConfigError, match=reason):
-        resolve({"attention": "cpu"}, spec=spec)
+        resolve({"dense": "xla"}, spec=dataclasses.replace(SPEC, **change))
 
 
-@pytest.mark.parametrize("has_bf16", [True, False])
-def test_bf16_products_are_taken_only_where_the_processor_has_them(monkeypatch, has_bf16):
-    monkeypatch.setattr(plan, "cpu_flags", lambda: frozenset({"avx512_bf16"} if has_bf16 else {"avx2"}))
-    resolution = resolve({"dense": "auto"}, spec=SPEC)
-    assert resolution.plan.dense == ("xla_bf16" if has_bf16 else "reference")
-    if not has_bf16:
-        assert "no AVX512-BF16" in resolution.reasons["dense"]
-        with pytest.raises(ConfigError, match="no AVX512-BF16"):
-            resolve({"dense": "xla_bf16"}, spec=SPEC)
+def test_bf16_products_are_refused_where_the_processor_has_none(machine):
+    machine(built=False, bf16=False)
+    assert "no AVX512-BF16" in resolve({"dense": "auto"}, spec=SPEC).reasons["dense"]
+    with pytest.raises(ConfigError, match="no AVX512-BF16"):
+        resolve({"dense": "xla"}, spec=SPEC)
+
+
+def test_bfloat16_between_the_ops_is_refused_where_it_is_the_models_dtype():
+    spec = dataclasses.replace(SPEC, compute_dtype="bfloat16")
+    with pytest.raises(ConfigError, match="computes in bfloat16 already"):
+        resolve({"activations": "bfloat16"}, spec=spec)
+    assert resolve({"activations": "auto"}, spec=spec).plan.activations == ""
+
+
+def test_a_hashed_mask_needs_dropout():
+    resolution = resolve({"dropout": "auto"}, spec=SPEC)
+    assert resolution.plan.dropout == "reference" and "the model has no dropout" in resolution.reasons["dropout"]
+    with pytest.raises(ConfigError, match="the model has no dropout"):
+        resolve({"dropout": "hash"}, spec=SPEC)
+    with_dropout = dataclasses.replace(SPEC, dropout=0.1)
+    assert resolve({"dropout": "auto"}, spec=with_dropout).plan.dropout == "hash"
 
 
 def test_a_named_implementation_is_taken_or_refused_by_name():
@@ -73,3 +157,44 @@ def test_the_scanned_loss_is_refused_where_its_rows_are_spread_over_devices():
     assert "scan over rows" in resolution.reasons["linear_cross_entropy"]
     with pytest.raises(ConfigError, match="scan over rows"):
         resolve({"linear_cross_entropy": "xla"}, spec=spec)
+
+
+def test_what_was_measured_goes_before_the_static_order_and_after_an_explicit_wish(machine):
+    machine()
+    asked = []
+
+    def lookup(op, spec):
+        asked.append((op, spec.dtype))
+        return Choice("xla", "measured: xla 3.0 times reference") if op == "attention" else None
+
+    resolution = resolve(ALL_AUTO | {"norm": "off"}, spec=SPEC, lookup=lookup)
+    assert resolution.plan.attention == "xla" and resolution.plan.dense == "cpu"
+    assert resolution.reasons["attention"] == "measured: xla 3.0 times reference"
+    assert [op for op, _ in asked] == [op for op in FIELDS if op != "norm"]
+    assert resolve({"attention": "cpu"}, spec=SPEC, lookup=lookup).plan.attention == "cpu"
+    assert resolve({"attention": "off"}, spec=SPEC, lookup=lookup).plan.attention == "reference"
+
+    asked.clear()
+    resolve(ALL_AUTO, spec=SPEC, lookup=lookup)
+    assert asked == [("activations", "float32"), *((op, "bfloat16") for op in FIELDS[1:])]
+
+
+@pytest.mark.parametrize("winner", ["cpu", "magic"])
+def test_what_was_measured_and_is_no_longer_there_is_passed_over(machine, winner):
+    machine(built=False)
+    resolution = resolve({"attention": "auto"}, spec=SPEC, lookup=lambda op, spec: Choice(winner, "measured"))
+    assert resolution.plan.attention == "xla" and NOT_BUILT in resolution.reasons["attention"]
+
+
+def test_the_reference_may_have_been_measured_to_be_the_fastest(machine):
+    machine()
+    winners = {"attention": "reference", "activations": ""}
+    plan_of = resolve(ALL_AUTO, spec=SPEC, lookup=lambda op, spec: Choice(winners.get(op, "cpu"), "measured")).plan
+    assert plan_of.attention == "reference" and plan_of.activations == "" and plan_of.dense == "cpu"
+
+
+def test_a_resolution_says_each_choice_in_a_line_of_its_own(machine):
+    machine(built=False, bf16=False)
+    lines = resolve({"attention": "xla"}, spec=SPEC).lines()
+    assert lines[0] == "activations: as the model (off)"
+    assert lines[2] == "attention: xla (asked for)" and len(lines) == len(FIELDS)

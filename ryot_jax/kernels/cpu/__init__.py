@@ -12,10 +12,17 @@ from typing import Any
 import jax
 
 _HANDLERS = (
-    "ryot_linear_cross_entropy_loss",
-    "ryot_linear_cross_entropy_gradients",
+    "ryot_dense_forward",
+    "ryot_dense_backward",
+    "ryot_norm_forward",
+    "ryot_norm_backward",
     "ryot_attention_forward",
     "ryot_attention_backward",
+    "ryot_packed_attention_forward",
+    "ryot_packed_attention_backward",
+    "ryot_linear_cross_entropy_loss",
+    "ryot_linear_cross_entropy_gradients",
+    "ryot_embedding_backward",
 )
 
 
@@ -27,30 +34,42 @@ def _library() -> ctypes.CDLL | str:
         return "the C++ kernels were not built (install a C++ compiler, then `pip install -e .` again)"
     try:
         library = ctypes.CDLL(str(libraries[0]))
-    except OSError as error:
-        return f"the C++ kernels do not load: {error}"
-    library.ryot_instruction_set.restype = ctypes.c_char_p
-    if not library.ryot_instruction_set():
-        return "the C++ kernels need an x86-64 processor with AVX2 and FMA"
-    for name in _HANDLERS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+        library.ryot_instruction_set.restype = ctypes.c_char_p
+        handlers = {name: getattr(library, name) for name in _HANDLERS}
+    except (OSError, AttributeError) as error:
+        return f"the C++ kernels do not load: {error} (build them anew: `pip install -e .`)"
+    for name, handler in handlers.items():
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     return library
 
 
-def unavailable_reason() -> str | None:
-    """Why the C++ kernels cannot be called in this process, or None where they can."""
+def instruction_set(dtype: str = "float32") -> str:
+    """The instruction set of the kernels whose products take operands of this dtype.
+
+    Returns:
+      'avx512' or 'avx2' for float32, 'avx512bf16' for bfloat16; '' where there are none for this machine.
+    """
     library = _library()
-    return library if isinstance(library, str) else None
+    if isinstance(library, str) or dtype not in ("float32", "bfloat16"):
+        return ""
+    return library.ryot_instruction_set(int(dtype == "bfloat16")).decode()
 
 
-def instruction_set() -> str:
-    """The instruction set that the kernels use here: 'avx512', 'avx2', or '' where they cannot be called."""
+def unavailable_reason(dtype: str = "float32") -> str | None:
+    """Why the C++ kernels cannot be called in this process with arrays of this dtype, or None where they can."""
     library = _library()
-    return "" if isinstance(library, str) else library.ryot_instruction_set().decode()
+    if isinstance(library, str):
+        return library
+    if dtype not in ("float32", "bfloat16"):
+        return f"the C++ kernels take float32 or bfloat16, not {dtype}"
+    if instruction_set(dtype):
+        return None
+    needed = "AVX512-BF16" if dtype == "bfloat16" else "AVX2 and FMA"
+    return f"the C++ kernels need an x86-64 processor with {needed} for {dtype}"
 
 
-def call(handler: str, outputs: Any, *operands: jax.Array) -> Any:
+def call(handler: str, outputs: Any, *operands: jax.Array, **attributes: Any) -> Any:
     """Calls a handler; under `vmap` it runs once per batch element."""
     if reason := unavailable_reason():
         raise NotImplementedError(reason)
-    return jax.ffi.ffi_call(handler, outputs, vmap_method="sequential")(*operands)
+    return jax.ffi.ffi_call(handler, outputs, vmap_method="sequential")(*operands, **attributes)

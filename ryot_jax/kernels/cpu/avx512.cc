@@ -3,6 +3,9 @@
 // Headers come first: nothing of the standard library may be compiled with these instructions (see parallel.h).
 #include <cstdint>
 #include <cstdlib>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "kernels.h"
 
@@ -18,13 +21,12 @@ namespace ryot {
 namespace {
 #define RYOT_VECTOR_BYTES 64
 #define RYOT_TILE_ROWS 12
-#include "simd.inc"
-#include "gemm.inc"
-#include "linear_cross_entropy.inc"
-#include "attention.inc"
+#define RYOT_BFLOAT16 0
+#include "all.inc"
 }  // namespace
 
-const Kernels kAvx512Kernels = {linear_cross_entropy, attention_forward, attention_backward};
+const Kernels kAvx512Kernels = {dense_forward,     dense_backward,     norm_forward,         norm_backward,
+                        attention_forward, attention_backward, linear_cross_entropy, embedding_backward};
 
 }  // namespace ryot
 

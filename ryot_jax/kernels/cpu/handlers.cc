@@ -1,131 +1,344 @@
-// XLA FFI handlers: check the shapes, take XLA's own thread pool, and call the kernels of the best
-// instruction set that this processor has.
-#include <algorithm>
-#include <atomic>
-#include <cstdint>
-#include <functional>
-#include <memory>
-#include <thread>
+// XLA FFI handlers: check types and shapes, take XLA's own thread pool, and call the kernels of the best instruction
+// set that this processor has. An operand or result of shape [0] is absent.
+#include <initializer_list>
+#include <string>
 
-#include "kernels.h"
+#include "dispatch.h"
+#include "pool.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
 namespace ryot {
 namespace {
 
-// Runs tasks on XLA's intra-op pool. Handlers run on that pool's threads themselves, so waiting for a
-// scheduled task could wait for ever: instead the caller and its helpers claim tasks from one counter, and
-// the caller waits only for tasks that a running helper has already claimed. A helper that starts late finds
-// nothing left and leaves.
-class PoolParallel : public Parallel {
- public:
-  explicit PoolParallel(ffi::ThreadPool& pool) : pool_(pool) {}
-  long num_threads() const override { return pool_.num_threads() < 1 ? 1 : pool_.num_threads(); }
-  void run(long num_tasks, Body body, void* context) const override {
-    const long helpers = (num_tasks < num_threads() ? num_tasks : num_threads()) - 1;
-    if (helpers < 1) {
-      for (long task = 0; task < num_tasks; ++task) body(context, task);
-      return;
-    }
-    auto shared = std::make_shared<Claims>();
-    const std::function<void()> work = [shared, num_tasks, body, context] {
-      for (long task; (task = shared->next.fetch_add(1)) < num_tasks;) {
-        body(context, task);
-        shared->done.fetch_add(1, std::memory_order_release);
-      }
-    };
-    for (long i = 0; i < helpers; ++i) pool_.Schedule(std::function<void()>(work));
-    work();
-    for (long spins = 0; shared->done.load(std::memory_order_acquire) < num_tasks; ++spins)
-      if (spins > 10000) std::this_thread::yield();
-  }
-
- private:
-  struct Claims {
-    std::atomic<long> next{0}, done{0};
-  };
-  ffi::ThreadPool& pool_;
-};
-
-const Kernels* best_kernels() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq"))
-    return &kAvx512Kernels;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &kAvx2Kernels;
-#endif
-  return nullptr;
-}
-
+using ffi::AnyBuffer;
 using Floats = ffi::Buffer<ffi::F32>;
 using Integers = ffi::Buffer<ffi::S32>;
-using FloatsOut = ffi::Result<ffi::Buffer<ffi::F32>>;
+using Booleans = ffi::Buffer<ffi::PRED>;
+using AnyOut = ffi::Result<AnyBuffer>;
+using FloatsOut = ffi::Result<Floats>;
+using Shape = std::initializer_list<long>;
 
-ffi::Error finish(bool ok) {
-  return ok ? ffi::Error::Success() : ffi::Error(ffi::ErrorCode::kResourceExhausted, "ryot_jax: no memory for scratch");
-}
-ffi::Error unsupported() {
-  return ffi::Error(ffi::ErrorCode::kUnimplemented, "ryot_jax: the CPU kernels need AVX2 and FMA");
-}
-ffi::Error bad_shapes(const char* what) { return ffi::Error::InvalidArgument(what); }
+// ---- Checks -----------------------------------------------------------------------------------------------------
 
-bool same_shape(const Floats& a, const Floats& b) {
-  const auto x = a.dimensions(), y = b.dimensions();
-  return std::equal(x.begin(), x.end(), y.begin(), y.end());
+template <typename Buffer>
+bool absent(const Buffer& buffer) {
+  return buffer.dimensions().size() == 1 && buffer.dimensions()[0] == 0;
 }
 
-ffi::Error run_linear_cross_entropy(ffi::ThreadPool pool, Floats x, Floats w, Integers target, float* loss,
-float* dx,
-                                    float* dw) {
-  const Kernels* kernels = best_kernels();
-  if (!kernels) return unsupported();
-  const auto xs = x.dimensions(), ws = w.dimensions(), ts = target.dimensions();
-  if (xs.size() != 2 || ws.size() != 2 || ts.size() != 1 || xs[1] != ws[1] || xs[0] != ts[0])
-    return bad_shapes("linear_cross_entropy takes x[N,D], w[V,D], target[N]");
-  return finish(kernels->linear_cross_entropy(
-      PoolParallel(pool),
-      {xs[0], xs[1], ws[0], x.typed_data(), w.typed_data(), target.typed_data(), loss, dx, dw}));
+// Collects what is wrong with a call: the first finding is the error.
+class Check {
+ public:
+  explicit Check(const char* kernel) : kernel_(kernel) {}
+
+  void require(bool condition, const char* rule) {
+    if (!condition && error_.empty()) error_ = std::string("ryot_jax: ") + kernel_ + " takes " + rule;
+  }
+  template <typename Buffer>
+  void shape(const Buffer& buffer, Shape wanted, const char* rule) {
+    const auto dims = buffer.dimensions();
+    bool same = dims.size() == wanted.size();
+    for (size_t i = 0; same && i < wanted.size(); ++i) same = dims[i] == wanted.begin()[i];
+    require(same, rule);
+  }
+  template <typename Buffer>
+  void shape_or_absent(const Buffer& buffer, Shape wanted, const char* rule) {
+    if (!absent(buffer)) shape(buffer, wanted, rule);
+  }
+  // Float32, or bfloat16 where the Scalar is.
+  void number(const AnyBuffer& buffer, ffi::DataType scalar) {
+    const ffi::DataType type = buffer.element_type();
+    require(absent(buffer) || type == ffi::F32 || (type == ffi::BF16 && scalar == ffi::BF16), "float32 or bfloat16");
+  }
+  bool ok() const { return error_.empty(); }
+  ffi::Error error() const { return ffi::Error::InvalidArgument(error_); }
+
+ private:
+  const char* kernel_;
+  std::string error_;
+};
+
+Tensor tensor(const AnyBuffer& buffer) {
+  return {absent(buffer) ? nullptr : buffer.untyped_data(), buffer.element_type() == ffi::BF16};
+}
+float* data_or_null(const Floats& buffer) { return absent(buffer) ? nullptr : buffer.typed_data(); }
+
+// Runs one kernel of the table for `scalar`.
+template <typename Args>
+ffi::Error launch(ffi::ThreadPool& pool, ffi::DataType scalar, const Check& check,
+                  bool (*Kernels::*kernel)(const Parallel&, const Args&), const Args& args) {
+  if (!check.ok()) return check.error();
+  if (scalar != ffi::F32 && scalar != ffi::BF16)
+    return ffi::Error::InvalidArgument("ryot_jax: the CPU kernels take float32 or bfloat16");
+  const Kernels* kernels = best_kernels(scalar == ffi::BF16);
+  if (!kernels)
+    return ffi::Error(ffi::ErrorCode::kUnimplemented,
+                      scalar == ffi::BF16 ? "ryot_jax: bfloat16 kernels need a processor with AVX512-BF16"
+                                          : "ryot_jax: the CPU kernels need a processor with AVX2 and FMA");
+  if (!(kernels->*kernel)(PoolParallel<ffi::ThreadPool>(pool), args))
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "ryot_jax: no memory for scratch");
+  return ffi::Error::Success();
 }
 
-ffi::Error linear_cross_entropy_loss(ffi::ThreadPool pool, Floats x, Floats w, Integers target, FloatsOut
-loss) {
-  return run_linear_cross_entropy(pool, x, w, target, loss->typed_data(), nullptr, nullptr);
-}
-ffi::Error linear_cross_entropy_gradients(ffi::ThreadPool pool, Floats x, Floats w, Integers target, FloatsOut
-loss,
-                                          FloatsOut dx, FloatsOut dw) {
-  return run_linear_cross_entropy(pool, x, w, target, loss->typed_data(), dx->typed_data(), dw->typed_data());
+bool has_rank(const AnyBuffer& buffer, size_t rank) { return buffer.dimensions().size() == rank; }
+
+// ---- Dense ------------------------------------------------------------------------------------------------------
+
+ffi::Error check_dense(Check& check, const AnyBuffer& x, const Floats& w, int64_t activation, DenseArgs& args) {
+  check.require(has_rank(x, 2) && w.dimensions().size() == 2, "x[N,K], w[K,M]");
+  check.require(activation >= 0 && activation <= 3, "activation 0 to 3");
+  if (!check.ok()) return check.error();
+  args.rows = x.dimensions()[0], args.inputs = x.dimensions()[1], args.outputs = w.dimensions()[1];
+  args.activation = static_cast<Activation>(activation);
+  args.x = x.untyped_data(), args.w = w.typed_data();
+  check.shape(w, {args.inputs, args.outputs}, "x[N,K], w[K,M]");
+  check.require(args.activation != Activation::kSwiglu || args.outputs % 2 == 0, "an even M for swiglu");
+  return ffi::Error::Success();
 }
 
-AttentionArgs attention_args(Floats q, Floats k, Floats v) {
-  const auto s = q.dimensions();
+ffi::Error dense_forward(ffi::ThreadPool pool, AnyBuffer x, Floats w, Floats bias, AnyBuffer residual, AnyOut y,
+                         AnyOut h, int64_t activation) {
+  Check check("dense");
+  DenseArgs args = {};
+  if (ffi::Error error = check_dense(check, x, w, activation, args); error.failure()) return error;
+  const ffi::DataType scalar = x.element_type();
+  check.number(residual, scalar);
+  check.number(*y, scalar);
+  check.shape_or_absent(bias, {args.outputs}, "bias[M]");
+  check.shape_or_absent(residual, {args.rows, args.width()}, "a residual of the shape of y");
+  check.shape(*y, {args.rows, args.width()}, "y[N,M], half as wide for swiglu");
+  if (args.activation != Activation::kNone) check.shape(*h, {args.rows, args.outputs}, "h[N,M]");
+  check.require(args.activation == Activation::kNone || h->element_type() == scalar, "h of the type of x");
+  args.bias = data_or_null(bias), args.residual = tensor(residual), args.y = tensor(*y), args.h = tensor(*h).data;
+  return launch(pool, scalar, check, &Kernels::dense_forward, args);
+}
+
+ffi::Error dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, Floats w, AnyBuffer h, AnyOut dx,
+                          FloatsOut dw, FloatsOut dbias, int64_t activation) {
+  Check check("dense");
+  DenseArgs args = {};
+  if (ffi::Error error = check_dense(check, x, w, activation, args); error.failure()) return error;
+  const ffi::DataType scalar = x.element_type();
+  check.number(dy, scalar);
+  check.shape(dy, {args.rows, args.width()}, "dy[N,M], half as wide for swiglu");
+  if (args.activation != Activation::kNone) check.shape(h, {args.rows, args.outputs}, "h[N,M]");
+  check.require(args.activation == Activation::kNone || h.element_type() == scalar, "h of the type of x");
+  check.shape(*dx, {args.rows, args.inputs}, "dx[N,K]");
+  check.require(dx->element_type() == scalar, "dx of the type of x");
+  check.shape(*dw, {args.inputs, args.outputs}, "dw[K,M]");
+  check.shape_or_absent(*dbias, {args.outputs}, "dbias[M]");
+  args.y = tensor(dy), args.h = tensor(h).data, args.dx = dx->untyped_data(), args.dw = dw->typed_data();
+  args.dbias = data_or_null(*dbias);
+  return launch(pool, scalar, check, &Kernels::dense_backward, args);
+}
+
+// ---- Norms ------------------------------------------------------------------------------------------------------
+
+// Norms compute in float32 whatever the arrays hold; the kernels for bfloat16 are needed where one of them is.
+ffi::DataType widest_scalar(std::initializer_list<const AnyBuffer*> buffers) {
+  for (const AnyBuffer* buffer : buffers)
+    if (buffer->element_type() == ffi::BF16) return ffi::BF16;
+  return ffi::F32;
+}
+
+ffi::Error norm_forward(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer residual, Floats scale, Floats bias, AnyOut y,
+                        AnyOut s, FloatsOut statistics, float epsilon, int64_t centre) {
+  Check check("norm");
+  check.require(has_rank(x, 2), "x[N,D]");
+  if (!check.ok()) return check.error();
+  NormArgs args = {};
+  args.rows = x.dimensions()[0], args.width = x.dimensions()[1];
+  const ffi::DataType scalar = widest_scalar({&x, &residual, &*y, &*s});
+  for (const AnyBuffer* buffer : {&x, &residual, &*y, &*s}) check.number(*buffer, scalar);
+  check.shape_or_absent(residual, {args.rows, args.width}, "a residual of the shape of x");
+  check.shape(scale, {args.width}, "scale[D]");
+  check.shape_or_absent(bias, {args.width}, "bias[D]");
+  check.shape(*y, {args.rows, args.width}, "y[N,D]");
+  check.shape_or_absent(*s, {args.rows, args.width}, "s[N,D]");
+  check.shape(*statistics, {args.rows, 2}, "statistics[N,2]");
+  args.centre = centre != 0, args.epsilon = epsilon;
+  args.x = tensor(x), args.residual = tensor(residual), args.scale = scale.typed_data(), args.bias = data_or_null(bias);
+  args.y = tensor(*y), args.s = tensor(*s), args.statistics = statistics->typed_data();
+  return launch(pool, scalar, check, &Kernels::norm_forward, args);
+}
+
+ffi::Error norm_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer s, Floats scale, Floats statistics, AnyBuffer ds,
+                         AnyOut dx, FloatsOut dscale, FloatsOut dbias, int64_t centre) {
+  Check check("norm");
+  check.require(has_rank(s, 2), "s[N,D]");
+  if (!check.ok()) return check.error();
+  NormArgs args = {};
+  args.rows = s.dimensions()[0], args.width = s.dimensions()[1];
+  const ffi::DataType scalar = widest_scalar({&dy, &s, &ds, &*dx});
+  for (const AnyBuffer* buffer : {&dy, &s, &ds, &*dx}) check.number(*buffer, scalar);
+  check.shape(dy, {args.rows, args.width}, "dy[N,D]");
+  check.shape(scale, {args.width}, "scale[D]");
+  check.shape(statistics, {args.rows, 2}, "statistics[N,2]");
+  check.shape_or_absent(ds, {args.rows, args.width}, "ds[N,D]");
+  check.shape(*dx, {args.rows, args.width}, "dx[N,D]");
+  check.shape(*dscale, {args.width}, "dscale[D]");
+  check.shape_or_absent(*dbias, {args.width}, "dbias[D]");
+  args.centre = centre != 0;
+  args.y = tensor(dy), args.s = tensor(s), args.scale = scale.typed_data(), args.statistics = statistics.typed_data();
+  args.ds = tensor(ds), args.dx = tensor(*dx), args.dscale = dscale->typed_data(), args.dbias = data_or_null(*dbias);
+  return launch(pool, scalar, check, &Kernels::norm_backward, args);
+}
+
+// ---- Attention --------------------------------------------------------------------------------------------------
+
+// All heads of an array [B,T,N,K], from head `first` on.
+Heads heads_from(const AnyBuffer& buffer, long first) {
+  const auto d = buffer.dimensions();
+  const long scalar_bytes = buffer.element_type() == ffi::BF16 ? 2 : 4;
+  return {static_cast<char*>(buffer.untyped_data()) + first * d[3] * scalar_bytes, static_cast<long>(d[2] * d[3])};
+}
+
+void check_attention(Check& check, const Booleans& mask, int64_t causal, int64_t window, AttentionArgs& args) {
+  args.causal = causal != 0, args.window = window;
+  args.mask = absent(mask) ? nullptr : reinterpret_cast<const uint8_t*>(mask.typed_data());
+  check.shape_or_absent(mask, {args.batch, args.keys}, "mask[B,S]");
+  check.require(args.kv_heads > 0 && args.heads % args.kv_heads == 0, "key heads that divide the query heads");
+  check.require(window >= 0 && (!window || causal), "a window only where it is causal");
+  check.require(!causal || args.queries == args.keys, "as many keys as queries where it is causal");
+}
+
+void check_separate(Check& check, const AnyBuffer& q, const AnyBuffer& k, const AnyBuffer& v, AttentionArgs& args) {
+  const char* rule = "q[B,T,H,K], k[B,S,G,K], v[B,S,G,K] of one type";
+  check.require(has_rank(q, 4) && has_rank(k, 4) && has_rank(v, 4), rule);
+  if (!check.ok()) return;
+  const auto qs = q.dimensions(), ks = k.dimensions();
+  args.batch = qs[0], args.queries = qs[1], args.heads = qs[2], args.head_width = qs[3];
+  args.keys = ks[1], args.kv_heads = ks[2];
+  for (const AnyBuffer* buffer : {&k, &v}) {
+    check.shape(*buffer, {args.batch, args.keys, args.kv_heads, args.head_width}, rule);
+    check.require(buffer->element_type() == q.element_type(), rule);
+  }
+  args.q = heads_from(q, 0), args.k = heads_from(k, 0), args.v = heads_from(v, 0);
+}
+
+void check_packed(Check& check, const AnyBuffer& qkv, int64_t n_heads, AttentionArgs& args) {
+  check.require(has_rank(qkv, 4) && n_heads > 0 && qkv.dimensions()[2] > n_heads &&
+                    (qkv.dimensions()[2] - n_heads) % 2 == 0,
+                "qkv[B,T,H+2G,K]");
+  if (!check.ok()) return;
+  const auto d = qkv.dimensions();
+  args.batch = d[0], args.queries = args.keys = d[1], args.heads = n_heads, args.kv_heads = (d[2] - n_heads) / 2;
+  args.head_width = d[3];
+  args.q = heads_from(qkv, 0), args.k = heads_from(qkv, n_heads), args.v = heads_from(qkv, n_heads + args.kv_heads);
+}
+
+// o and do [B,T,H,K], lse [B,H,T].
+void check_outputs(Check& check, const AnyBuffer& o, const Floats& lse, ffi::DataType scalar, AttentionArgs& args) {
+  check.shape(o, {args.batch, args.queries, args.heads, args.head_width}, "o[B,T,H,K]");
+  check.require(o.element_type() == scalar, "o and its gradient of the type of q");
+  check.shape(lse, {args.batch, args.heads, args.queries}, "lse[B,H,T]");
+  if (!check.ok()) return;
+  args.o = heads_from(o, 0), args.log_sum_exp = lse.typed_data();
+}
+
+ffi::Error attention_forward(ffi::ThreadPool pool, AnyBuffer q, AnyBuffer k, AnyBuffer v, Booleans mask, AnyOut o,
+                             FloatsOut lse, int64_t causal, int64_t window) {
+  Check check("attention");
   AttentionArgs args = {};
-  args.batch = s[0], args.length = s[1], args.heads = s[2], args.head_width = s[3];
-  args.q = q.typed_data(), args.k = k.typed_data(), args.v = v.typed_data();
-  return args;
+  check_separate(check, q, k, v, args);
+  if (check.ok()) check_attention(check, mask, causal, window, args);
+  if (check.ok()) check_outputs(check, *o, *lse, q.element_type(), args);
+  return launch(pool, q.element_type(), check, &Kernels::attention_forward, args);
 }
 
-ffi::Error attention_forward(ffi::ThreadPool pool, Floats q, Floats k, Floats v, FloatsOut o, FloatsOut
-log_sum_exp) {
-  const Kernels* kernels = best_kernels();
-  if (!kernels) return unsupported();
-  if (q.dimensions().size() != 4 || !same_shape(q, k) || !same_shape(q, v))
-    return bad_shapes("attention takes q, k, v of one shape [B,T,H,K]");
-  AttentionArgs args = attention_args(q, k, v);
-  args.o = o->typed_data(), args.log_sum_exp = log_sum_exp->typed_data();
-  return finish(kernels->attention_forward(PoolParallel(pool), args));
+ffi::Error attention_backward(ffi::ThreadPool pool, AnyBuffer q, AnyBuffer k, AnyBuffer v, Booleans mask, AnyBuffer o,
+                              Floats lse, AnyBuffer d_o, AnyOut dq, AnyOut dk, AnyOut dv, int64_t causal,
+                              int64_t window) {
+  Check check("attention");
+  AttentionArgs args = {}, gradients = {};
+  check_separate(check, q, k, v, args);
+  if (check.ok()) check_attention(check, mask, causal, window, args);
+  if (check.ok()) check_separate(check, *dq, *dk, *dv, gradients);
+  if (check.ok()) check_outputs(check, d_o, lse, q.element_type(), gradients);
+  if (check.ok()) check_outputs(check, o, lse, q.element_type(), args);
+  args.d_o = gradients.o, args.dq = gradients.q, args.dk = gradients.k, args.dv = gradients.v;
+  return launch(pool, q.element_type(), check, &Kernels::attention_backward, args);
 }
 
-ffi::Error attention_backward(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Floats o, Floats
-log_sum_exp,
-                              Floats d_o, FloatsOut dq, FloatsOut dk, FloatsOut dv) {
-  const Kernels* kernels = best_kernels();
-  if (!kernels) return unsupported();
-  AttentionArgs args = attention_args(q, k, v);
-  args.o = o.typed_data(), args.log_sum_exp = log_sum_exp.typed_data(), args.d_o = d_o.typed_data();
-  args.dq = dq->typed_data(), args.dk = dk->typed_data(), args.dv = dv->typed_data();
-  return finish(kernels->attention_backward(PoolParallel(pool), args));
+ffi::Error packed_attention_forward(ffi::ThreadPool pool, AnyBuffer qkv, Booleans mask, AnyOut o, FloatsOut lse,
+                                    int64_t n_heads, int64_t causal, int64_t window) {
+  Check check("packed_attention");
+  AttentionArgs args = {};
+  check_packed(check, qkv, n_heads, args);
+  if (check.ok()) check_attention(check, mask, causal, window, args);
+  if (check.ok()) check_outputs(check, *o, *lse, qkv.element_type(), args);
+  return launch(pool, qkv.element_type(), check, &Kernels::attention_forward, args);
+}
+
+ffi::Error packed_attention_backward(ffi::ThreadPool pool, AnyBuffer qkv, Booleans mask, AnyBuffer o, Floats lse,
+                                     AnyBuffer d_o, AnyOut dqkv, int64_t n_heads, int64_t causal, int64_t window) {
+  Check check("packed_attention");
+  AttentionArgs args = {}, gradients = {};
+  check_packed(check, qkv, n_heads, args);
+  if (check.ok()) check_attention(check, mask, causal, window, args);
+  if (check.ok()) check_packed(check, *dqkv, n_heads, gradients);
+  if (check.ok()) check_outputs(check, d_o, lse, qkv.element_type(), gradients);
+  if (check.ok()) check_outputs(check, o, lse, qkv.element_type(), args);
+  args.d_o = gradients.o, args.dq = gradients.q, args.dk = gradients.k, args.dv = gradients.v;
+  return launch(pool, qkv.element_type(), check, &Kernels::attention_backward, args);
+}
+
+// ---- Linear + cross-entropy -------------------------------------------------------------------------------------
+
+struct LossOptions {
+  float label_smoothing, z_loss, soft_cap;
+};
+
+void check_linear_cross_entropy(Check& check, const AnyBuffer& x, const Floats& w, const Integers& targets,
+                                const Floats& losses, LossOptions options, LinearCrossEntropyArgs& args) {
+  const char* rule = "x[N,D], w[V,D], targets[N], and gives losses[N]";
+  check.require(has_rank(x, 2) && w.dimensions().size() == 2, rule);
+  if (!check.ok()) return;
+  args.rows = x.dimensions()[0], args.width = x.dimensions()[1], args.vocabulary = w.dimensions()[0];
+  check.shape(w, {args.vocabulary, args.width}, rule);
+  check.shape(targets, {args.rows}, rule);
+  check.shape(losses, {args.rows}, rule);
+  check.require(args.vocabulary > 0, "a vocabulary that is not empty");
+  args.label_smoothing = options.label_smoothing, args.z_loss = options.z_loss, args.soft_cap = options.soft_cap;
+  args.x = x.untyped_data(), args.w = w.typed_data(), args.target = targets.typed_data();
+  args.losses = losses.typed_data();
+}
+
+ffi::Error linear_cross_entropy_loss(ffi::ThreadPool pool, AnyBuffer x, Floats w, Integers targets, FloatsOut losses,
+                                     float label_smoothing, float z_loss, float soft_cap) {
+  Check check("linear_cross_entropy");
+  LinearCrossEntropyArgs args = {};
+  check_linear_cross_entropy(check, x, w, targets, *losses, {label_smoothing, z_loss, soft_cap}, args);
+  return launch(pool, x.element_type(), check, &Kernels::linear_cross_entropy, args);
+}
+
+ffi::Error linear_cross_entropy_gradients(ffi::ThreadPool pool, AnyBuffer x, Floats w, Integers targets, Floats weights,
+                                          FloatsOut losses, AnyOut dx, FloatsOut dw, float label_smoothing,
+                                          float z_loss, float soft_cap) {
+  Check check("linear_cross_entropy");
+  LinearCrossEntropyArgs args = {};
+  check_linear_cross_entropy(check, x, w, targets, *losses, {label_smoothing, z_loss, soft_cap}, args);
+  check.shape_or_absent(weights, {args.rows}, "weights[N]");
+  check.shape(*dx, {args.rows, args.width}, "dx[N,D]");
+  check.require(dx->element_type() == x.element_type(), "dx of the type of x");
+  check.shape(*dw, {args.vocabulary, args.width}, "dw[V,D]");
+  args.weights = data_or_null(weights), args.dx = dx->untyped_data(), args.dw = dw->typed_data();
+  return launch(pool, x.element_type(), check, &Kernels::linear_cross_entropy, args);
+}
+
+// ---- Embedding --------------------------------------------------------------------------------------------------
+
+ffi::Error embedding_backward(ffi::ThreadPool pool, AnyBuffer dy, Integers tokens, FloatsOut dtable) {
+  Check check("embedding");
+  check.require(has_rank(dy, 2) && dtable->dimensions().size() == 2, "dy[N,D], and gives dtable[V,D]");
+  if (!check.ok()) return check.error();
+  EmbeddingArgs args = {};
+  args.rows = dy.dimensions()[0], args.width = dy.dimensions()[1], args.vocabulary = dtable->dimensions()[0];
+  check.shape(tokens, {args.rows}, "tokens[N]");
+  check.shape(*dtable, {args.vocabulary, args.width}, "dy[N,D], and gives dtable[V,D]");
+  check.number(dy, dy.element_type());
+  args.dy = tensor(dy), args.tokens = tokens.typed_data(), args.dtable = dtable->typed_data();
+  return launch(pool, dy.element_type(), check, &Kernels::embedding_backward, args);
 }
 
 }  // namespace
@@ -133,29 +346,53 @@ log_sum_exp,
 
 #pragma GCC visibility push(default)  // what follows is all that Python sees of this library
 
-// "avx512", "avx2", or "" where this processor has neither.
-extern "C" const char* ryot_instruction_set() {
-  const ryot::Kernels* kernels = ryot::best_kernels();
+// Whether there are kernels for this processor whose products take bfloat16 (1) or float32 (0) operands: the name of
+// the instruction set that they use, or "".
+extern "C" const char* ryot_instruction_set(int bfloat16) {
+  const ryot::Kernels* kernels = ryot::best_kernels(bfloat16 != 0);
 #if defined(__x86_64__)
+  if (kernels == &ryot::kAvx512Bf16Kernels) return "avx512bf16";
   if (kernels == &ryot::kAvx512Kernels) return "avx512";
   if (kernels == &ryot::kAvx2Kernels) return "avx2";
 #endif
   return kernels ? "?" : "";
 }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ryot_linear_cross_entropy_loss, ryot::linear_cross_entropy_loss,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ryot::Floats>().Arg<ryot::Floats>()
-                                  .Arg<ryot::Integers>().Ret<ffi::Buffer<ffi::F32>>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ryot_linear_cross_entropy_gradients, ryot::linear_cross_entropy_gradients,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ryot::Floats>().Arg<ryot::Floats>()
-                                  .Arg<ryot::Integers>().Ret<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ryot_attention_forward, ryot::attention_forward,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ryot::Floats>().Arg<ryot::Floats>()
-                                  .Arg<ryot::Floats>().Ret<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ryot_attention_backward, ryot::attention_backward,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ryot::Floats>().Arg<ryot::Floats>()
-                                  .Arg<ryot::Floats>().Arg<ryot::Floats>().Arg<ryot::Floats>().Arg<ryot::Floats>()
-                                  .Ret<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+
+#define RYOT_HANDLER(function, binding) XLA_FFI_DEFINE_HANDLER_SYMBOL(ryot_##function, ryot::function, binding)
+#define RYOT_BIND ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+
+RYOT_HANDLER(dense_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Floats>().Arg<ryot::Floats>()
+                                .Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>()
+                                .Attr<int64_t>("activation"));
+RYOT_HANDLER(dense_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
+                                 .Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::Floats>()
+                                 .Ret<ryot::Floats>().Attr<int64_t>("activation"));
+RYOT_HANDLER(norm_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
+                               .Arg<ryot::Floats>().Ret<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::Floats>()
+                               .Attr<float>("epsilon").Attr<int64_t>("centre"));
+RYOT_HANDLER(norm_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
+                                .Arg<ryot::Floats>().Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::Floats>()
+                                .Ret<ryot::Floats>().Attr<int64_t>("centre"));
+RYOT_HANDLER(attention_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>()
+                                    .Arg<ryot::Booleans>().Ret<ryot::AnyBuffer>().Ret<ryot::Floats>()
+                                    .Attr<int64_t>("causal").Attr<int64_t>("window"));
+RYOT_HANDLER(attention_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>()
+                                     .Arg<ryot::Booleans>().Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
+                                     .Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>()
+                                     .Ret<ryot::AnyBuffer>().Attr<int64_t>("causal").Attr<int64_t>("window"));
+RYOT_HANDLER(packed_attention_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Booleans>().Ret<ryot::AnyBuffer>()
+                                           .Ret<ryot::Floats>().Attr<int64_t>("n_heads").Attr<int64_t>("causal")
+                                           .Attr<int64_t>("window"));
+RYOT_HANDLER(packed_attention_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Booleans>().Arg<ryot::AnyBuffer>()
+                                            .Arg<ryot::Floats>().Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>()
+                                            .Attr<int64_t>("n_heads").Attr<int64_t>("causal").Attr<int64_t>("window"));
+RYOT_HANDLER(linear_cross_entropy_loss, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Floats>().Arg<ryot::Integers>()
+                                            .Ret<ryot::Floats>().Attr<float>("label_smoothing").Attr<float>("z_loss")
+                                            .Attr<float>("soft_cap"));
+RYOT_HANDLER(linear_cross_entropy_gradients, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Floats>().Arg<ryot::Integers>()
+                                                 .Arg<ryot::Floats>().Ret<ryot::Floats>().Ret<ryot::AnyBuffer>()
+                                                 .Ret<ryot::Floats>().Attr<float>("label_smoothing")
+                                                 .Attr<float>("z_loss").Attr<float>("soft_cap"));
+RYOT_HANDLER(embedding_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Integers>().Ret<ryot::Floats>());
 #pragma GCC visibility pop

@@ -1,7 +1,9 @@
-// The table of kernels that each instruction set provides, and the shapes that they take.
+// The table of kernels that each instruction set provides, and the arrays that they take.
 //
-// All arrays are dense, row-major float32. Results do not depend on which thread does what: every
-// sum is taken in an order that the shapes and the number of threads fix.
+// All arrays are dense and row-major. "Scalar" is the type that products take their operands in: float in the
+// kernels for AVX2 and AVX-512, bfloat16 in those for AVX512-BF16; sums are float32 in both. A `Tensor` may hold
+// either type where bfloat16 is the Scalar. Results do not depend on which thread does what, nor on the number of
+// threads: every sum is taken in an order that the shapes alone fix.
 #ifndef RYOT_KERNELS_CPU_KERNELS_H_
 #define RYOT_KERNELS_CPU_KERNELS_H_
 
@@ -11,37 +13,106 @@
 
 namespace ryot {
 
-// loss_sum = sum over rows n with target[n] >= 0 of  log(sum_v exp(x[n].w[v])) - x[n].w[target[n]]
-// and its gradients. dx and dw may both be null: then only the loss is computed.
-struct LinearCrossEntropyArgs {
-  long rows, width, vocabulary;
-  const float* x;         // [rows, width]
-  const float* w;         // [vocabulary, width]
-  const int32_t* target;  // [rows]; below zero: the row is ignored
-  float* loss_sum;        // [1]
-  float* dx;              // [rows, width]
-  float* dw;              // [vocabulary, width]
+// An array of float32 or bfloat16; data is null where the array is absent.
+struct Tensor {
+  void* data;
+  bool is_bfloat16;
+  explicit operator bool() const { return data != nullptr; }
 };
 
-// Causal softmax(q k^T / sqrt(head_width)) v for every sequence and head.
+// The numbers are those of the `activation` attribute of the handlers.
+enum class Activation : int64_t { kNone = 0, kGelu = 1, kRelu2 = 2, kSwiglu = 3 };
+
+// y = act(x w + bias) + residual. `outputs` is the width of w; y is half as wide where the activation is gated.
+struct DenseArgs {
+  long rows, inputs, outputs;
+  Activation activation;
+  const void* x;      // Scalar [rows, inputs]
+  const float* w;     // [inputs, outputs]
+  const float* bias;  // [outputs] or null
+  Tensor residual;    // [rows, width of y] or absent; forward only
+  Tensor y;           // forward: written; backward: the gradient dy, read
+  void* h;            // Scalar [rows, outputs], x w + bias; null without activation. Forward: written; backward: read
+  void* dx;           // backward only, as are the two below: Scalar [rows, inputs]
+  float* dw;          // [inputs, outputs]
+  float* dbias;       // [outputs] or null
+  long width() const { return activation == Activation::kSwiglu ? outputs / 2 : outputs; }
+};
+
+// s = x + residual; y = (s - mean(s)) / deviation(s) * scale + bias, row by row. Without `centre` the mean is left in
+// and the deviation is the root mean square.
+struct NormArgs {
+  long rows, width;
+  bool centre;
+  float epsilon;
+  Tensor x, residual;  // forward: read; the residual may be absent
+  const float* scale;  // [width]
+  const float* bias;   // [width] or null
+  Tensor y;            // forward: written; backward: the gradient dy, read
+  Tensor s;            // forward: written, or absent; backward: read
+  float* statistics;   // [rows, 2]: mean and 1 / deviation. Forward: written; backward: read
+  Tensor ds;           // backward only, as are the three below: gradient of s from elsewhere, or absent
+  Tensor dx;           // [rows, width], type of s
+  float* dscale;       // [width]
+  float* dbias;        // [width] or null
+};
+
+// One head's vectors of all positions: position t of sequence b and head h is at data + (b * positions + t) * row +
+// h * head_width.
+struct Heads {
+  void* data;  // Scalar
+  long row;    // scalars from one position to the next
+};
+
+// softmax(q k^T / sqrt(head_width)) v for every sequence and head; query head h uses key head h / (heads / kv_heads).
 struct AttentionArgs {
-  long batch, length, heads, head_width;
-  const float *q, *k, *v;  // [batch, length, heads, head_width]
-  float* o;                // forward: written; backward: read (same shape as q)
-  float* log_sum_exp;      // [batch, heads, length]; forward: written; backward: read
-  const float* d_o;        // backward only, as are the three below
-  float *dq, *dk, *dv;
+  long batch, queries, keys, heads, kv_heads, head_width;
+  bool causal;           // a query sees the keys up to its own position
+  long window;           // and of those only the last `window`; 0: all
+  const uint8_t* mask;   // [batch, keys], 0: nobody sees the key; or null
+  Heads q, k, v, o;      // o: forward: written; backward: read
+  float* log_sum_exp;    // [batch, heads, queries], +inf where a query sees no key. Forward: written; backward: read
+  Heads d_o, dq, dk, dv; // backward only
+};
+
+// losses[n] = lse - (1 - e) logit[target] - e mean(logit) + z lse^2, where e is the label smoothing, z the z-loss,
+// logit[v] = cap(x[n] . w[v]), cap(l) = c tanh(l / c), lse = log(sum(exp(logit))); and the gradients of
+// sum(weights * losses). Rows with a target below zero count for nothing.
+struct LinearCrossEntropyArgs {
+  long rows, width, vocabulary;
+  float label_smoothing, z_loss, soft_cap;  // soft_cap 0: none
+  const void* x;                            // Scalar [rows, width]
+  const float* w;                           // [vocabulary, width]
+  const int32_t* target;                    // [rows]
+  const float* weights;                     // [rows] or null: all one
+  float* losses;                            // [rows]
+  void* dx;                                 // Scalar [rows, width], or null: no gradients are wanted
+  float* dw;                                // [vocabulary, width]
+};
+
+// dtable[tokens[n]] += dy[n]; tokens outside of the vocabulary are skipped.
+struct EmbeddingArgs {
+  long rows, width, vocabulary;
+  Tensor dy;              // [rows, width]
+  const int32_t* tokens;  // [rows]
+  float* dtable;          // [vocabulary, width]
 };
 
 // Each kernel returns false when it could not get its scratch memory.
 struct Kernels {
-  bool (*linear_cross_entropy)(const Parallel&, const LinearCrossEntropyArgs&);
+  bool (*dense_forward)(const Parallel&, const DenseArgs&);
+  bool (*dense_backward)(const Parallel&, const DenseArgs&);
+  bool (*norm_forward)(const Parallel&, const NormArgs&);
+  bool (*norm_backward)(const Parallel&, const NormArgs&);
   bool (*attention_forward)(const Parallel&, const AttentionArgs&);
   bool (*attention_backward)(const Parallel&, const AttentionArgs&);
+  bool (*linear_cross_entropy)(const Parallel&, const LinearCrossEntropyArgs&);
+  bool (*embedding_backward)(const Parallel&, const EmbeddingArgs&);
 };
 
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx2Kernels;        // Scalar is float
+extern const Kernels kAvx512Kernels;      // Scalar is float
+extern const Kernels kAvx512Bf16Kernels;  // Scalar is bfloat16
 
 }  // namespace ryot
 

@@ -10,11 +10,12 @@ namespace ryot {
 
 class Parallel {
  public:
-  using Body = void (*)(void* context, long task);
+  using Body = void (*)(void* context, long task, long worker);
   virtual ~Parallel() = default;
-  virtual long num_threads() const = 0;
-  // Calls body(context, task) once for each task in [0, num_tasks), in any order and on any thread,
-  // and returns when all calls have returned.
+  // At least 1.
+  virtual long num_workers() const = 0;
+  // Calls body(context, task, worker) once for each task in [0, num_tasks), in any order and on any thread, and
+  // returns when all calls have returned. No two calls with the same worker, in [0, num_workers()), run at a time.
   virtual void run(long num_tasks, Body body, void* context) const = 0;
 };
 

@@ -1,0 +1,82 @@
+"""The arms of the main command, as it builds them, on random tokens: what a step takes does not depend on the text.
+
+Tokens are drawn with the frequencies of Zipf's law, as words have them, and the same batches come round again, so
+that losses fall and two programs that train alike can be told from two that do not.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, share, variants
+from ryot_jax.comparison.variants import Variant
+from ryot_jax.data.cache import root as cache_root
+from ryot_jax.data.pipeline import Corpus
+from ryot_jax.data.tokenizer import NoTokenizer
+from ryot_jax.kernels import Spec
+from ryot_jax.model.config import ModelConfig, from_config
+from ryot_jax.runtime.devices import describe_devices, enable_compilation_cache
+
+BATCHES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What arms are built from: the main command's own records, on random tokens."""
+
+    shared: Shared
+    spec: Spec
+    variants: tuple[Variant, ...]
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model's sizes."""
+        return self.shared.model
+
+    def arm(self, name: str) -> Arm:
+        """One of the arms, compiled, warm and at its first step."""
+        arm = Arm(self.shared, next(variant for variant in self.variants if variant.name == name))
+        arm.warm_up()
+        return arm
+
+
+def draw_tokens(config: ConfigDict, batches: int = BATCHES) -> np.ndarray:
+    """Windows of token ids, int32[batches, B, T + 1]."""
+    rows, length = config.training.batch_size, config.training.seq_len + 1
+    frequencies_V = 1.0 / (1.0 + np.arange(config.model.vocab_size))
+    generator = np.random.default_rng(config.seed)
+    shape = (batches, rows, length)
+    return generator.choice(config.model.vocab_size, shape, p=frequencies_V / frequencies_V.sum()).astype(np.int32)
+
+
+def batches_of(tokens_nBT: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """Batches as the training step takes them."""
+    return [
+        {"inputs": np.ascontiguousarray(window[:, :-1]), "targets": np.ascontiguousarray(window[:, 1:])}
+        for window in tokens_nBT
+    ]
+
+
+def setting(config: ConfigDict, tokens_nBT: np.ndarray | None = None, arms: Sequence[str] | None = None) -> Setting:
+    """Everything but the compiled arms. Uses the compilation cache as the config says.
+
+    Raises:
+      ConfigError: an optimization was asked for that this machine does not have.
+    """
+    if config.runtime.compilation_cache:
+        enable_compilation_cache(cache_root(config.data.cache_dir))
+    tokens_nBT = draw_tokens(config) if tokens_nBT is None else tokens_nBT
+    if arms is not None:
+        config = config.copy_and_resolve_references()
+        config.comparison.arms = tuple(arms)
+    devices = describe_devices()
+    model = from_config(config.model, devices.platform)
+    ids = tokens_nBT.reshape(-1).astype(np.uint16)
+    corpus = Corpus(ids, ids[: ids.size // 2], NoTokenizer(model.vocab_size), "", {})
+    shared = share(config, model, corpus)
+    shared = dataclasses.replace(shared, dataset=grain.MapDataset.source(batches_of(tokens_nBT)).repeat())
+    spec = kernel_spec(config, model, devices)
+    return Setting(shared, spec, variants(config, spec)[0])
