@@ -47,6 +47,7 @@ def main(words: list[str] | None = None) -> int:
     if options.pairs < 2 or options.block_steps < 1:
         parser.error("needs at least 2 pairs of 1 step")
     config = load(options.config)
+    others = record.others_at_work()
     order = np.random.default_rng(options.seed)
     found: dict[str, list[Answer]] = {"off": [], "on": []}
     reasons: dict[str, str] = {}
@@ -97,6 +98,7 @@ def main(words: list[str] | None = None) -> int:
             f"Off over on: {record.in_words(faster)}.",
             *(f"{name}: {why}." for name, why in reasons.items()),
             f"Each process warms up with {WARM_UP_STEPS} steps and then times {options.block_steps}.",
+            others,
         ],
         write=options.write,
     )

@@ -76,6 +76,7 @@ def main(words: list[str] | None = None) -> int:
     if options.rounds < 2 or options.block_steps < 0:
         parser.error("needs at least 2 rounds of 1 step")
     allocator = configure_allocator()
+    others = record.others_at_work()
     config = load(options.config)
 
     setting = random_tokens.setting(config, arms=("baseline", "optimized"))
@@ -121,6 +122,7 @@ def main(words: list[str] | None = None) -> int:
         f"({best_rate / 1e9:,.0f} GFLOP/s), is {best_share:.3f} of the limit at the median step.",
         "Memory is what the compiler planned; what the C++ kernels take while they run is not in it.",
         f"Allocator: {allocator.reason}.",
+        others,
         *(f"No products of the {source}: {why}." for source, why in limit.refused.items()),
     ]
     return record.conclude(

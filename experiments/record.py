@@ -8,6 +8,7 @@ import datetime
 import shlex
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def conclude(
         path.write_text(_markdown(title, verdict, command, shown, notes), encoding="utf-8")
         print(f"written to {path}")
     return EXIT_CODES[verdict] if verdict else 0
+
+
+def others_at_work(seconds: float = 1.0) -> str:
+    """A sentence on what this machine's cores do while this process sleeps; call it before anything is started."""
+
+    def idle_and_all() -> tuple[int, int]:
+        ticks = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]]
+        return ticks[3] + ticks[4], sum(ticks[:8])  # the eight kinds of time; what follows them is counted in them
+
+    try:
+        idle, total = idle_and_all()
+        time.sleep(seconds)
+        idle_after, total_after = idle_and_all()
+    except (OSError, ValueError, IndexError):
+        return "Whether other programs ran on this machine is not known."
+    busy = 1 - (idle_after - idle) / max(total_after - total, 1)
+    warning = " It was not quiet: do not trust the times." if busy > 0.1 else ""
+    return f"Before the start other programs used {max(busy, 0.0):.0%} of the machine.{warning}"
 
 
 def command(module: str, words: Sequence[str] | None) -> str:

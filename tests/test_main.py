@@ -155,6 +155,15 @@ def test_a_resumed_run_keeps_its_kernels(finished, tmp_path):
     assert "norm: reference (as before the interruption)" in done.stdout
 
 
+def test_a_damaged_manifest_is_named(finished, tmp_path):
+    run, _ = finished
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", run, copy], check=True)
+    (copy / "manifest.json").write_text("[]", encoding="utf-8")
+    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={copy}"])
+    assert done.returncode == 6 and "manifest.json is damaged" in done.stderr
+
+
 def test_resuming_with_another_config_is_refused(finished):
     run, _ = finished
     done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}", "--config.training.learning_rate=1e-4"])
@@ -205,8 +214,12 @@ def test_what_is_tuned_is_used_by_the_next_run(tmp_path):
 
 def test_one_arm_alone_is_trained_without_a_comparison(text, tmp_path):
     words = [*TINY, "--config.comparison.arms=('optimized',)", "--config.training.epochs=1"]
-    done = _run(_command(words, text, tmp_path))
+    # Its one op that is left to 'auto' is measured first.
+    words += [f"--config.optimizations.{op}=off" for op in ("activations", "linear_cross_entropy", "attention")]
+    words += [f"--config.optimizations.{op}=off" for op in ("dense", "embedding")]
+    done = _run(_command([*words, "--config.runtime.tune_kernels=True"], text, tmp_path))
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
+    assert "tuning norm: reference" in done.stdout and "(measured:" in done.stdout
     results = json.loads((_only_run(tmp_path) / "results.json").read_text(encoding="utf-8"))
     validate_results(results)
     assert list(results["arms"]) == ["optimized"] and results["comparison"] is None

@@ -160,7 +160,7 @@ def _kernel_choices(
 ) -> Lookup:
     """What 'auto' takes before its static order: the kernels of the run that is gone on with, or measured ones."""
     if resumed and directory.manifest.is_file():
-        return _same_kernels(json.loads(directory.manifest.read_text(encoding="utf-8")))
+        return _same_kernels(directory.manifest)
     cache = open_tuning_cache(config, console.line)
     if config.runtime.tune_kernels and "optimized" in config.comparison.arms:
         for line in tuning.tune(config, model, spec, cache, log=console.line).table():
@@ -168,11 +168,17 @@ def _kernel_choices(
     return cache.lookup
 
 
-def _same_kernels(manifest: Mapping[str, Any]) -> Lookup:
-    kernels = manifest.get("kernels", {}).get("optimized", {})
+def _same_kernels(manifest: Path) -> Lookup:
+    try:
+        arms = json.loads(manifest.read_text(encoding="utf-8"))["kernels"]
+        names = {op: str(kernel["implementation"]) for op, kernel in arms.get("optimized", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{manifest} is damaged ({error}), so that the run's kernels are not known; remove it to choose them anew"
+        ) from error
 
     def lookup(op: str, spec: Spec) -> Choice | None:
-        return Choice(kernels[op]["implementation"], "as before the interruption") if op in kernels else None
+        return Choice(names[op], "as before the interruption") if op in names else None
 
     return lookup
 

@@ -140,24 +140,25 @@ def _masked(
 ) -> jax.Array:
     """Every query against every key, then the masks."""
     accumulate = accumulator(q_BQHK.dtype)
-    (B, Q, H, K), G = q_BQHK.shape, k_BSGK.shape[2]
-    q_BQGRK = (q_BQHK * jnp.asarray(K**-0.5, q_BQHK.dtype)).reshape(B, Q, G, H // G, K)
-    scores_BGRQS = jnp.einsum("bqgrk,bsgk->bgrqs", q_BQGRK, k_BSGK, preferred_element_type=accumulate)
-    visible = None if visible_QS is None else visible_QS[None, None, None]
+    group = q_BQHK.shape[2] // k_BSGK.shape[2]
+    # Not an axis of groups: XLA:CPU needs a third more time with one, even of size 1.
+    k_BSHK, v_BSHK = (x if group == 1 else jnp.repeat(x, group, axis=2) for x in (k_BSGK, v_BSGK))
+    q_BQHK = q_BQHK * jnp.asarray(q_BQHK.shape[-1] ** -0.5, q_BQHK.dtype)
+    scores_BHQS = jnp.einsum("bqhk,bshk->bhqs", q_BQHK, k_BSHK, preferred_element_type=accumulate)
+    visible = None if visible_QS is None else visible_QS[None, None]
     if mask_BS is None:
         if visible is not None:
-            scores_BGRQS = jnp.where(visible, scores_BGRQS, -jnp.inf)
-        weights_BGRQS = jax.nn.softmax(scores_BGRQS, axis=-1)
+            scores_BHQS = jnp.where(visible, scores_BHQS, -jnp.inf)
+        weights_BHQS = jax.nn.softmax(scores_BHQS, axis=-1)
     else:
-        padding = mask_BS[:, None, None, None]
+        padding = mask_BS[:, None, None]
         visible = padding if visible is None else visible & padding
         # A query that sees no key: no softmax of nothing, whose gradient would be NaN, and no weights.
         sees = jnp.any(visible, axis=-1, keepdims=True)
-        scores_BGRQS = jnp.where(sees, jnp.where(visible, scores_BGRQS, -jnp.inf), 0)
-        weights_BGRQS = jnp.where(sees, jax.nn.softmax(scores_BGRQS, axis=-1), 0)
-    weights_BGRQS = weights_BGRQS.astype(v_BSGK.dtype)
-    o_BQGRK = jnp.einsum("bgrqs,bsgk->bqgrk", weights_BGRQS, v_BSGK, preferred_element_type=accumulate)
-    return o_BQGRK.reshape(B, Q, H, K).astype(v_BSGK.dtype)
+        scores_BHQS = jnp.where(sees, jnp.where(visible, scores_BHQS, -jnp.inf), 0)
+        weights_BHQS = jnp.where(sees, jax.nn.softmax(scores_BHQS, axis=-1), 0)
+    o_BQHK = jnp.einsum("bhqs,bshk->bqhk", weights_BHQS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=accumulate)
+    return o_BQHK.astype(v_BSHK.dtype)
 
 
 def _reference(

@@ -108,14 +108,14 @@ def race(calls: Mapping[str, Callable[[], Any]], *, seconds: float, seed: int = 
     """Seconds of each call in each of several rounds; in a round all take their turn, in an order drawn anew."""
     for call in calls.values():  # a first call costs more
         jax.block_until_ready(call())
-    once = {name: _seconds(call, 1) for name, call in calls.items()}
-    repeats = max(1, math.ceil(_MIN_MEASURED_SECONDS / min(once.values()))) if once else 1
-    rounds = int(seconds / (repeats * max(sum(once.values()), 1e-9)))
+    repeats = {name: max(1, math.ceil(_MIN_MEASURED_SECONDS / _seconds(call, 1))) for name, call in calls.items()}
+    one_round = sum(repeats[name] * _seconds(call, repeats[name]) for name, call in calls.items())
+    rounds = int(seconds / max(one_round, 1e-9))
     order = np.random.default_rng(seed)
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(min(max(rounds, _MIN_ROUNDS), _MAX_ROUNDS)):
         for name in order.permutation(list(calls)):
-            found[name].append(_seconds(calls[name], repeats))
+            found[name].append(_seconds(calls[name], repeats[name]))
     return found
 
 

@@ -96,7 +96,15 @@ def test_the_goal_is_against_the_faster_of_two_programs():
         return SpeedUp(estimate, (estimate - 0.1, estimate + 0.1), 8, None, None, None)
 
     ratios = {"plain-fused": ratio(5.0), "plain-mha": ratio(3.0), "torch-compiled": ratio(3.0)}
-    flax, torch = peers.judge("scaled", ratios, {"torch-explicit": "not installed"})
+    flax, torch = peers.judge("scaled", ratios, {"torch-explicit": "not installed"}, {})
     assert (flax.verdict, torch.verdict) == ("FAIL", "INCONCLUSIVE")
     assert "not installed" in torch.actual
-    assert peers.judge("wide", {**ratios, "torch-explicit": ratio(1.4)}, {})[0].verdict == "PASS"
+    assert peers.judge("wide", {**ratios, "torch-explicit": ratio(1.4)}, {}, {})[0].verdict == "PASS"
+
+
+@pytest.mark.parametrize(("estimate", "verdict"), [(2.0, "INCONCLUSIVE"), (1.0, "FAIL")])
+def test_no_goal_is_reached_against_a_peer_that_was_held_back(estimate, verdict):
+    ratio = SpeedUp(estimate, (estimate - 0.1, estimate + 0.1), 8, None, None, None)
+    ratios = {"torch-compiled": ratio, "torch-explicit": ratio}
+    handicaps = dict.fromkeys(ratios, "without jemalloc")
+    assert peers.judge("wide", ratios, {}, handicaps)[0].verdict == verdict

@@ -35,6 +35,14 @@ def test_the_exit_code_is_the_verdict(criteria, code, word, capsys):
     assert word in capsys.readouterr().out
 
 
+def test_others_at_work_are_told_of(monkeypatch):
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest (counted in user)
+    ticks = iter(["cpu 10 0 0 100 0 0 0 0 9\ncpu0 1", "cpu 60 0 0 140 10 0 0 0 59\ncpu0 1"])
+    monkeypatch.setattr(record.Path, "read_text", lambda *_, **__: next(ticks))
+    told = record.others_at_work(seconds=0.0)
+    assert "50% of the machine" in told and "do not trust" in told
+
+
 def test_the_record_has_command_machine_versions_tables_and_verdict(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     table = Table("step", ("arm", "ms"), [("base|line", "12.5"), ("optimized", "4")])
