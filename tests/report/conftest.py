@@ -95,7 +95,7 @@ def results():
             {
                 "name": "dense",
                 "arm": "optimized",
-                "implementation": "xla_bf16",
+                "implementation": "xla",
                 "equivalence": "statistical",
                 "active": True,
                 "evidence": "24 bf16 x bf16 products with an MLP weight, 0 in the baseline",
