@@ -139,7 +139,7 @@ def _cpu_forward(
         jax.ShapeDtypeStruct((x_ND.shape[0], width_out), x.dtype if residual is None else residual.dtype),
         jax.ShapeDtypeStruct((0,) if activation == "none" else (x_ND.shape[0], width), x.dtype),
     )
-    y_NO, h_NF = cpu.call(
+    y_NO, slopes_NF = cpu.call(
         "ryot_dense_forward",
         out,
         x_ND,
@@ -148,11 +148,11 @@ def _cpu_forward(
         operand(None if residual is None else rows(residual)),
         activation=_code(activation),
     )
-    return y_NO.reshape(*x.shape[:-1], width_out), (x, w_DF, h_NF, stub(b_F), stub(residual))
+    return y_NO.reshape(*x.shape[:-1], width_out), (x, w_DF, slopes_NF, stub(b_F), stub(residual))
 
 
 def _cpu_backward(activation: str, saved: tuple[Any, ...], dy: jax.Array) -> tuple[jax.Array | None, ...]:
-    x, w_DF, h_NF, b, residual = saved
+    x, w_DF, slopes_NF, b, residual = saved
     x_ND = rows(x)
     out = (
         jax.ShapeDtypeStruct(x_ND.shape, x.dtype),
@@ -160,7 +160,7 @@ def _cpu_backward(activation: str, saved: tuple[Any, ...], dy: jax.Array) -> tup
         jax.ShapeDtypeStruct((0,) if b is None else w_DF.shape[1:], jnp.float32),
     )
     dx_ND, dw_DF, db_F = cpu.call(
-        "ryot_dense_backward", out, rows(dy), x_ND, w_DF.astype(jnp.float32), h_NF, activation=_code(activation)
+        "ryot_dense_backward", out, rows(dy), x_ND, w_DF.astype(jnp.float32), slopes_NF, activation=_code(activation)
     )
     return dx_ND.reshape(x.shape), dw_DF.astype(w_DF.dtype), gradient(db_F, b), gradient(dy, residual)
 

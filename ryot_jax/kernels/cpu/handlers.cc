@@ -97,7 +97,7 @@ ffi::Error check_dense(Check& check, const AnyBuffer& x, const Floats& w, int64_
 }
 
 ffi::Error dense_forward(ffi::ThreadPool pool, AnyBuffer x, Floats w, Floats bias, AnyBuffer residual, AnyOut y,
-                         AnyOut h, int64_t activation) {
+                         AnyOut slopes, int64_t activation) {
   Check check("dense");
   DenseArgs args = {};
   if (ffi::Error error = check_dense(check, x, w, activation, args); error.failure()) return error;
@@ -107,13 +107,13 @@ ffi::Error dense_forward(ffi::ThreadPool pool, AnyBuffer x, Floats w, Floats bia
   check.shape_or_absent(bias, {args.outputs}, "bias[M]");
   check.shape_or_absent(residual, {args.rows, args.width()}, "a residual of the shape of y");
   check.shape(*y, {args.rows, args.width()}, "y[N,M], half as wide for swiglu");
-  if (args.activation != Activation::kNone) check.shape(*h, {args.rows, args.outputs}, "h[N,M]");
-  check.require(args.activation == Activation::kNone || h->element_type() == scalar, "h of the type of x");
-  args.bias = data_or_null(bias), args.residual = tensor(residual), args.y = tensor(*y), args.h = tensor(*h).data;
+  if (args.activation != Activation::kNone) check.shape(*slopes, {args.rows, args.outputs}, "slopes[N,M]");
+  check.require(args.activation == Activation::kNone || slopes->element_type() == scalar, "slopes of the type of x");
+  args.bias = data_or_null(bias), args.residual = tensor(residual), args.y = tensor(*y), args.slopes = tensor(*slopes).data;
   return launch(pool, scalar, check, &Kernels::dense_forward, args);
 }
 
-ffi::Error dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, Floats w, AnyBuffer h, AnyOut dx,
+ffi::Error dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, Floats w, AnyBuffer slopes, AnyOut dx,
                           FloatsOut dw, FloatsOut dbias, int64_t activation) {
   Check check("dense");
   DenseArgs args = {};
@@ -121,13 +121,13 @@ ffi::Error dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, Float
   const ffi::DataType scalar = x.element_type();
   check.number(dy, scalar);
   check.shape(dy, {args.rows, args.width()}, "dy[N,M], half as wide for swiglu");
-  if (args.activation != Activation::kNone) check.shape(h, {args.rows, args.outputs}, "h[N,M]");
-  check.require(args.activation == Activation::kNone || h.element_type() == scalar, "h of the type of x");
+  if (args.activation != Activation::kNone) check.shape(slopes, {args.rows, args.outputs}, "slopes[N,M]");
+  check.require(args.activation == Activation::kNone || slopes.element_type() == scalar, "slopes of the type of x");
   check.shape(*dx, {args.rows, args.inputs}, "dx[N,K]");
   check.require(dx->element_type() == scalar, "dx of the type of x");
   check.shape(*dw, {args.inputs, args.outputs}, "dw[K,M]");
   check.shape_or_absent(*dbias, {args.outputs}, "dbias[M]");
-  args.y = tensor(dy), args.h = tensor(h).data, args.dx = dx->untyped_data(), args.dw = dw->typed_data();
+  args.y = tensor(dy), args.slopes = tensor(slopes).data, args.dx = dx->untyped_data(), args.dw = dw->typed_data();
   args.dbias = data_or_null(*dbias);
   return launch(pool, scalar, check, &Kernels::dense_backward, args);
 }

@@ -32,7 +32,8 @@ struct DenseArgs {
   const float* bias;  // [outputs] or null
   Tensor residual;    // [rows, width of y] or absent; forward only
   Tensor y;           // forward: written; backward: the gradient dy, read
-  void* h;            // Scalar [rows, outputs], x w + bias; null without activation. Forward: written; backward: read
+  void* slopes;       // Scalar [rows, outputs], dy / d(x w + bias); null without activation. Forward: written;
+                      // backward: read
   void* dx;           // backward only, as are the two below: Scalar [rows, inputs]
   float* dw;          // [inputs, outputs]
   float* dbias;       // [outputs] or null

@@ -111,11 +111,11 @@ void dense(const ryot::Kernels& kernels, bool bf16, long N, long K, long M) {
       ryot::DenseArgs args = {};
       args.rows = N, args.inputs = K, args.outputs = M, args.activation = static_cast<ryot::Activation>(activation);
       Array x(N * K, bf16), w(K * M, false), bias(M, false), residual(N * args.width(), false);
-      Array y(N * args.width(), bf16 && !extras), h(N * M, bf16), dx(N * K, bf16), dw(K * M, false), db(M, false);
+      Array y(N * args.width(), bf16 && !extras), slopes(N * M, bf16), dx(N * K, bf16), dw(K * M, false), db(M, false);
       args.x = x.bytes.data(), args.w = w.floats(), args.y = y.tensor();
       args.bias = extras ? bias.floats() : nullptr;
       args.residual = extras ? residual.tensor() : ryot::Tensor{};
-      args.h = activation ? h.bytes.data() : nullptr;
+      args.slopes = activation ? slopes.bytes.data() : nullptr;
       same_with_threads("dense_forward", {&y}, [&](const auto& p) { return kernels.dense_forward(p, args); });
       Array dy(N * args.width(), bf16 && !extras);
       args.y = dy.tensor(), args.dx = dx.bytes.data(), args.dw = dw.floats();
