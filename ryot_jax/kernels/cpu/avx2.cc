@@ -3,6 +3,7 @@
 // Headers come first: nothing of the standard library may be compiled with these instructions (see parallel.h).
 #include <cstdint>
 #include <cstdlib>
+#include <initializer_list>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

@@ -1,22 +1,29 @@
-// A parallel loop that the kernels can run on whatever threads the caller has.
+// Parallel loops that the kernels can run on whatever threads the caller has.
 //
-// The kernels are compiled once per instruction set. They take the loop as a plain function pointer
-// and a context, so that no inline function of the standard library is instantiated with
-// instructions that the machine may lack.
+// The kernels are compiled once per instruction set. They take a loop as a plain function pointer and a context, so
+// that no inline function of the standard library is instantiated with instructions that the machine may lack.
 #ifndef RYOT_KERNELS_CPU_PARALLEL_H_
 #define RYOT_KERNELS_CPU_PARALLEL_H_
 
 namespace ryot {
 
+struct Loop {
+  long num_tasks;
+  // `next` is the task of this loop that the same worker does after this one, if that is known, else -1.
+  void (*body)(void* context, long task, long next, long worker);
+  void* context;
+};
+
 class Parallel {
  public:
-  using Body = void (*)(void* context, long task, long worker);
+  static constexpr long kMostLoops = 4;
   virtual ~Parallel() = default;
   // At least 1.
   virtual long num_workers() const = 0;
-  // Calls body(context, task, worker) once for each task in [0, num_tasks), in any order and on any thread, and
-  // returns when all calls have returned. No two calls with the same worker, in [0, num_workers()), run at a time.
-  virtual void run(long num_tasks, Body body, void* context) const = 0;
+  // Calls the body of each loop once for each of its tasks, in any order and on any thread, and returns when all calls
+  // have returned. A task starts when those of the loops before its own have ended. No two calls with the same worker,
+  // in [0, num_workers()), run at a time.
+  virtual void run(const Loop* loops, long num_loops) const = 0;
 };
 
 }  // namespace ryot

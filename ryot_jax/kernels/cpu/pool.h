@@ -13,8 +13,8 @@ namespace ryot {
 
 // Runs tasks on `Pool`, which has num_threads() and Schedule(function). Handlers run on that pool's threads
 // themselves, so waiting for a scheduled task could wait for ever: instead the caller and its helpers claim tasks from
-// one counter, and the caller waits only for tasks that a running helper has already claimed. A helper that starts
-// late finds nothing left and leaves; what it looks at outlives the call.
+// one counter, and wait only for tasks that a running thread has already claimed. A helper that starts late finds
+// nothing left and leaves; what it looks at outlives the call.
 template <typename Pool>
 class PoolParallel : public Parallel {
  public:
@@ -22,32 +22,51 @@ class PoolParallel : public Parallel {
 
   long num_workers() const override { return num_workers_; }
 
-  void run(long num_tasks, Body body, void* context) const override {
-    const long helpers = (num_tasks < num_workers_ ? num_tasks : num_workers_) - 1;
-    if (helpers < 1) {
-      for (long task = 0; task < num_tasks; ++task) body(context, task, 0);
-      return;
-    }
+  void run(const Loop* loops, long num_loops) const override {
     auto claims = std::make_shared<Claims>();
+    claims->num_workers = num_workers_;
+    long widest = 0;
+    for (long i = 0; i < num_loops; ++i) {
+      claims->loops[i] = loops[i];
+      claims->end[i] = claims->total += loops[i].num_tasks;
+      widest = widest < loops[i].num_tasks ? loops[i].num_tasks : widest;
+    }
+    const long helpers = (widest < num_workers_ ? widest : num_workers_) - 1;
     for (long worker = 1; worker <= helpers; ++worker)
-      pool_.Schedule(std::function<void()>(
-          [claims, num_tasks, body, context, worker] { work(*claims, num_tasks, body, context, worker); }));
-    work(*claims, num_tasks, body, context, 0);
-    for (long spins = 0; claims->done.load(std::memory_order_acquire) < num_tasks; ++spins)
-      if (spins > 10000) std::this_thread::yield();
+      pool_.Schedule(std::function<void()>([claims, worker] { claims->work(worker); }));
+    claims->work(0);
+    claims->wait_for(claims->total);
   }
 
  private:
   struct Claims {
+    Loop loops[kMostLoops];
+    long end[kMostLoops];  // tasks are numbered through; those of loop i end here
+    long num_workers = 1, total = 0;
     std::atomic<long> next{0}, done{0};
-  };
 
-  static void work(Claims& claims, long num_tasks, Body body, void* context, long worker) {
-    for (long task; (task = claims.next.fetch_add(1)) < num_tasks;) {
-      body(context, task, worker);
-      claims.done.fetch_add(1, std::memory_order_release);
+    // Since no task starts before those of the loops before its own have ended, `count` tasks done are the first ones
+    // where `count` is the end of a loop.
+    void wait_for(long count) const {
+      for (long spins = 0; done.load(std::memory_order_acquire) < count; ++spins)
+        if (spins > 10000) std::this_thread::yield();
     }
-  }
+
+    void work(long worker) {
+      for (long task = next.fetch_add(1); task < total;) {
+        long loop = 0;
+        while (task >= end[loop]) ++loop;
+        const long start = end[loop] - loops[loop].num_tasks;
+        // The next task is claimed early, so that its operands can be fetched meanwhile, while there are enough left
+        // for all workers.
+        const long ahead = task + 2 * num_workers < end[loop] ? next.fetch_add(1) : -1;
+        wait_for(start);
+        loops[loop].body(loops[loop].context, task - start, ahead < end[loop] ? ahead - start : -1, worker);
+        done.fetch_add(1, std::memory_order_release);
+        task = ahead >= 0 ? ahead : next.fetch_add(1);
+      }
+    }
+  };
 
   Pool& pool_;
   const long num_workers_;
