@@ -58,7 +58,7 @@ class Limit:
 
 def memory(arm: Arm) -> tuple[int, int, int]:
     """Bytes of arguments, of temporaries, and of the whole step as the compiler planned it."""
-    step = arm.trainer.compiled_step
+    step = max(arm.programs.values(), key=lambda program: program.memory_bytes or 0)
     analysis = step.executable.memory_analysis()
     assert analysis is not None and step.memory_bytes is not None, "XLA:CPU tells the memory of its programs"
     return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes, step.memory_bytes
@@ -81,7 +81,7 @@ def main(words: list[str] | None = None) -> int:
 
     setting = random_tokens.setting(config, arms=("baseline", "optimized"))
     arms = {variant.name: setting.arm(variant.name) for variant in setting.variants}
-    programs = {name: arm.trainer.compiled_step.hlo_text() for name, arm in arms.items()}
+    programs = {name: arm.hlo_text() for name, arm in arms.items()}
     check_active(setting.variants, programs, setting.spec)
     flops = flops_per_step(setting.model, config.training.batch_size, config.training.seq_len)
     limit = Limit(flops)

@@ -82,6 +82,8 @@ def get_default() -> ConfigDict:
                 "norm": "auto",
                 "embedding": "auto",
                 "dropout": "auto",
+                "optimizer": "auto",
+                "dispatch": "auto",  # scan: several training steps a call of the compiled program
             },
             "comparison": {
                 "arms": ("baseline", "optimized"),

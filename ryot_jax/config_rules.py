@@ -36,6 +36,8 @@ CHOICES = {
     "optimizations.norm": ("off", "auto", "cpu", "xla"),
     "optimizations.embedding": ("off", "auto", "cpu"),
     "optimizations.dropout": ("off", "auto", "hash"),
+    "optimizations.optimizer": ("off", "auto", "cpu"),
+    "optimizations.dispatch": ("off", "auto", "scan"),
 }
 
 # field: (smallest allowed, smallest value that is too large, or None)

@@ -128,6 +128,12 @@ def test_json_of_another_shape_is_refused(tree, message):
     assert message in str(caught.value)
 
 
+def test_a_config_of_before_a_switch_was_made_has_it_at_its_default():
+    tree = json.loads(configs.to_json(configs.get_default()))
+    del tree["optimizations"]["dispatch"]
+    assert configs.from_json(json.dumps(tree)).optimizations.dispatch == "auto"
+
+
 def test_fields_left_out_of_json_keep_their_defaults():
     config = configs.from_json('{"training": {"learning_rate": 1}}')
     assert config.training.learning_rate == 1.0 and type(config.training.learning_rate) is float

@@ -68,6 +68,10 @@ def test_defaults_are_valid():
             {"optimizations__attention": "flash"},
             "optimizations.attention = 'flash' must be one of off, auto, cpu, xla",
         ),
+        (
+            {"optimizations__dispatch": "step"},
+            "optimizations.dispatch = 'step' must be one of off, auto, scan",
+        ),
         ({"name": "../x"}, "name = '../x' must be 1 to 64 letters"),
         ({"name": ".."}, "name = '..' must be 1 to 64 letters"),
         ({"seed": -1}, "seed = -1 must be at least 0"),

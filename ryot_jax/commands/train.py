@@ -26,7 +26,7 @@ from ryot_jax.data.cache import root as cache_root
 from ryot_jax.data.entropy import ngram_entropies
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.data.tokenizer import JsonTokenizer
-from ryot_jax.kernels import Resolution, Spec
+from ryot_jax.kernels import KernelPlan, Resolution, Spec
 from ryot_jax.kernels.plan import Choice, Lookup
 from ryot_jax.kernels.tuning_cache import TuningCache
 from ryot_jax.model import ModelConfig
@@ -107,7 +107,7 @@ def _run(
     wanted, resolutions = variants(config, spec, lookup)
     reasons = {name: resolution.reasons for name, resolution in resolutions.items()}
     arms = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
-    programs = {arm.name: arm.trainer.compiled_step.hlo_text() for arm in arms}
+    programs = {arm.name: arm.hlo_text() for arm in arms}
     evidence = check_active(wanted, programs, spec)
     facts = [_facts(shared, arm, evidence.get(arm.name, {}), reasons[arm.name]) for arm in arms]
     written = manifest.collect(
@@ -178,21 +178,21 @@ def _same_kernels(manifest: Path) -> Lookup:
         ) from error
 
     def lookup(op: str, spec: Spec) -> Choice | None:
-        return Choice(names[op], "as before the interruption") if op in names else None
+        # A switch that the version of before did not have was off.
+        return Choice(names.get(op, getattr(KernelPlan(), op)), "as before the interruption")
 
     return lookup
 
 
 def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Console) -> Arm:
     arm = Arm(shared, variant)
-    step = arm.trainer.compiled_step
-    memory = "" if step.memory_bytes is None else f", {step.memory_bytes / 2**20:,.0f} MiB"
-    console.line(f"{variant.name}: compiled in {sum(step.seconds.values()):.1f} s{memory}")
+    memory = "" if arm.memory_bytes is None else f", {arm.memory_bytes / 2**20:,.0f} MiB"
+    console.line(f"{variant.name}: compiled in {sum(arm.compile_seconds.values()):.1f} s{memory}")
     if variant.name != "baseline":
         for line in resolution.lines():
             console.line(f"  {line}")
-    if arm.program_check is not None:
-        console.line(f"  {arm.program_check}")
+    for check in arm.program_checks.values():
+        console.line(f"  {check}")
     return arm
 
 
@@ -277,17 +277,23 @@ def _restore(arms: Sequence[Arm], saved: Mapping[str, Checkpoints], directory: R
     return Record.from_json(records[-1])
 
 
-def _show_step(progress: Progress, arm: str, tokens_per_step: int, recent: list[float], step: int, loss: float) -> None:
-    """Tells the display of one step; tokens/s over the last ten or so."""
+def _show_step(
+    progress: Progress, arm: str, tokens_per_step: int, recent: list[tuple[float, int]], step: int, loss: float
+) -> None:
+    """Tells the display how far an arm is; tokens/s over the last ten calls of its program or so."""
     now = time.perf_counter()
     # Between two blocks of an arm the other one runs: a gap of many steps' length starts the window anew.
-    if len(recent) > 1 and now - recent[-1] > 5 * (recent[-1] - recent[0]) / (len(recent) - 1):
+    if len(recent) > 1 and (now - recent[-1][0]) / (step - recent[-1][1]) > 5 * _seconds_per_step(recent):
         recent.clear()
-    recent.append(now)
+    recent.append((now, step))
     del recent[:-11]
     if len(recent) > 1:
-        rate = tokens_per_step * (len(recent) - 1) / (recent[-1] - recent[0])
-        progress.update(arm, step=step, loss=loss, tokens_per_second=rate)
+        progress.update(arm, step=step, loss=loss, tokens_per_second=tokens_per_step / _seconds_per_step(recent))
+
+
+def _seconds_per_step(times_and_steps: Sequence[tuple[float, int]]) -> float:
+    (start, first), (end, last) = times_and_steps[0], times_and_steps[-1]
+    return (end - start) / (last - first)
 
 
 def _write_block(metrics: MetricsWriter, every_steps: int, arm: str, plan: Plan, result: Any) -> None:
@@ -325,13 +331,13 @@ def _save_epoch(
 
 
 def _facts(shared: Shared, arm: Arm, evidence: Mapping[str, Evidence], reasons: Mapping[str, str]) -> Any:
-    check = arm.program_check
+    checks = {name: dataclasses.asdict(check) for name, check in arm.program_checks.items()}
     return results.ArmFacts(
         variant=arm.variant,
         parameters=sum(parameters_by_part(shared.state.params).values()),
-        compile_seconds=arm.trainer.compiled_step.seconds,
-        memory_bytes=arm.trainer.compiled_step.memory_bytes,
-        program_check=None if check is None else dataclasses.asdict(check),
+        compile_seconds=arm.compile_seconds,
+        memory_bytes=arm.memory_bytes,
+        program_check=checks or None,
         evidence=evidence,
         reasons=reasons,
     )

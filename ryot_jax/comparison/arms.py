@@ -6,7 +6,7 @@ How arms take turns is left to `protocol`, how one trains to `training`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +26,9 @@ from ryot_jax.runtime.devices import Devices
 from ryot_jax.training import program_check
 from ryot_jax.training.evaluation import Evaluation, Evaluator, make_evaluator
 from ryot_jax.training.loop import BlockResult, Trainer
-from ryot_jax.training.optimizer import make_optimizer
-from ryot_jax.training.parallel import StepFn, compile_step
-from ryot_jax.training.program_check import ProgramCheck, checked
+from ryot_jax.training.optimizer import Optimizer, make_optimizer, with_adamw_kernel
+from ryot_jax.training.parallel import STEPS_PER_CALL, CompiledStep, StepFn, compile_step, stack
+from ryot_jax.training.program_check import ProgramCheck, checked, checked_scan
 from ryot_jax.training.state import State, init_state
 from ryot_jax.training.step import train_step
 
@@ -103,7 +103,21 @@ def kernel_spec(config: ConfigDict, model: ModelConfig, devices: Devices) -> Spe
         norm=model.norm,
         rotary=model.positions == "rotary",
         dropout=model.dropout,
+        optimizer=training.optimizer,
+        one_step_a_call=_one_step_a_call(config),
     )
+
+
+def _one_step_a_call(config: ConfigDict) -> str:
+    """Why a call of the compiled program takes one training step; '': it can take several."""
+    if config.training.parallelism == "pmap":
+        return "pmap takes one step a call"
+    if config.comparison.block_steps < STEPS_PER_CALL:
+        return (
+            f"a block of comparison.block_steps = {config.comparison.block_steps} steps is over before one call of "
+            f"{STEPS_PER_CALL} is"
+        )
+    return ""
 
 
 def variants(
@@ -125,15 +139,44 @@ def step_function(
     optimizer: optax.GradientTransformation,
     plan: KernelPlan,
 ) -> StepFn:
-    """The training step of a model with the kernels of `plan`."""
+    """The training step of a model with the kernels of `plan`; `optimizer` is that of the config."""
+    training = config.training
 
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         dropout_key = key if model.dropout > 0 else None
         return functional.loss(graphdef, params, batch, plan=plan, key=dropout_key)
 
-    return functools.partial(
-        train_step, loss_fn=loss_fn, optimizer=optimizer, accumulation=config.training.accumulation
+    step_optimizer: Optimizer = optimizer
+    if plan.optimizer != "reference":
+        total_steps = training.epochs * training.steps_per_epoch
+        step_optimizer = with_adamw_kernel(optimizer, training, total_steps, plan.optimizer)
+    return functools.partial(train_step, loss_fn=loss_fn, optimizer=step_optimizer, accumulation=training.accumulation)
+
+
+def _compiled(
+    shared: Shared, variant: Variant, batches: Sequence[Any]
+) -> tuple[dict[str, CompiledStep], dict[str, ProgramCheck]]:
+    """The programs of a variant and what came of their checks, by name: 'step' and, if its plan says so, 'scan'."""
+    step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, variant.plan)
+    parallelism, scanned = shared.config.training.parallelism, variant.plan.dispatch == "scan"
+    programs: dict[str, CompiledStep] = {}
+    checks: dict[str, ProgramCheck] = {}
+    if not shared.config.runtime.check_programs:
+        programs["step"] = compile_step(step_fn, shared.state, batches[0], parallelism=parallelism)
+        if scanned:
+            programs["scan"] = compile_step(
+                step_fn, shared.state, stack(batches), steps=len(batches), parallelism=parallelism
+            )
+        return programs, checks
+    tolerance = _tolerance(shared.model, variant.plan)
+    programs["step"], checks["step"] = checked(
+        step_fn, shared.state, batches[0], parallelism=parallelism, tolerance=tolerance
     )
+    if scanned:
+        programs["scan"], checks["scan"] = checked_scan(
+            step_fn, shared.state, batches, step=programs["step"], tolerance=tolerance
+        )
+    return programs, checks
 
 
 def _tolerance(model: ModelConfig, plan: KernelPlan) -> float:
@@ -148,32 +191,28 @@ def _tolerance(model: ModelConfig, plan: KernelPlan) -> float:
 
 
 class Arm:
-    """One variant in training, as the paired protocol wants it."""
+    """One variant in training, as the paired protocol wants it.
+
+    Attributes:
+      programs: its compiled programs by name, 'step' and, where its plan dispatches several steps a call, 'scan'.
+      program_checks: what came of the start-up check of each; none if the config turns it off.
+      trainer: state, data and counters.
+      on_step: see `Trainer.run_block`.
+    """
 
     def __init__(self, shared: Shared, variant: Variant):
         self.name = variant.name
         self.variant = variant
         self._shared = shared
-        training = shared.config.training
-        step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, variant.plan)
-        self._first_batch = shared.dataset[0]
-        self.program_check: ProgramCheck | None = None
-        if shared.config.runtime.check_programs:
-            step, self.program_check = checked(
-                step_fn,
-                shared.state,
-                self._first_batch,
-                parallelism=training.parallelism,
-                tolerance=_tolerance(shared.model, variant.plan),
-            )
-        else:
-            step = compile_step(step_fn, shared.state, self._first_batch, parallelism=training.parallelism)
+        self._first_batches = [shared.dataset[i] for i in range(STEPS_PER_CALL)]
+        self.programs, self.program_checks = _compiled(shared, variant, self._first_batches)
         self.trainer = Trainer(
             variant.name,
-            step,
+            self.programs["step"],
             shared.state,
             training_iterator(shared.dataset),
-            optimizer_name=training.optimizer,
+            scanned_steps=self.programs.get("scan"),
+            optimizer_name=shared.config.training.optimizer,
         )
         self.on_step: Callable[[int, float], None] | None = None
 
@@ -181,6 +220,22 @@ class Arm:
     def step(self) -> int:
         """Training steps done."""
         return self.trainer.steps_taken
+
+    @property
+    def compile_seconds(self) -> dict[str, float]:
+        """Seconds of 'trace', 'lower' and 'compile', of all programs together."""
+        parts = [program.seconds for program in self.programs.values()]
+        return {name: sum(seconds[name] for seconds in parts) for name in parts[0]}
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Of the program that needs the most on one device; None where not known."""
+        sizes = [program.memory_bytes for program in self.programs.values()]
+        return max((size for size in sizes if size is not None), default=None)
+
+    def hlo_text(self) -> str:
+        """The program that takes most of the steps, as the compiler prints it: the scan where there is one."""
+        return self.programs.get("scan", self.programs["step"]).hlo_text()
 
     def params_hash(self) -> str:
         """Digest of the present weights."""
@@ -191,9 +246,11 @@ class Arm:
         return self.trainer.batches_sha256
 
     def warm_up(self) -> None:
-        """Runs the compiled step once on copies: what a first execution costs more is not a step's time."""
-        copy = jax.tree.map(jnp.copy, self.trainer.state)
-        jax.block_until_ready(self.trainer.compiled_step(copy, self._first_batch))
+        """Runs every program once on copies: what a first execution costs more is not a step's time."""
+        for program in self.programs.values():
+            copy = jax.tree.map(jnp.copy, self.trainer.state)
+            batch = self._first_batches[0] if program.steps == 1 else stack(self._first_batches)
+            jax.block_until_ready(program(copy, batch))
 
     def run_block(self, n_steps: int) -> BlockResult:
         """Takes `n_steps` steps."""

@@ -13,6 +13,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*->.*\{\s*$")
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
 _OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
 _CALLED = re.compile(r"\bcalls=%?([\w.\-]+)")
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _METADATA = re.compile(r",?\s*(?:metadata=\{[^{}]*\}|frontend_attributes=\{[^{}]*\})")
 _NAME = re.compile(r"%[\w.\-]+")
@@ -37,6 +38,14 @@ class Array:
 
 
 @dataclasses.dataclass(frozen=True)
+class Loop:
+    """A while loop: how often it goes round (None: not known to the compiler) and the arrays that it carries."""
+
+    turns: int | None
+    carried: tuple[Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """The parts of a compiled program that probes look at.
 
@@ -47,6 +56,7 @@ class Program:
       custom_calls: target name of every custom call.
       fingerprint: sha256 over the program without the names and source positions in it.
       operations: opcode and result of every instruction with one result, inside fusions too.
+      loops: every while loop. What is within one counts once above, however often it goes round.
     """
 
     arrays: tuple[Array, ...]
@@ -54,6 +64,7 @@ class Program:
     custom_calls: tuple[str, ...]
     fingerprint: str
     operations: tuple[tuple[str, Array], ...] = ()
+    loops: tuple[Loop, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +102,13 @@ def parse(text: str) -> Program:
             if len(operands) == 2 and all(len(o) == 1 for o in operands):
                 dots.append((operands[0][0], operands[1][0]))
     operations = tuple((i.opcode, i.result[0]) for i in instructions if len(i.result) == 1)
-    return Program(tuple(arrays), tuple(dots), tuple(targets), _fingerprint(text), operations)
+    loops = tuple(Loop(_turns(i.attributes), i.result) for i in instructions if i.opcode == "while")
+    return Program(tuple(arrays), tuple(dots), tuple(targets), _fingerprint(text), operations, loops)
+
+
+def _turns(attributes: str) -> int | None:
+    known = _TURNS.search(attributes)
+    return int(known[1]) if known else None
 
 
 def _instructions(text: str) -> list[_Instruction]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ryot_jax.comparison.hlo import Array, Program
 from ryot_jax.kernels import Spec
+from ryot_jax.training.parallel import STEPS_PER_CALL
 
 _FLOATS = frozenset({"f32", "bf16", "f16"})
 
@@ -125,6 +126,21 @@ def no_random_bits(program: Program, baseline: Program, spec: Spec) -> Evidence:
         return array.dtype == "u32" and array.size == rows * spec.d_model
 
     return _vanished(program, baseline, is_bits, shape, shared=True)
+
+
+def scanned_steps(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """An arm with several steps a call has a loop of as many turns over their stacked token ids; the baseline none."""
+    size = STEPS_PER_CALL * _per_device(spec.rows, spec)  # of one microbatch, where gradients are accumulated
+
+    def is_stack(array: Array) -> bool:
+        return array.dtype == "s32" and array.dims[:1] == (STEPS_PER_CALL,) and array.size % size == 0
+
+    ours, theirs = (
+        sum(loop.turns == STEPS_PER_CALL and any(map(is_stack, loop.carried)) for loop in which.loops)
+        for which in (program, baseline)
+    )
+    text = f"{ours} loops of {STEPS_PER_CALL} turns over s32[{STEPS_PER_CALL},...] token ids, {theirs} in the baseline"
+    return Evidence(ours > theirs, text)
 
 
 def _vanished(

@@ -60,7 +60,7 @@ class Arm(Protocol):
         """Running digest of every batch that the arm was fed."""
 
     def warm_up(self) -> None:
-        """Execute the compiled step once, untimed, on copies; the arm stays as it is.
+        """Execute every compiled program once, untimed, on copies; the arm stays as it is.
 
         The first execution of a program pays for page faults and lazy set-up, which are no part of a step.
         """

@@ -19,7 +19,7 @@ from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.schema import SCHEMA_VERSION
 from ryot_jax.comparison.statistics import paired_difference, speed_up
-from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant
+from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, differing
 from ryot_jax.runtime.files import write_text
 
 
@@ -32,7 +32,7 @@ class ArmFacts:
       parameters: number of model parameters.
       compile_seconds: seconds of `trace`, `lower` and `compile`.
       memory_bytes: arguments and temporaries of the compiled step; None where XLA does not tell.
-      program_check: outcome of the start-up check of the program, plain JSON values; None if not run.
+      program_check: outcome of the start-up check of each program, plain JSON values by its name; None if not run.
       evidence: what the active probes found, by optimization; empty for the baseline.
       reasons: why each implementation was chosen, by optimization.
     """
@@ -89,7 +89,9 @@ def assemble(
         pair,
         entropies=entropies,
         beat=settings.beat,
-        margins=(settings.loss_margin, settings.tight_loss_margin),
+        margin=settings.loss_margin,
+        tight_margin=settings.tight_loss_margin,
+        statistical=any(o.equivalence == "statistical" for o in differing(facts[0].variant, facts[-1].variant)),
     )
     return plain(
         {

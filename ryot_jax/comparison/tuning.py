@@ -135,8 +135,12 @@ def choose(preferred: str, seconds: Mapping[str, Sequence[float]]) -> str:
 
 
 def _plans(config: ConfigDict, spec: Spec, static: KernelPlan, winners: Mapping[str, str]) -> dict[str, KernelPlan]:
-    """The plans to take whole steps with, by name, each plan once."""
-    named = [(REFERENCE, KernelPlan()), (TUNED, dataclasses.replace(static, **winners)), (STATIC, static)]
+    """The plans to take whole steps with, by name, each plan once.
+
+    All have the dispatch of the static order: what is timed is a step, not how many of them go into a call.
+    """
+    reference = KernelPlan(dispatch=static.dispatch)
+    named = [(REFERENCE, reference), (TUNED, dataclasses.replace(static, **winners)), (STATIC, static)]
     for op, name in winners.items():
         named.append((f"static order but {op}={name}", dataclasses.replace(static, **{op: name})))
     if config.optimizations.activations == "auto" and static.activations:

@@ -98,6 +98,20 @@ OPTIMIZATIONS = (
         description="dropout masks hashed from a counter in the pass that applies them, never stored",
         probe={"hash": probes.no_random_bits},
     ),
+    Optimization(
+        name="optimizer",
+        switch="optimizations.optimizer",
+        equivalence="allclose",
+        description="clipping and AdamW of all weights in one pass over memory",
+        probe={"cpu": probes.custom_call("ryot_adamw")},
+    ),
+    Optimization(
+        name="dispatch",
+        switch="optimizations.dispatch",
+        equivalence="allclose",
+        description="several training steps a call of the compiled program, by a scan over their batches",
+        probe={"scan": probes.scanned_steps},
+    ),
 )
 
 
@@ -113,7 +127,7 @@ def check_active(
 
     Args:
       variants: the first is the baseline.
-      hlo_texts: optimized HLO text of each variant's compiled step, by variant name.
+      hlo_texts: optimized HLO text of each variant's compiled step, or scan over steps, by variant name.
       spec: the sizes of the step; `rows` of one step (or one micro-batch) over all devices.
 
     Returns:

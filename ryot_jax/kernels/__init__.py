@@ -4,6 +4,7 @@ Every op is a pure function usable in any JAX program; `resolve` turns wishes in
 Nothing here knows of the model, of training or of the other optimizations.
 """
 
+from ryot_jax.kernels.adamw import AdamWStep, adamw
 from ryot_jax.kernels.attention import attention, packed_attention
 from ryot_jax.kernels.dense import dense
 from ryot_jax.kernels.dropout import dropout
@@ -14,9 +15,11 @@ from ryot_jax.kernels.norm import layer_norm, rms_norm
 from ryot_jax.kernels.plan import KernelPlan, Resolution, Spec, resolve
 
 __all__ = [
+    "AdamWStep",
     "KernelPlan",
     "Resolution",
     "Spec",
+    "adamw",
     "attention",
     "dense",
     "dropout",

@@ -7,7 +7,7 @@ cotangent. `cpu` does the same in C++, and applies what follows the product whil
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,16 +123,27 @@ def _after(
 def _cpu(
     activation: str, x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None, residual: jax.Array | None
 ) -> jax.Array:
-    return _cpu_forward(activation, x, w_DF, b_F, residual)[0]
+    return cpu_forward(activation, x, w_DF, b_F, residual)[0]
 
 
 def _code(activation: str) -> np.int64:
     return np.int64(list(_ACTIVATIONS).index(activation))
 
 
-def _cpu_forward(
+class Saved(NamedTuple):
+    """What the backward pass of the C++ kernels needs; `slopes_NF` is dy / d(x w + b), empty without activation."""
+
+    x: jax.Array
+    w_DF: jax.Array
+    slopes_NF: jax.Array
+    b_stub: jax.Array | None
+    residual_stub: jax.Array | None
+
+
+def cpu_forward(
     activation: str, x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None, residual: jax.Array | None
-) -> tuple[jax.Array, tuple[Any, ...]]:
+) -> tuple[jax.Array, Saved]:
+    """The op in C++, for checked operands: y, and what `cpu_backward` takes."""
     x_ND, width = rows(x), w_DF.shape[1]
     width_out = width // 2 if activation == "swiglu" else width
     out = (
@@ -148,24 +159,34 @@ def _cpu_forward(
         operand(None if residual is None else rows(residual)),
         activation=_code(activation),
     )
-    return y_NO.reshape(*x.shape[:-1], width_out), (x, w_DF, slopes_NF, stub(b_F), stub(residual))
+    return y_NO.reshape(*x.shape[:-1], width_out), Saved(x, w_DF, slopes_NF, stub(b_F), stub(residual))
 
 
-def _cpu_backward(activation: str, saved: tuple[Any, ...], dy: jax.Array) -> tuple[jax.Array | None, ...]:
-    x, w_DF, slopes_NF, b, residual = saved
+def cpu_backward(
+    activation: str, saved: Saved, dy: jax.Array, x_slopes_ND: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+    """Gradients of x (multiplied by `x_slopes_ND`, if that is given), weights, bias and residual."""
+    x, w_DF, slopes_NF, b_stub, residual_stub = saved
     x_ND = rows(x)
     out = (
         jax.ShapeDtypeStruct(x_ND.shape, x.dtype),
         jax.ShapeDtypeStruct(w_DF.shape, jnp.float32),
-        jax.ShapeDtypeStruct((0,) if b is None else w_DF.shape[1:], jnp.float32),
+        jax.ShapeDtypeStruct((0,) if b_stub is None else w_DF.shape[1:], jnp.float32),
     )
     dx_ND, dw_DF, db_F = cpu.call(
-        "ryot_dense_backward", out, rows(dy), x_ND, w_DF.astype(jnp.float32), slopes_NF, activation=_code(activation)
+        "ryot_dense_backward",
+        out,
+        rows(dy),
+        x_ND,
+        w_DF.astype(jnp.float32),
+        slopes_NF,
+        operand(x_slopes_ND, x.dtype),
+        activation=_code(activation),
     )
-    return dx_ND.reshape(x.shape), dw_DF.astype(w_DF.dtype), gradient(db_F, b), gradient(dy, residual)
+    return dx_ND.reshape(x.shape), dw_DF.astype(w_DF.dtype), gradient(db_F, b_stub), gradient(dy, residual_stub)
 
 
-_cpu.defvjp(_cpu_forward, _cpu_backward)
+_cpu.defvjp(cpu_forward, cpu_backward)
 
 
 def _cpu_of_any_residual(

@@ -18,8 +18,9 @@ class KernelPlan:
     """The implementation of each op, and the dtype between them; the default is the baseline.
 
     `dense` is every product with a weight matrix, with the activation or the residual sum behind it; `norm` layer
-    norm and RMS norm. `activations` is the dtype of the arrays between the ops of a block ('': the model's compute
-    dtype); the residual stream keeps the model's dtype.
+    norm and RMS norm; `optimizer` the step of AdamW. `activations` is the dtype of the arrays between the ops of a
+    block ('': the model's compute dtype); the residual stream keeps the model's dtype. `dispatch` is no op: 'step' is
+    one training step a call of the compiled program, 'scan' several.
     """
 
     activations: str = ""
@@ -29,6 +30,8 @@ class KernelPlan:
     norm: str = "reference"
     embedding: str = "reference"
     dropout: str = "reference"
+    optimizer: str = "reference"
+    dispatch: str = "step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Spec:
     norm: str = "layer"  # layer | rms; 'rms' models have no biases
     rotary: bool = False
     dropout: float = 0.0
+    optimizer: str = "adamw"  # of `training.optimizer`
     activations: str = ""  # of the plan, once that is resolved
+    one_step_a_call: str = ""  # why a call of the compiled program cannot take several steps; '': it can
 
     @property
     def dtype(self) -> str:
@@ -117,6 +122,12 @@ def _cpp_refusal(spec: Spec, *dtypes: str) -> str | None:
     return next((reason for dtype in dtypes if (reason := cpu.unavailable_reason(dtype)) is not None), None)
 
 
+def _cpu_optimizer_refusal(spec: Spec) -> str | None:
+    if spec.optimizer != "adamw":
+        return f"the kernel takes steps of adamw, not of {spec.optimizer}"
+    return _cpp_refusal(spec, "float32")  # as weights and their gradients
+
+
 def _scan_refusal(spec: Spec) -> str | None:
     if spec.n_devices > 1:
         # Its chunks lie one after the other on the axis that is sharded: each device would wait for the others.
@@ -175,6 +186,16 @@ def _xla_norm_drawback(spec: Spec, wanted: Wishes) -> str | None:
     return "no faster than XLA's own derivative where it was measured; it saves memory"
 
 
+def _several_steps_refusal(spec: Spec) -> str | None:
+    return spec.one_step_a_call or None
+
+
+def _several_steps_drawback(spec: Spec, wanted: Wishes) -> str | None:
+    del wanted
+    # On a CPU the host dispatches on a core that the kernels want; beside an accelerator it has one of its own.
+    return None if spec.platform == "cpu" else f"it was measured on CPUs, not on {spec.platform}"
+
+
 # Per field of the plan, in the order in which they are resolved: implementations in the order of preference. The
 # dtype between the ops comes first, as the others have to take it.
 _CANDIDATES: dict[str, dict[str, _Candidate]] = {
@@ -185,6 +206,8 @@ _CANDIDATES: dict[str, dict[str, _Candidate]] = {
     "norm": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(drawback=_xla_norm_drawback)},
     "embedding": {"cpu": _Candidate(_cpu_embedding_refusal)},
     "dropout": {"hash": _Candidate(_no_dropout_refusal, _hash_drawback)},
+    "optimizer": {"cpu": _Candidate(_cpu_optimizer_refusal)},
+    "dispatch": {"scan": _Candidate(_several_steps_refusal, _several_steps_drawback)},
 }
 
 

@@ -130,7 +130,8 @@ def next_steps(results: Results) -> list[str]:
         steps.append("Run more block pairs on a quiet machine (more epochs or a smaller comparison.block_steps).")
     if verdicts.get("speedup_above_zero") == "FAIL":
         steps.append("Turn the optimizations off one by one (config.optimizations) to find the one that costs.")
-    if any(name.startswith("loss_within_") and verdict != "PASS" for name, verdict in verdicts.items()):
+    on_loss = [verdict for name, verdict in verdicts.items() if name.startswith(("loss_within_", "loss_no_worse_by_"))]
+    if any(verdict != "PASS" for verdict in on_loss):
         steps.append("Turn off the optimizations of class statistical first: they change the rounding.")
     if results["comparison"] is not None:
         steps.append("Repeat with other seeds (config.seed) before claiming a difference of losses.")

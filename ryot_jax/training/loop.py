@@ -18,7 +18,7 @@ from ryot_jax.runtime.errors import NonFiniteLossError
 from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.evaluation import Evaluation, Evaluator
 from ryot_jax.training.optimizer import evaluation_params
-from ryot_jax.training.parallel import CompiledStep
+from ryot_jax.training.parallel import CompiledStep, stack
 from ryot_jax.training.state import State
 from ryot_jax.training.step import Metrics
 
@@ -67,9 +67,10 @@ class Trainer:
 
     Args:
       name: of the arm, for messages and checkpoints.
-      compiled_step: the program.
+      compiled_step: the program that takes one step.
       state: where to start; copied, so that arms can start from one and the same.
       batches: what to train on.
+      scanned_steps: a program that takes several; None: every step is a call of its own.
       optimizer_name: `training.optimizer`, which decides on the parameters to evaluate.
     """
 
@@ -80,10 +81,12 @@ class Trainer:
         state: State,
         batches: BatchIterator,
         *,
+        scanned_steps: CompiledStep | None = None,
         optimizer_name: str = "adamw",
     ):
         self.name = name
         self.compiled_step = compiled_step
+        self.scanned_steps = scanned_steps
         self.state = compiled_step.place(jax.tree.map(jnp.copy, state))
         self.batches = batches
         self.optimizer_name = optimizer_name
@@ -94,12 +97,13 @@ class Trainer:
     def run_block(self, n_steps: int, *, on_step: Callable[[int, float], None] | None = None) -> BlockResult:
         """Takes `n_steps` steps; the device is idle before and after.
 
-        The host stays one step behind the device: it reads the metrics of step n-1 once step n is dispatched.
+        The program of several steps takes as many as it can, that of one step the rest. The host stays one call
+        behind the device: it reads the metrics of a call once the next one is dispatched.
 
         Args:
           n_steps: how many.
-          on_step: told the number of steps taken and the loss of the last, while the device works on the next. It is
-            in the measured time, so it must be quick.
+          on_step: told after each call the number of steps taken and the loss of the last, while the device works on
+            the next. It is in the measured time, so it must be quick.
 
         Raises:
           NonFiniteLossError: a loss or gradient norm is not finite. The state is then worthless; go back to a
@@ -110,19 +114,19 @@ class Trainer:
         pending: Metrics | None = None
         jax.block_until_ready(self.state)
         start = time.perf_counter()
-        for _ in range(n_steps):
-            batch = self._next_batch()
-            self.state, metrics = self.compiled_step(self.state, batch)
-            self.steps_taken += 1
+        for program in self._calls(n_steps):
+            batch = self._next_batches(program.steps)
+            self.state, metrics = program(self.state, batch)
+            self.steps_taken += program.steps
             if pending is not None:
-                read.append(self._read(pending, first_step + len(read)))
+                read.extend(self._read(pending, first_step + len(read)))
                 if on_step is not None:
                     on_step(first_step + len(read), read[-1]["loss"])
             pending = metrics
         jax.block_until_ready((self.state, pending))
         seconds = time.perf_counter() - start
         if pending is not None:
-            read.append(self._read(pending, first_step + len(read)))
+            read.extend(self._read(pending, first_step + len(read)))
             if on_step is not None:
                 on_step(first_step + len(read), read[-1]["loss"])
         tokens = int(sum(metrics["n_targets"] for metrics in read))
@@ -168,7 +172,7 @@ class Trainer:
         checkpoints.save(self.steps_taken, self.state, data_state, heldout_loss, config_json, arm=self.name)
 
     def restore(self, checkpoints: Checkpoints, which: int | str = "latest") -> dict[str, Any]:
-        """Goes on from a checkpoint as if nothing had happened, with the program that is already compiled.
+        """Goes on from a checkpoint as if nothing had happened, with the programs that are already compiled.
 
         Returns:
           The facts that it was saved with.
@@ -183,6 +187,17 @@ class Trainer:
         self.batches_sha256 = data_state["batches_sha256"]
         return data_state["facts"]
 
+    def _calls(self, n_steps: int) -> list[CompiledStep]:
+        """The programs to call, one after the other, for so many steps."""
+        if self.scanned_steps is None:
+            return [self.compiled_step] * n_steps
+        calls, rest = divmod(n_steps, self.scanned_steps.steps)
+        return [self.scanned_steps] * calls + [self.compiled_step] * rest
+
+    def _next_batches(self, steps: int) -> Mapping[str, np.ndarray]:
+        batches = [self._next_batch() for _ in range(steps)]
+        return batches[0] if steps == 1 else stack(batches)
+
     def _next_batch(self) -> Mapping[str, np.ndarray]:
         batch = next(self.batches)
         # A chain of digests and not one long hash: its state is a string, which a checkpoint can hold.
@@ -192,10 +207,13 @@ class Trainer:
         self.batches_sha256 = digest.hexdigest()
         return batch
 
-    def _read(self, metrics: Metrics, step: int) -> dict[str, float]:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._require_finite(step, loss=values["loss"], grad_norm=values["grad_norm"])
-        return values
+    def _read(self, metrics: Metrics, first_step: int) -> list[dict[str, float]]:
+        """The metrics of each step of a call, on the host."""
+        columns = {name: np.atleast_1d(values).tolist() for name, values in jax.device_get(metrics).items()}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for step, row in enumerate(rows, first_step):
+            self._require_finite(step, loss=row["loss"], grad_norm=row["grad_norm"])
+        return rows
 
     def _require_finite(self, step: int, **values: float) -> None:
         if all(map(math.isfinite, values.values())):

@@ -4,13 +4,14 @@ Parameters are told apart by rank and name: matrices are `kernel` or embeddings,
 (also where a scan over layers has stacked them). What to set the numbers to is left to the config.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState
 
+from ryot_jax.kernels import adamw
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.state import State
 
@@ -100,11 +101,72 @@ def make_optimizer(training: Mapping[str, Any], total_steps: int) -> optax.Gradi
     return optax.chain(clip, optimizer)
 
 
+class DirectOptimizer(NamedTuple):
+    """An optax transformation that can also go from gradients to new parameters at once, without updates between.
+
+    `apply(grads, gradient_scale, opt_state, params) -> (params, opt_state, grad_norm)` does what scaling the
+    gradients, `update` and `optax.apply_updates` do; `grad_norm` (f32[]) is that of the scaled gradients. The state
+    is the same, so that a run can go on with or without it.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[..., Any]
+    apply: Callable[[Any, jax.Array, Any, Any], tuple[Any, Any, jax.Array]]
+
+
+Optimizer = optax.GradientTransformation | DirectOptimizer
+
+
+def with_adamw_kernel(
+    optimizer: optax.GradientTransformation, training: Mapping[str, Any], total_steps: int, implementation: str
+) -> DirectOptimizer:
+    """`make_optimizer`'s AdamW, with its step taken by `kernels.adamw`.
+
+    Raises:
+      ConfigError: the optimizer is another one.
+    """
+    if training["optimizer"] != "adamw":
+        raise ConfigError(f"training.optimizer = {training['optimizer']!r}: the kernel is one of adamw")
+    rate = learning_rate_schedule(training, total_steps)
+
+    def apply(grads: Any, gradient_scale: jax.Array, opt_state: Any, params: Any) -> tuple[Any, Any, jax.Array]:
+        adam = _find(opt_state, optax.ScaleByAdamState)
+        decay = float(training["weight_decay"])
+        done = adamw(
+            params,
+            grads,
+            adam.mu,
+            adam.nu,
+            count=adam.count,
+            learning_rate=rate(_find(opt_state, optax.ScaleByScheduleState).count),
+            b1=float(training["b1"]),
+            b2=float(training["b2"]),
+            weight_decay=jax.tree.map(lambda is_matrix: decay if is_matrix else 0.0, matrices(params)),
+            clip_norm=float(training["clip_norm"]),
+            gradient_scale=gradient_scale,
+            implementation=implementation,
+        )
+
+        def advanced(node: Any) -> Any:
+            if not isinstance(node, _COUNTING):
+                return node
+            node = node._replace(count=optax.safe_increment(node.count))
+            return node._replace(mu=done.first_moment, nu=done.second_moment) if hasattr(node, "mu") else node
+
+        opt_state = jax.tree.map(advanced, opt_state, is_leaf=lambda node: isinstance(node, _COUNTING))
+        return done.params, opt_state, done.grad_norm
+
+    return DirectOptimizer(optimizer.init, optimizer.update, apply)
+
+
+_COUNTING = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
+
+
 def evaluation_params(opt_name: str, state: State) -> Any:
     """The parameters to judge: those of the state, for schedule_free the average that it keeps implicitly."""
     if opt_name != "schedule_free":
         return state.params
-    return _schedule_free_average(_find_schedule_free(state.opt_state), state.params)
+    return _schedule_free_average(_find(state.opt_state, ScheduleFreeState), state.params)
 
 
 def gradient_statistics(opt_state: Any) -> Any:
@@ -160,6 +222,7 @@ def _schedule_free_average(opt_state: ScheduleFreeState, params: Any) -> Any:
     return optax.contrib.schedule_free_eval_params(opt_state, params)
 
 
-def _find_schedule_free(opt_state: Any) -> ScheduleFreeState:
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ScheduleFreeState))
-    return next(node for node in nodes if isinstance(node, ScheduleFreeState))
+def _find(opt_state: Any, kind: type) -> Any:
+    """The one node of this type in an optimizer's state."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return next(node for node in nodes if isinstance(node, kind))

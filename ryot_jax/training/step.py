@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ryot_jax.training.optimizer import DirectOptimizer, Optimizer
 from ryot_jax.training.state import State
 
 Batch = dict[str, jax.Array]
@@ -25,7 +26,7 @@ def train_step(
     batch: Batch,
     *,
     loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     accumulation: int = 1,
     axis_name: str | None = None,
 ) -> tuple[State, Metrics]:
@@ -54,14 +55,13 @@ def train_step(
     loss_sum, n_targets, grad_sum = sums
 
     per_target = 1.0 / jnp.maximum(n_targets, 1.0)
-    grads = jax.tree.map(lambda g: g * per_target.astype(g.dtype), grad_sum)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = {
-        "loss": loss_sum * per_target,
-        "n_targets": n_targets,
-        "grad_norm": optax.tree.norm(grads),
-    }
+    if isinstance(optimizer, DirectOptimizer):
+        params, opt_state, grad_norm = optimizer.apply(grad_sum, per_target, state.opt_state, state.params)
+    else:
+        grads = jax.tree.map(lambda g: g * per_target.astype(g.dtype), grad_sum)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params, grad_norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
+    metrics = {"loss": loss_sum * per_target, "n_targets": n_targets, "grad_norm": grad_norm}
     return State(params=params, opt_state=opt_state, step=state.step + 1, key=state.key), metrics
 
 

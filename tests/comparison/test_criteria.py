@@ -27,10 +27,13 @@ PAIR = PairOutcome(
 ENTROPIES = {"unigram": 6.3, "bigram": 4.0}
 
 
-def judge(arm=GOOD, pair=PAIR, beat="bigram"):
+MARGINS = {"margin": 0.1, "tight_margin": 0.02}
+
+
+def judge(arm=GOOD, pair=PAIR, beat="bigram", statistical=False):
     """Verdicts by criterion name; `arm` is the optimized one."""
     arms = {"baseline": GOOD, "optimized": arm}
-    found = criteria.judge(arms, pair, entropies=ENTROPIES, beat=beat, margins=(0.1, 0.02))
+    found = criteria.judge(arms, pair, entropies=ENTROPIES, beat=beat, statistical=statistical, **MARGINS)
     return {criterion.name: criterion.verdict for criterion in found}
 
 
@@ -118,12 +121,31 @@ def test_losses_must_lie_within_both_margins_with_their_interval(estimate, ci95,
     assert (verdicts["loss_within_0.1"], verdicts["loss_within_0.02"]) == (wide, tight)
 
 
+@pytest.mark.parametrize(
+    ("estimate", "ci95", "verdict"),
+    [
+        (0.01, (0.005, 0.015), "PASS"),
+        (-0.05, (-0.06, -0.04), "PASS"),  # within the wide margin: better by the luck of one seed is no fault
+        (0.018, (0.01, 0.025), "INCONCLUSIVE"),
+        (0.05, (0.04, 0.06), "FAIL"),
+        (0.0, None, "PASS"),
+        (None, None, "INCONCLUSIVE"),
+    ],
+)
+def test_an_arm_that_rounds_otherwise_must_not_be_worse_by_the_tight_margin(estimate, ci95, verdict):
+    pair = dataclasses.replace(PAIR, heldout_loss=Difference(estimate, ci95, 512, None))
+    verdicts = judge(pair=pair, statistical=True)
+    assert verdicts["loss_no_worse_by_0.02"] == verdict
+    assert "loss_within_0.02" not in verdicts and "loss_within_0.1" in verdicts
+    assert "loss_no_worse_by_0.02" not in judge(pair=pair)
+
+
 def test_the_bigram_criterion_is_there_only_where_the_config_asks_for_it():
     assert "beats_bigram_entropy" not in judge(beat="unigram")
 
 
 def test_one_arm_alone_has_no_pair_criteria():
-    found = criteria.judge({"baseline": GOOD}, None, entropies=ENTROPIES, beat="unigram", margins=(0.1,))
+    found = criteria.judge({"baseline": GOOD}, None, entropies=ENTROPIES, beat="unigram", statistical=False, **MARGINS)
     assert [c.name for c in found] == [
         "trains_end_to_end",
         "loss_falls",

@@ -37,7 +37,7 @@ def test_a_slower_arm_and_a_worse_loss_fail(make_arms, assemble):
     verdicts = {c["name"]: c["verdict"] for c in assemble(make_arms(step_seconds=0.02))["criteria"]}
     assert (verdicts["speedup_above_zero"], verdicts["throughput_up"]) == ("FAIL", "FAIL")
     worse = {c["name"]: c["verdict"] for c in assemble(make_arms(loss_offset=0.05))["criteria"]}
-    assert (worse["loss_within_0.1"], worse["loss_within_0.02"]) == ("PASS", "FAIL")
+    assert (worse["loss_within_0.1"], worse["loss_no_worse_by_0.02"]) == ("PASS", "FAIL")  # bfloat16: statistical
 
 
 def test_random_labels_fail_the_learning_criteria(make_arms, assemble):

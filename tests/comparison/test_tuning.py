@@ -10,6 +10,7 @@ from ryot_jax.comparison.arms import kernel_spec, variants
 from ryot_jax.comparison.tuning import REFERENCE, STATIC, TUNED, WITHOUT_BF16, choose
 from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan, resolve
+from ryot_jax.kernels import tuning as kernel_tuning
 from ryot_jax.kernels.tuning_cache import TuningCache
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.devices import describe_devices
@@ -130,6 +131,16 @@ def test_each_plan_is_run_once_under_its_first_name(tiny):
 
     nothing = tuning._plans(tiny, spec, KernelPlan(), {"attention": "reference"})
     assert list(nothing) == [REFERENCE]
+
+
+def test_how_many_steps_go_into_a_call_is_not_measured_and_no_plan_differs_by_it(tiny):
+    _, spec = work(tiny)
+    assert "dispatch" not in kernel_tuning.BENCHMARKS
+    static = KernelPlan(attention="xla", dispatch="scan")
+    plans = tuning._plans(tiny, spec, static, {"attention": "reference"})
+    assert list(plans) == [REFERENCE, STATIC], "what is tuned is the reference, by its first name"
+    assert {plan.dispatch for plan in plans.values()} == {"scan"}
+    assert list(tuning._plans(tiny, spec, KernelPlan(dispatch="scan"), {})) == [REFERENCE]
 
 
 def test_dropout_is_compared_by_statistics_and_its_steps_by_time_alone(tiny, tmp_path):

@@ -1,15 +1,24 @@
 """Active probes on programs that are really compiled: found when it is on, missed when it is off."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ryot_jax.comparison import hlo
+from ryot_jax.comparison.arms import kernel_spec, step_function
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, check_active, differing
+from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan, Spec, cpu, plan
+from ryot_jax.model.config import from_config
+from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.training.optimizer import make_optimizer
+from ryot_jax.training.parallel import STEPS_PER_CALL, compile_step, stack
+from ryot_jax.training.state import init_state
 
 B, T, D, F, V, H = 4, 32, 16, 48, 80, 2
 SPEC = Spec(
@@ -116,9 +125,23 @@ def _step_text(switched: KernelPlan, rename: str = "step") -> str:
         return head(y_ND, params["out"], targets_N), h_ND  # an output is an array of its own, whatever is fused
 
     step.__name__ = rename
+    gradient = jax.grad(step, (0, 1), has_aux=True)
+
+    def scanned(params, x_BTD, targets_SN, key):
+        def one(carry, targets_N):
+            params, x_BTD, _ = carry
+            gradients, h_ND = gradient(params, x_BTD, targets_N, key)
+            return (*jax.tree.map(jnp.subtract, (params, x_BTD), gradients), h_ND), None
+
+        h_ND = jnp.zeros((B * T, D), switched.activations or "float32")
+        return jax.lax.scan(one, (params, x_BTD, h_ND), targets_SN)[0]
+
     params = {"up": jnp.ones((D, F)), "down": jnp.ones((F, D)), "out": jnp.ones((V, D))}
-    arguments = params, jnp.ones((B, T, D)), jnp.zeros(B * T, jnp.int32), jax.random.key(0)
-    return jax.jit(jax.grad(step, (0, 1), has_aux=True)).lower(*arguments).compile().as_text()
+    program, targets = gradient, jnp.zeros(B * T, jnp.int32)
+    if switched.dispatch == "scan":
+        program, targets = scanned, jnp.zeros((STEPS_PER_CALL, B * T), jnp.int32)
+    arguments = params, jnp.ones((B, T, D)), targets, jax.random.key(0)
+    return jax.jit(program).lower(*arguments).compile().as_text()
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +149,7 @@ def baseline_text():
     return _step_text(KernelPlan())
 
 
-BY_XLA = KernelPlan("bfloat16", "xla", "xla", "xla", "xla", dropout="hash")
+BY_XLA = KernelPlan("bfloat16", "xla", "xla", "xla", "xla", dropout="hash", dispatch="scan")
 SWITCHES = {name: value for name, value in dataclasses.asdict(BY_XLA).items() if value != "reference"}
 
 
@@ -149,6 +172,55 @@ def test_all_optimizations_together_are_each_found(baseline_text):
     texts = {"baseline": baseline_text, "optimized": _step_text(BY_XLA)}
     evidence = check_active((BASELINE, Variant("optimized", BY_XLA)), texts, SPEC)["optimized"]
     assert {name: found.active for name, found in evidence.items()} == dict.fromkeys(SWITCHES, True)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["whole batches", "two microbatches"])
+def trained(request):
+    """`trained(plan)`: the training step of a small transformer, or the scan over steps, parsed; and its sizes."""
+    config = get_default()
+    sizes = {"vocab_size": 300, "d_model": 16, "d_ff": 48, "n_layers": 1, "n_heads": 2, "max_len": 32, "dropout": 0.1}
+    config.model.update(sizes)
+    config.training.update({"batch_size": 64, "seq_len": 32, "accumulation": request.param})
+    devices = describe_devices()
+    model = from_config(config.model, devices.platform)
+    optimizer = make_optimizer(config.training, 800)
+    graphdef, state = init_state(model, optimizer, 0)
+    batch = {name: np.zeros((64, 32), np.int32) for name in ("inputs", "targets")}
+
+    @functools.cache
+    def program(plan):
+        steps = STEPS_PER_CALL if plan.dispatch == "scan" else 1
+        step_fn = step_function(config, model, graphdef, optimizer, plan)
+        compiled = compile_step(step_fn, state, batch if steps == 1 else stack([batch] * steps), steps=steps)
+        return hlo.parse(compiled.hlo_text())
+
+    return program, kernel_spec(config, model, devices)
+
+
+def _proofs(program, baseline, spec):
+    return {(o.name, name): probe(program, baseline, spec) for o in OPTIMIZATIONS for name, probe in o.probe.items()}
+
+
+def test_several_steps_a_call_are_found_and_show_nothing_else(trained):
+    program, spec = trained
+    found = _proofs(program(KernelPlan(dispatch="scan")), program(KernelPlan()), spec)
+    assert [key for key, evidence in found.items() if evidence.active] == [("dispatch", "scan")]
+    assert found["dispatch", "scan"].text == "1 loops of 5 turns over s32[5,...] token ids, 0 in the baseline"
+
+
+def test_within_the_loop_of_several_steps_every_optimization_is_found(trained):
+    program, spec = trained
+    found = _proofs(program(BY_XLA), program(KernelPlan()), spec)
+    assert {key for key, evidence in found.items() if evidence.active} == set(SWITCHES.items())
+
+
+@pytest.mark.skipif(cpu.unavailable_reason() is not None, reason=str(cpu.unavailable_reason()))
+def test_within_the_loop_of_several_steps_the_cpp_kernels_are_found(trained):
+    program, spec = trained
+    plan = KernelPlan("", "cpu", "cpu", "cpu", "cpu", "cpu", dispatch="scan")
+    found = _proofs(program(plan), program(KernelPlan()), spec)
+    wanted = {key for key in dataclasses.asdict(plan).items() if key[1] in ("cpu", "scan")}
+    assert wanted <= {key for key, evidence in found.items() if evidence.active}
 
 
 def test_every_field_of_a_plan_is_an_optimization_with_a_probe_for_every_implementation():
@@ -226,6 +298,27 @@ def test_a_vocabulary_as_wide_as_the_mlp_still_needs_fewer_such_arrays():
 def test_differing_names_only_what_differs():
     changed = differing(BASELINE, Variant("optimized", KernelPlan(attention="xla")))
     assert [o.name for o in changed] == ["attention"]
+
+
+def test_parse_reads_loops_and_what_is_made_within_them():
+    text = """HloModule m
+%body (carry: (s32[], f32[4], f32[5,4])) -> (s32[], f32[4], f32[5,4]) {
+  %carry = (s32[], f32[4]{0}, f32[5,4]{1,0}) parameter(0)
+  %x = f32[4]{0} get-tuple-element(%carry), index=1
+  %y = f32[4]{0} negate(%x)
+  ROOT %t = (s32[], f32[4]{0}, f32[5,4]{1,0}) tuple(%i, %y, %xs)
+}
+ENTRY %main (a: (s32[], f32[4], f32[5,4])) -> (s32[], f32[4], f32[5,4]) {
+  %a = (s32[], f32[4]{0}, f32[5,4]{1,0}) parameter(0)
+  ROOT %w = (s32[], f32[4]{0}, /*index=2*/f32[5,4]{1,0}) while(%a), condition=%condition, body=%body, TURNS
+}
+"""
+    known = text.replace("TURNS", 'backend_config={"known_init_step":{"init":"0"},"known_trip_count":{"n":"5"}}')
+    carried = (hlo.Array("s32", ()), hlo.Array("f32", (4,)), hlo.Array("f32", (5, 4)))
+    assert hlo.parse(known).loops == (hlo.Loop(5, carried),)
+    assert hlo.parse(text.replace(", TURNS", "")).loops == (hlo.Loop(None, carried),)
+    assert hlo.parse(known).arrays == (hlo.Array("f32", (4,)),)
+    assert hlo.parse(known).fingerprint != hlo.parse(known.replace('"5"', '"4"')).fingerprint
 
 
 def test_parse_reads_arrays_dots_and_calls_and_refuses_other_text():

@@ -36,20 +36,20 @@ def machine(monkeypatch):
 def test_off_is_the_reference_everywhere():
     assert resolve(dict.fromkeys(FIELDS, "off"), spec=SPEC).plan == KernelPlan()
     assert resolve({}, spec=SPEC).plan == KernelPlan()
-    assert KernelPlan().activations == "" and set(dataclasses.astuple(KernelPlan())) == {"", "reference"}
+    assert KernelPlan().activations == "" and set(dataclasses.astuple(KernelPlan())) == {"", "reference", "step"}
 
 
 def test_auto_takes_the_cpp_kernels_and_bfloat16_where_they_are(machine):
     machine()
     resolution = resolve(ALL_AUTO, spec=SPEC)
-    assert resolution.plan == KernelPlan("bfloat16", "cpu", "cpu", "cpu", "cpu", "cpu", "reference")
+    assert resolution.plan == KernelPlan("bfloat16", *["cpu"] * 5, optimizer="cpu", dispatch="scan")
     assert resolution.reasons["dense"] == "auto: first in order that this machine supports"
 
 
 def test_auto_without_bfloat16_takes_the_cpp_kernels_in_float32(machine):
     machine(bf16=False)
     resolution = resolve(ALL_AUTO, spec=SPEC)
-    assert resolution.plan == KernelPlan("", "cpu", "cpu", "cpu", "cpu", "cpu", "reference")
+    assert resolution.plan == KernelPlan("", *["cpu"] * 5, optimizer="cpu", dispatch="scan")
     assert f"not bfloat16: it pays with C++ kernels alone, and {NO_AVX512_BF16}" in resolution.reasons["activations"]
 
 
@@ -58,7 +58,7 @@ def test_auto_without_a_compiler_takes_xla_and_says_why(machine, bf16):
     machine(built=False, bf16=bf16)
     resolution = resolve(ALL_AUTO, spec=SPEC)
     # bfloat16 products where the CPU has them, in a float32 model: what XLA stores in bfloat16 it computes in float32.
-    assert resolution.plan == KernelPlan("", "xla", "xla", "xla" if bf16 else "reference")
+    assert resolution.plan == KernelPlan("", "xla", "xla", "xla" if bf16 else "reference", dispatch="scan")
     assert f"not cpu: {NOT_BUILT}" in resolution.reasons["attention"]
     assert f"not cpu: {NOT_BUILT}" == resolution.reasons["embedding"]
     assert NOT_BUILT in resolution.reasons["activations"]
@@ -142,6 +142,28 @@ def test_a_hashed_mask_needs_dropout():
     assert resolve({"dropout": "hash"}, spec=with_dropout).plan.dropout == "hash"
     # With other masks than the baseline's, one pair of arms would compare two seeds.
     assert resolve({"dropout": "auto"}, spec=with_dropout).plan.dropout == "reference"
+
+
+def test_several_steps_a_call_are_what_auto_takes_on_a_cpu_and_elsewhere_where_asked_for(machine):
+    machine(built=False)
+    on_cpu = resolve({"dispatch": "auto"}, spec=SPEC)
+    assert on_cpu.lines()[-1] == "dispatch: scan (auto: first in order that this machine supports)"
+    eight = dataclasses.replace(SPEC, n_devices=8)
+    assert resolve({"dispatch": "auto"}, spec=eight).plan.dispatch == "scan"
+    on_gpu = dataclasses.replace(SPEC, platform="gpu")
+    left = resolve({"dispatch": "auto"}, spec=on_gpu)
+    assert left.lines()[-1] == "dispatch: step (not scan: it was measured on CPUs, not on gpu)"
+    assert resolve({"dispatch": "scan"}, spec=on_gpu).plan.dispatch == "scan"
+    assert resolve({"dispatch": "off"}, spec=SPEC).lines()[-1] == "dispatch: step (off)"
+
+
+def test_several_steps_a_call_are_refused_where_a_call_can_take_one_alone():
+    spec = dataclasses.replace(SPEC, one_step_a_call="pmap takes one step a call")
+    assert supported("dispatch", SPEC) == ["step", "scan"] and supported("dispatch", spec) == ["step"]
+    resolution = resolve({"dispatch": "auto"}, spec=spec)
+    assert resolution.lines()[-1] == "dispatch: step (not scan: pmap takes one step a call)"
+    with pytest.raises(ConfigError, match=r"optimizations\.dispatch = 'scan': pmap takes one step a call; use 'auto'"):
+        resolve({"dispatch": "scan"}, spec=spec)
 
 
 def test_a_named_implementation_is_taken_or_refused_by_name():

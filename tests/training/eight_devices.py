@@ -1,6 +1,7 @@
 """Run by test_parallel.py in a process of its own, which has 8 simulated devices; prints one JSON object.
 
-Trains the tiny model for three steps under every way to spread a step over devices, and on one device.
+Trains the tiny model for three steps under every way to spread a step over devices, and on one device; three calls
+of a program, or one call of a program that takes three.
 """
 
 import importlib.util
@@ -12,8 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.evaluation import make_evaluator
-from ryot_jax.training.parallel import compile_step, data_mesh
+from ryot_jax.training.parallel import compile_step, data_mesh, stack
 from ryot_jax.training.program_check import checked
 
 
@@ -25,17 +27,20 @@ def load_tiny():
     return module.Tiny()
 
 
-def run(tiny, parallelism, mesh, accumulation):
-    """Metrics of three steps, final numbers, and where the program ran."""
+def run(tiny, parallelism, mesh, accumulation, steps=1):
+    """Metrics of three steps, `steps` a call, final numbers, and where the program ran."""
     step_fn = tiny.step_fn(accumulation=accumulation)
-    compiled = compile_step(step_fn, tiny.state(), tiny.make_batch(rows=32), parallelism=parallelism, mesh=mesh)
+    batches = [tiny.make_batch(seed=i, rows=32) for i in range(3)]
+    calls = batches if steps == 1 else [stack(batches)]
+    compiled = compile_step(step_fn, tiny.state(), calls[0], steps=steps, parallelism=parallelism, mesh=mesh)
     state, metrics, compiles = tiny.state(), [], []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiles.append(event) if event.endswith("backend_compile_duration") else None
     )
-    for i in range(3):
-        state, values = compiled(state, tiny.make_batch(seed=i, rows=32))
-        metrics.append({name: float(x) for name, x in values.items()})
+    for call in calls:
+        state, values = compiled(state, call)
+        columns = {name: np.atleast_1d(x).tolist() for name, x in values.items()}
+        metrics += [{name: column[i] for name, column in columns.items()} for i in range(steps)]
     jax.monitoring.clear_event_listeners()
     return {
         "metrics": metrics,
@@ -61,6 +66,12 @@ def main():
         for name, mesh in (("one", one), ("jit", eight), ("shard_map", eight), ("pmap", eight)):
             parallelism = "jit" if name == "one" else name
             results[f"{name} {accumulation}"] = run(tiny, parallelism, mesh, accumulation)
+            if name in ("jit", "shard_map"):
+                results[f"{name} {accumulation} scan"] = run(tiny, parallelism, mesh, accumulation, steps=3)
+    try:
+        compile_step(tiny.step_fn(), tiny.state(), stack([tiny.make_batch(rows=30)] * 8), steps=8)
+    except ConfigError as error:
+        results["refused"] = str(error)
     _, check = checked(tiny.step_fn(), tiny.state(), tiny.make_batch(rows=32), parallelism="shard_map")
     results["check"] = [check.ok, check.worst_error, check.skipped]
     results["heldout"] = heldout_losses(tiny, one, eight)

@@ -11,21 +11,38 @@ from ryot_jax.runtime.errors import NonFiniteLossError
 from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.evaluation import make_evaluator
 from ryot_jax.training.loop import Trainer
-from ryot_jax.training.parallel import compile_step
+from ryot_jax.training.parallel import STEPS_PER_CALL, compile_step, stack
 
 PROGRAMS = {}  # compiled steps, which hold no state, by what they were made of
 
 
-def make_trainer(tiny, *, parallelism="jit", batches=None, loss_fn=None, name="baseline", **overrides):
-    """An arm with its own state and data."""
+def make_trainer(
+    tiny, *, parallelism="jit", scan=False, batches=None, loss_fn=None, name="baseline", batch=None, **overrides
+):
+    """An arm with its own state and data; with `scan` it takes several steps a call."""
     optimizer = tiny.optimizer(**overrides)
-    made_of = (parallelism, loss_fn, tuple(overrides.items()))
-    if made_of not in PROGRAMS:
-        step_fn = tiny.step_fn(optimizer, loss_fn=loss_fn)
-        PROGRAMS[made_of] = compile_step(step_fn, tiny.state(optimizer), tiny.make_batch(), parallelism=parallelism)
-    state, batches = tiny.state(optimizer), batches or tiny.Batches()
-    optimizer_name = overrides.get("optimizer", "adamw")
-    return Trainer(name, PROGRAMS[made_of], state, batches, optimizer_name=optimizer_name)
+    batch = tiny.make_batch() if batch is None else batch
+
+    def program(steps):
+        made_of = (steps, parallelism, loss_fn, tuple(overrides.items()))
+        if made_of not in PROGRAMS:
+            PROGRAMS[made_of] = compile_step(
+                tiny.step_fn(optimizer, loss_fn=loss_fn),
+                tiny.state(optimizer),
+                batch if steps == 1 else stack([batch] * steps),
+                steps=steps,
+                parallelism=parallelism,
+            )
+        return PROGRAMS[made_of]
+
+    return Trainer(
+        name,
+        program(1),
+        tiny.state(optimizer),
+        batches or tiny.Batches(),
+        scanned_steps=program(STEPS_PER_CALL) if scan else None,
+        optimizer_name=overrides.get("optimizer", "adamw"),
+    )
 
 
 def everything(trainer):
@@ -58,41 +75,52 @@ def grain_batches(tiny):
     return iter(grain.MapDataset.range(1000).map(lambda i: tiny.make_batch(seed=i)).to_iter_dataset())
 
 
-@pytest.mark.parametrize(("parallelism", "source"), [("jit", "grain"), ("shard_map", "plain"), ("pmap", "plain")])
-def test_resuming_is_bitwise(tiny, tmp_path, noisy_loss, parallelism, source):
+@pytest.mark.parametrize(
+    ("parallelism", "scan", "source", "blocks"),
+    [
+        ("jit", False, "grain", (4, 3)),
+        ("shard_map", False, "plain", (4, 3)),
+        ("pmap", False, "plain", (4, 3)),
+        ("jit", True, "grain", (7, 6)),  # a call of five steps and single ones, on either side
+        ("shard_map", True, "plain", (5, 7)),
+    ],
+)
+def test_resuming_is_bitwise(tiny, tmp_path, noisy_loss, parallelism, scan, source, blocks):
     def new_trainer():
         batches = grain_batches(tiny) if source == "grain" else tiny.Batches()
-        return make_trainer(tiny, parallelism=parallelism, batches=batches, loss_fn=noisy_loss)
+        return make_trainer(tiny, parallelism=parallelism, scan=scan, batches=batches, loss_fn=noisy_loss)
 
     straight = new_trainer()
-    straight_losses = straight.run_block(4).losses + straight.run_block(3).losses
+    straight_losses = [loss for block in blocks for loss in straight.run_block(block).losses]
 
     first, checkpoints = new_trainer(), Checkpoints(tmp_path)
-    losses = first.run_block(4).losses
+    losses = first.run_block(blocks[0]).losses
     first.save(checkpoints, 1.0, "{}")
-    first.run_block(2)  # lost
+    first.run_block(6)  # lost
     checkpoints.close()
 
     resumed = new_trainer()
     resumed.restore(Checkpoints(tmp_path))
-    losses += resumed.run_block(3).losses
+    losses += resumed.run_block(blocks[1]).losses
     assert losses == straight_losses
     chex.assert_trees_all_equal(everything(resumed), everything(straight))
 
 
-def test_nothing_compiles_after_the_start_not_even_after_a_restore(tiny, tmp_path):
-    trainer, checkpoints = make_trainer(tiny), Checkpoints(tmp_path)
-    trainer.run_block(2)
+@pytest.mark.parametrize("scan", [False, True])
+def test_nothing_compiles_after_the_start_not_even_after_a_restore(tiny, tmp_path, scan):
+    trainer, checkpoints = make_trainer(tiny, scan=scan), Checkpoints(tmp_path)
+    steps = 7 if scan else 2
+    trainer.run_block(steps)
     trainer.save(checkpoints, 1.0, "{}")
     trainer.restore(checkpoints)
     compiles = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiles.append(event) if event.endswith("backend_compile_duration") else None
     )
-    trainer.run_block(2)
+    trainer.run_block(steps)
     trainer.save(checkpoints, 1.0, "{}")
     trainer.restore(checkpoints)
-    trainer.run_block(2)
+    trainer.run_block(steps)
     jax.monitoring.clear_event_listeners()
     assert compiles == []
 
@@ -106,6 +134,31 @@ def test_a_block_counts_its_steps_and_its_targets(tiny):
     assert (first.tokens, second.tokens) == (sum(targets[:3]), sum(targets[3:]))
     assert trainer.tokens == sum(targets) and trainer.steps_taken == int(trainer.state.step) == 5
     assert first.seconds > 0
+
+
+@pytest.mark.parametrize("n_steps", [3, 5, 12])
+def test_several_steps_a_call_are_the_steps_of_single_calls_in_number_order_and_value(tiny, noisy_loss, n_steps):
+    """Whole calls of five and single steps for the rest, the same bits: also the dropout of each step is its own."""
+    single, scanned = (make_trainer(tiny, scan=scan, loss_fn=noisy_loss) for scan in (False, True))
+    assert [program.steps for program in scanned._calls(12)] == [5, 5, 1, 1]
+    assert [program.steps for program in single._calls(3)] == [1, 1, 1]
+    for _ in range(2):
+        want, found = single.run_block(n_steps), scanned.run_block(n_steps)
+        assert (found.first_step, found.tokens) == (want.first_step, want.tokens)
+        assert found.losses == want.losses and len(set(found.losses)) == n_steps
+        assert found.grad_norms == want.grad_norms
+        assert scanned.batches.get_state() == {"next_index": scanned.steps_taken}
+    chex.assert_trees_all_equal(everything(scanned), everything(single))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_whoever_watches_is_told_after_each_call_how_far_it_is(tiny, scan):
+    trainer, told = make_trainer(tiny, scan=scan), []
+    losses = []
+    for n_steps in (2, 12):
+        losses += trainer.run_block(n_steps, on_step=lambda step, loss: told.append((step, loss))).losses
+    steps = [1, 2, 7, 12, 13, 14] if scan else range(1, 15)
+    assert told == [(step, losses[step - 1]) for step in steps]
 
 
 def test_arms_that_were_fed_the_same_batches_have_the_same_hash_and_others_not(tiny):
@@ -131,6 +184,19 @@ def test_the_host_reads_the_metrics_of_a_step_after_it_has_dispatched_the_next(t
     monkeypatch.setattr(trainer, "_read", lambda metrics, n: events.append(f"read {n}") or read(metrics, n))
     trainer.run_block(3)
     assert events == ["dispatch 0", "dispatch 1", "read 0", "dispatch 2", "read 1", "read 2"]
+
+
+def test_the_host_stays_one_call_behind_where_a_call_takes_several_steps(tiny, monkeypatch):
+    trainer, events = make_trainer(tiny, scan=True), []
+    step, read = type(trainer.compiled_step).__call__, trainer._read
+    monkeypatch.setattr(
+        type(trainer.compiled_step),
+        "__call__",
+        lambda self, state, batch: events.append(f"{self.steps} at {trainer.steps_taken}") or step(self, state, batch),
+    )
+    monkeypatch.setattr(trainer, "_read", lambda metrics, n: events.append(f"read {n}") or read(metrics, n))
+    trainer.run_block(11)
+    assert events == ["5 at 0", "5 at 5", "read 0", "1 at 10", "read 5", "read 10"]
 
 
 def test_arms_can_start_from_one_state_although_each_gives_its_memory_away(tiny):
@@ -167,20 +233,31 @@ def poisoned(step, value):
     return Poisoned()
 
 
-@pytest.mark.parametrize(("value", "block"), [(np.nan, 4), (np.inf, 2), (np.inf, 1)])
-def test_a_loss_that_is_not_finite_names_arm_step_and_value_and_spares_the_checkpoint(tiny, tmp_path, value, block):
+@pytest.mark.parametrize(
+    ("value", "step", "block", "scan"),
+    [
+        (np.nan, 3, 4, False),
+        (np.inf, 3, 2, False),
+        (np.inf, 3, 1, False),
+        (np.nan, 4, 5, True),  # the third of five steps of a call
+        (np.inf, 9, 12, True),  # of the second call
+        (np.nan, 12, 12, True),  # a single step after two calls
+    ],
+)
+def test_a_loss_that_is_not_finite_names_arm_step_and_value_and_spares_the_checkpoint(
+    tiny, tmp_path, value, step, block, scan
+):
     def loss_fn(params, batch, key):
         loss_sum, n_targets = tiny.loss_fn(params, batch, key)
         return loss_sum + batch["poison"].sum(), n_targets
 
-    optimizer, batches = tiny.optimizer(), poisoned(3, value)
-    compiled = compile_step(tiny.step_fn(optimizer, loss_fn=loss_fn), tiny.state(optimizer), next(poisoned(9, 0)))
-    trainer = Trainer("optimized", compiled, tiny.state(optimizer), batches)
+    batch, batches = next(poisoned(99, 0)), poisoned(step, value)
+    trainer = make_trainer(tiny, name="optimized", scan=scan, loss_fn=loss_fn, batch=batch, batches=batches)
     trainer.run_block(2)
     checkpoints = Checkpoints(tmp_path)
     trainer.save(checkpoints, 1.0, "{}")
     saved = everything(trainer)
-    with pytest.raises(NonFiniteLossError, match=rf"arm 'optimized', step 3: loss = {value}"):
+    with pytest.raises(NonFiniteLossError, match=rf"arm 'optimized', step {step}: loss = {value}"):
         for _ in range(4):
             trainer.run_block(block)
     trainer.restore(checkpoints)

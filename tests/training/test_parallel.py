@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ryot_jax.runtime.errors import ConfigError
-from ryot_jax.training.parallel import compile_step
+from ryot_jax.training.parallel import compile_step, stack
 
 WAYS = ("jit", "shard_map", "pmap")
+SCANNED_WAYS = ("jit", "shard_map")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,23 @@ def test_steps_compile_nothing(eight_devices, way):
     assert eight_devices[f"{way} 1"]["compiles"] == 0
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("way", SCANNED_WAYS)
+def test_three_steps_in_one_call_are_three_calls_on_eight_devices(eight_devices, way, accumulation):
+    scanned, one_by_one = (eight_devices[f"{way} {accumulation}{suffix}"] for suffix in (" scan", ""))
+    assert scanned["devices"] == 8 and scanned["all_reduce"] and scanned["placed"] and scanned["compiles"] == 0
+    # The devices' sums may be added up in another order.
+    for a, b in zip(scanned["metrics"], one_by_one["metrics"], strict=True):
+        chex.assert_trees_all_close(a, b, rtol=1e-5)
+    for a, b in zip(scanned["state"], one_by_one["state"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_it_is_the_rows_that_are_shared_out_and_not_the_steps(eight_devices):
+    """Three steps went over eight devices above; eight steps of 30 rows do not."""
+    assert "training.batch_size = 30: cannot be shared out evenly among 8 devices" in eight_devices["refused"]
+
+
 def test_the_program_check_works_on_eight_devices(eight_devices):
     ok, worst_error, skipped = eight_devices["check"]
     assert ok and not skipped and worst_error < 1e-3
@@ -78,11 +96,45 @@ def test_times_are_apart_and_memory_is_counted(tiny, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_old_state_is_consumed_only_if_donated(tiny, way):
-    for donate in (True, False):
-        compiled = compile_step(tiny.step_fn(), tiny.state(), tiny.make_batch(), parallelism=way, donate=donate)
+    for donate, steps in ((True, 1), (False, 1), (True, 5), (False, 5)):
+        if steps > 1 and way not in SCANNED_WAYS:
+            continue
+        batch = tiny.make_batch() if steps == 1 else stack([tiny.make_batch()] * steps)
+        compiled = compile_step(tiny.step_fn(), tiny.state(), batch, steps=steps, parallelism=way, donate=donate)
         state = compiled.place(tiny.state())
-        compiled(state, tiny.make_batch())
+        compiled(state, batch)
         assert state.params["embedding"].is_deleted() == donate
+
+
+@pytest.mark.parametrize("way", SCANNED_WAYS)
+def test_several_steps_in_one_call_give_the_bits_of_as_many_calls(tiny, way):
+    """Two programs, of which one holds a loop; its body is compiled to the arithmetic of the other."""
+    batches = [tiny.make_batch(seed=i) for i in range(5)]
+    single = compile_step(tiny.step_fn(), tiny.state(), batches[0], parallelism=way)
+    scanned = compile_step(tiny.step_fn(), tiny.state(), stack(batches), steps=5, parallelism=way)
+    assert (single.steps, scanned.steps) == (1, 5)
+    assert [program.hlo_text().count(" while(") for program in (single, scanned)] == [0, 1]
+
+    want, rows = tiny.state(), []
+    for batch in batches:
+        want, metrics = single(want, batch)
+        rows.append(metrics)
+    found, stacked = scanned(tiny.state(), stack(batches))
+    assert int(found.step) == 5
+    chex.assert_trees_all_equal(found, want)
+    chex.assert_trees_all_equal(stacked, jax.tree.map(lambda *x: np.stack(x), *rows))
+    assert len(set(stacked["loss"].tolist())) == 5, "each step has its own batch"
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+def test_a_stack_of_other_than_the_steps_is_refused(tiny, steps):
+    with pytest.raises(ValueError, match="length"):
+        compile_step(tiny.step_fn(), tiny.state(), stack([tiny.make_batch()] * 5), steps=steps)
+
+
+def test_pmap_takes_one_step_a_call(tiny):
+    with pytest.raises(ConfigError, match=r"'pmap': pmap takes one step a call; set optimizations.dispatch = 'off'"):
+        compile_step(tiny.step_fn(), tiny.state(), stack([tiny.make_batch()] * 5), steps=5, parallelism="pmap")
 
 
 def test_a_batch_of_another_shape_is_refused_and_not_compiled_for(tiny):

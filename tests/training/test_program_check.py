@@ -11,7 +11,8 @@ from ryot_jax.model.config import ModelConfig
 from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.training import program_check
 from ryot_jax.training.optimizer import OPTIMIZERS
-from ryot_jax.training.program_check import checked, worst_difference
+from ryot_jax.training.parallel import stack
+from ryot_jax.training.program_check import checked, checked_scan, worst_difference
 from ryot_jax.training.state import new_state
 
 ROWS = 40_000
@@ -60,19 +61,64 @@ def test_without_the_check_the_wrong_loss_would_be_trained_on(miscompiled):
 
 def test_a_fault_in_one_gradient_is_caught_and_named(tiny, monkeypatch):
     """The same check with a compiler that gets one gradient wrong by 1 %, whatever jaxlib does."""
-    first_step, programs = program_check._first_step, []
+    first_call, programs = program_check._first_call, []
 
     def faulty(program, state, batch):
-        result = jax.tree.map(np.array, first_step(program, state, batch))
+        result = jax.tree.map(np.array, first_call(program, state, batch))
         programs.append(program)
         if len(programs) == 1:
             result["opt_state"][1][0].mu["layer"]["kernel"][-1] *= 1.01
         return result
 
-    monkeypatch.setattr(program_check, "_first_step", faulty)
+    monkeypatch.setattr(program_check, "_first_call", faulty)
     program, check = checked(tiny.step_fn(), tiny.state(), tiny.make_batch())
     assert not check.ok and check.worst_leaf.endswith("mu.layer.kernel")
     assert program is programs[1]
+
+
+def test_a_fault_in_one_gradient_of_several_steps_a_call_is_caught_and_the_safe_program_returned(tiny, monkeypatch):
+    batches = [tiny.make_batch(seed=i) for i in range(3)]
+    step, _ = checked(tiny.step_fn(), tiny.state(), batches[0])
+    first_call, compile_step, options = program_check._first_call, program_check.compile_step, []
+
+    def faulty(program, state, batch):
+        result = jax.tree.map(np.array, first_call(program, state, batch))
+        result["opt_state"][1][0].mu["layer"]["kernel"][-1] *= 1.01
+        return result
+
+    def recorded(*arguments, compiler_options=None, **named):
+        options.append(compiler_options)
+        return compile_step(*arguments, compiler_options=compiler_options, **named)
+
+    monkeypatch.setattr(program_check, "_first_call", faulty)
+    monkeypatch.setattr(program_check, "compile_step", recorded)
+    program, check = checked_scan(tiny.step_fn(), tiny.state(), batches, step=step)
+    assert not check.ok and check.worst_leaf.endswith("mu.layer.kernel")
+    assert options == [None, without_ynn()] and program.steps == 3
+    assert str(check).startswith("program check of 3 steps a call FAILED")
+
+
+def test_a_reduction_that_is_miscompiled_within_the_scan_is_caught(miscompiled):
+    step_fn, state, batch = miscompiled
+    step, single = checked(step_fn, state, batch)
+    if single.ok:
+        pytest.skip("this jaxlib compiles the reduction right")
+    program, check = checked_scan(step_fn, state, [batch] * 2, step=step)
+    assert not check.ok and "ynn_fusion" not in program.hlo_text()
+    np.testing.assert_allclose(program(state, stack([batch] * 2))[1]["loss"][0], (ROWS - 1) ** 2 * 1e-9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("parallelism", ["jit", "shard_map"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_right_programs_of_several_steps_pass_and_the_state_survives(tiny, name, parallelism):
+    """The loop's body is the step itself: far less differs than the rounding of another program's."""
+    optimizer = tiny.optimizer(optimizer=name, schedule="constant" if name == "schedule_free" else "cosine")
+    state, batches = tiny.state(optimizer), [tiny.make_batch(seed=i) for i in range(5)]
+    step, _ = checked(tiny.step_fn(optimizer), state, batches[0], parallelism=parallelism)
+    program, check = checked_scan(tiny.step_fn(optimizer), state, batches, step=step)
+    assert check.ok and not check.skipped and check.steps == program.steps == 5
+    assert check.worst_error < 1e-6 and program.parallelism == parallelism
+    program(state, stack(batches))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

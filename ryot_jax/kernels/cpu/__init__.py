@@ -7,6 +7,7 @@ its handlers; what the calls compute is said beside each op in the parent packag
 import ctypes
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ _HANDLERS = (
     "ryot_linear_cross_entropy_loss",
     "ryot_linear_cross_entropy_gradients",
     "ryot_embedding_backward",
+    "ryot_adamw",
 )
 
 
@@ -70,6 +72,14 @@ def unavailable_reason(dtype: str = "float32") -> str | None:
 
 def call(handler: str, outputs: Any, *operands: jax.Array, **attributes: Any) -> Any:
     """Calls a handler; under `vmap` it runs once per batch element."""
+    return call_in_place(handler, outputs, {}, *operands, **attributes)
+
+
+def call_in_place(
+    handler: str, outputs: Any, aliases: Mapping[int, int], *operands: jax.Array, **attributes: Any
+) -> Any:
+    """Calls a handler; `aliases`: number of an operand -> number of the result that may take its memory."""
     if reason := unavailable_reason():
         raise NotImplementedError(reason)
-    return jax.ffi.ffi_call(handler, outputs, vmap_method="sequential")(*operands, **attributes)
+    ffi_call = jax.ffi.ffi_call(handler, outputs, vmap_method="sequential", input_output_aliases=dict(aliases) or None)
+    return ffi_call(*operands, **attributes)

@@ -27,7 +27,8 @@ namespace {
 }  // namespace
 
 const Kernels kAvx512Bf16Kernels = {dense_forward,     dense_backward,     norm_forward,         norm_backward,
-                        attention_forward, attention_backward, linear_cross_entropy, embedding_backward};
+                        attention_forward, attention_backward, linear_cross_entropy, embedding_backward,
+                        adamw};
 
 }  // namespace ryot
 

@@ -2,6 +2,7 @@
 // set that this processor has. An operand or result of shape [0] is absent.
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "dispatch.h"
 #include "pool.h"
@@ -109,12 +110,13 @@ ffi::Error dense_forward(ffi::ThreadPool pool, AnyBuffer x, Floats w, Floats bia
   check.shape(*y, {args.rows, args.width()}, "y[N,M], half as wide for swiglu");
   if (args.activation != Activation::kNone) check.shape(*slopes, {args.rows, args.outputs}, "slopes[N,M]");
   check.require(args.activation == Activation::kNone || slopes->element_type() == scalar, "slopes of the type of x");
-  args.bias = data_or_null(bias), args.residual = tensor(residual), args.y = tensor(*y), args.slopes = tensor(*slopes).data;
+  args.bias = data_or_null(bias), args.residual = tensor(residual), args.y = tensor(*y);
+  args.slopes = tensor(*slopes).data;
   return launch(pool, scalar, check, &Kernels::dense_forward, args);
 }
 
-ffi::Error dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, Floats w, AnyBuffer slopes, AnyOut dx,
-                          FloatsOut dw, FloatsOut dbias, int64_t activation) {
+ffi::Error dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, Floats w, AnyBuffer slopes,
+                          AnyBuffer x_slopes, AnyOut dx, FloatsOut dw, FloatsOut dbias, int64_t activation) {
   Check check("dense");
   DenseArgs args = {};
   if (ffi::Error error = check_dense(check, x, w, activation, args); error.failure()) return error;
@@ -123,11 +125,14 @@ ffi::Error dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, Float
   check.shape(dy, {args.rows, args.width()}, "dy[N,M], half as wide for swiglu");
   if (args.activation != Activation::kNone) check.shape(slopes, {args.rows, args.outputs}, "slopes[N,M]");
   check.require(args.activation == Activation::kNone || slopes.element_type() == scalar, "slopes of the type of x");
+  check.shape_or_absent(x_slopes, {args.rows, args.inputs}, "slopes of x of its shape");
+  check.require(absent(x_slopes) || x_slopes.element_type() == scalar, "slopes of the type of x");
   check.shape(*dx, {args.rows, args.inputs}, "dx[N,K]");
   check.require(dx->element_type() == scalar, "dx of the type of x");
   check.shape(*dw, {args.inputs, args.outputs}, "dw[K,M]");
   check.shape_or_absent(*dbias, {args.outputs}, "dbias[M]");
-  args.y = tensor(dy), args.slopes = tensor(slopes).data, args.dx = dx->untyped_data(), args.dw = dw->typed_data();
+  args.y = tensor(dy), args.slopes = tensor(slopes).data, args.x_slopes = tensor(x_slopes).data;
+  args.dx = dx->untyped_data(), args.dw = dw->typed_data();
   args.dbias = data_or_null(*dbias);
   return launch(pool, scalar, check, &Kernels::dense_backward, args);
 }
@@ -341,6 +346,47 @@ ffi::Error embedding_backward(ffi::ThreadPool pool, AnyBuffer dy, Integers token
   return launch(pool, dy.element_type(), check, &Kernels::embedding_backward, args);
 }
 
+// ---- AdamW ------------------------------------------------------------------------------------------------------
+
+// `numbers` are those that change from step to step: gradient_scale, rate, first_correction, second_correction. Of
+// `arrays` there are four a leaf: all parameters, then all gradients, first moments, second moments; `updated` are
+// three a leaf.
+ffi::Error adamw(ffi::ThreadPool pool, Floats numbers, Floats decays, ffi::RemainingArgs arrays, FloatsOut norm,
+                 ffi::RemainingRets updated, float clip_norm, float b1, float b2, float epsilon) {
+  Check check("adamw");
+  check.shape(numbers, {4}, "four numbers");
+  check.shape(*norm, {1}, "one norm");
+  const size_t count = decays.dimensions().size() == 1 ? static_cast<size_t>(decays.dimensions()[0]) : 0;
+  check.require(arrays.size() == 4 * count && updated.size() == 3 * count,
+                "a weight decay, four arrays and three results a leaf");
+  if (!check.ok()) return check.error();
+  std::vector<AdamWLeaf> leaves(count);
+  for (size_t i = 0; i < count; ++i) {
+    const float* read[4];
+    float* written[3];
+    long size = 0;
+    for (size_t kind = 0; kind < 4; ++kind) {
+      auto array = arrays.get<Floats>(kind * count + i);
+      if (array.has_error()) return array.error();
+      if (kind == 0) size = static_cast<long>(array->element_count());
+      check.require(static_cast<long>(array->element_count()) == size, "arrays of one size a leaf");
+      read[kind] = array->typed_data();
+    }
+    for (size_t kind = 0; kind < 3; ++kind) {
+      auto array = updated.get<Floats>(kind * count + i);
+      if (array.has_error()) return array.error();
+      check.require(static_cast<long>((*array)->element_count()) == size, "results of the size of the leaf");
+      written[kind] = (*array)->typed_data();
+    }
+    leaves[i] = {size,    decays.typed_data()[i], read[0],    read[1],   read[2],
+                 read[3], written[0],             written[1], written[2]};
+  }
+  const float* number = numbers.typed_data();
+  const AdamWArgs args = {leaves.data(), static_cast<long>(count), number[0], clip_norm, number[1], b1, b2, epsilon,
+                          number[2],     number[3],                norm->typed_data()};
+  return launch(pool, ffi::F32, check, &Kernels::adamw, args);
+}
+
 }  // namespace
 }  // namespace ryot
 
@@ -366,8 +412,8 @@ RYOT_HANDLER(dense_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
                                 .Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>()
                                 .Attr<int64_t>("activation"));
 RYOT_HANDLER(dense_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
-                                 .Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::Floats>()
-                                 .Ret<ryot::Floats>().Attr<int64_t>("activation"));
+                                 .Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>()
+                                 .Ret<ryot::Floats>().Ret<ryot::Floats>().Attr<int64_t>("activation"));
 RYOT_HANDLER(norm_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
                                .Arg<ryot::Floats>().Ret<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::Floats>()
                                .Attr<float>("epsilon").Attr<int64_t>("centre"));
@@ -395,4 +441,7 @@ RYOT_HANDLER(linear_cross_entropy_gradients, RYOT_BIND.Arg<ryot::AnyBuffer>().Ar
                                                  .Ret<ryot::Floats>().Attr<float>("label_smoothing")
                                                  .Attr<float>("z_loss").Attr<float>("soft_cap"));
 RYOT_HANDLER(embedding_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Integers>().Ret<ryot::Floats>());
+RYOT_HANDLER(adamw, RYOT_BIND.Arg<ryot::Floats>().Arg<ryot::Floats>().RemainingArgs().Ret<ryot::Floats>()
+                        .RemainingRets().Attr<float>("clip_norm").Attr<float>("b1").Attr<float>("b2")
+                        .Attr<float>("epsilon"));
 #pragma GCC visibility pop

@@ -34,7 +34,9 @@ struct DenseArgs {
   Tensor y;           // forward: written; backward: the gradient dy, read
   void* slopes;       // Scalar [rows, outputs], dy / d(x w + bias); null without activation. Forward: written;
                       // backward: read
-  void* dx;           // backward only, as are the two below: Scalar [rows, inputs]
+  const void* x_slopes;  // backward only, as are the three below: Scalar [rows, inputs], by which dx is multiplied (the
+                         // slopes of the layer that x comes from), or null
+  void* dx;              // Scalar [rows, inputs]
   float* dw;          // [inputs, outputs]
   float* dbias;       // [outputs] or null
   long width() const { return activation == Activation::kSwiglu ? outputs / 2 : outputs; }
@@ -99,6 +101,24 @@ struct EmbeddingArgs {
   float* dtable;          // [vocabulary, width]
 };
 
+// One array of parameters, all float32[size]; the new arrays may be the old ones.
+struct AdamWLeaf {
+  long size;
+  float decay;  // weight decay, before it is multiplied with the rate
+  const float *parameter, *gradient, *first_moment, *second_moment;
+  float *new_parameter, *new_first_moment, *new_second_moment;
+};
+
+// g = gradient * gradient_scale, scaled down to a global norm of clip_norm if that is above 0 and smaller;
+// m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+// p -= rate (first_correction m / (sqrt(second_correction v) + epsilon) + decay p).
+struct AdamWArgs {
+  const AdamWLeaf* leaves;
+  long num_leaves;
+  float gradient_scale, clip_norm, rate, b1, b2, epsilon, first_correction, second_correction;
+  float* norm;  // [1], of all gradients times gradient_scale, before clipping
+};
+
 // Each kernel returns false when it could not get its scratch memory.
 struct Kernels {
   bool (*dense_forward)(const Parallel&, const DenseArgs&);
@@ -109,6 +129,7 @@ struct Kernels {
   bool (*attention_backward)(const Parallel&, const AttentionArgs&);
   bool (*linear_cross_entropy)(const Parallel&, const LinearCrossEntropyArgs&);
   bool (*embedding_backward)(const Parallel&, const EmbeddingArgs&);
+  bool (*adamw)(const Parallel&, const AdamWArgs&);
 };
 
 extern const Kernels kAvx2Kernels;        // Scalar is float

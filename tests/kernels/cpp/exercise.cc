@@ -118,7 +118,9 @@ void dense(const ryot::Kernels& kernels, bool bf16, long N, long K, long M) {
       args.slopes = activation ? slopes.bytes.data() : nullptr;
       same_with_threads("dense_forward", {&y}, [&](const auto& p) { return kernels.dense_forward(p, args); });
       Array dy(N * args.width(), bf16 && !extras);
+      Array x_slopes(N * K, bf16);
       args.y = dy.tensor(), args.dx = dx.bytes.data(), args.dw = dw.floats();
+      args.x_slopes = extras ? x_slopes.bytes.data() : nullptr;
       args.dbias = extras ? db.floats() : nullptr;
       std::vector<Array*> outputs = {&dx, &dw};
       if (extras) outputs.push_back(&db);
@@ -197,6 +199,25 @@ void embedding(const ryot::Kernels& kernels, bool bf16, long N, long D, long V) 
                     [&](const auto& p) { return kernels.embedding_backward(p, args); });
 }
 
+void adamw(const ryot::Kernels& kernels, std::vector<long> sizes, float clip_norm) {
+  std::vector<Array> old, updated;
+  std::vector<ryot::AdamWLeaf> leaves;
+  for (long size : sizes) {
+    for (int i = 0; i < 4; ++i) old.emplace_back(size, false);
+    for (int i = 0; i < 3; ++i) updated.emplace_back(size, false);
+  }
+  for (size_t i = 0; i < sizes.size(); ++i)
+    leaves.push_back({sizes[i], 0.1f, old[4 * i].floats(), old[4 * i + 1].floats(), old[4 * i + 2].floats(),
+                      old[4 * i + 3].floats(), updated[3 * i].floats(), updated[3 * i + 1].floats(),
+                      updated[3 * i + 2].floats()});
+  Array norm(1, false);
+  std::vector<Array*> outputs = {&norm};
+  for (Array& array : updated) outputs.push_back(&array);
+  const ryot::AdamWArgs args = {leaves.data(), static_cast<long>(leaves.size()), 0.5f, clip_norm, 0.01f, 0.9f, 0.95f,
+                                1e-8f, 10.0f, 20.0f, norm.floats()};
+  same_with_threads("adamw", outputs, [&](const auto& p) { return kernels.adamw(p, args); });
+}
+
 void exercise(const ryot::Kernels& kernels, bool bf16) {
   for (long N : {0L, 1L, 13L, 97L, 230L})
     for (long K : {1L, 7L, 34L})
@@ -212,6 +233,7 @@ void exercise(const ryot::Kernels& kernels, bool bf16) {
       for (long V : {1L, 2L, 65L}) linear_cross_entropy(kernels, bf16, N, D, V);
   for (long N : {0L, 1L, 40L})
     for (long D : {1L, 70L}) embedding(kernels, bf16, N, D, 11);
+  for (float clip_norm : {0.0f, 1.0f}) adamw(kernels, {1, 0, 17, 40000}, clip_norm);
 }
 
 }  // namespace

@@ -1,0 +1,116 @@
+"""Arms that dispatch several steps a call: what they are built of, what they report, and that they train alike."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ryot_jax.comparison.arms import Arm, kernel_spec, share, variants
+from ryot_jax.comparison.variants import Variant, check_active
+from ryot_jax.config import get_default
+from ryot_jax.data.pipeline import Corpus
+from ryot_jax.data.tokenizer import NoTokenizer
+from ryot_jax.kernels import KernelPlan
+from ryot_jax.model.config import from_config
+from ryot_jax.runtime.devices import describe_devices
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.training.parallel import STEPS_PER_CALL
+
+PLANS = {"baseline": KernelPlan(), "optimized": KernelPlan(dispatch="scan")}
+
+
+def tiny_config():
+    """A config whose step takes a millisecond."""
+    config = get_default()
+    config.model.update({"vocab_size": 260, "d_model": 16, "d_ff": 32, "n_layers": 1, "n_heads": 2, "max_len": 8})
+    config.training.update({"batch_size": 8, "seq_len": 8})
+    config.optimizations.update({op: "off" for op in config.optimizations if op != "dispatch"})
+    return config
+
+
+def spec_of(config):
+    devices = describe_devices()
+    return kernel_spec(config, from_config(config.model, devices.platform), devices)
+
+
+@pytest.fixture(scope="module")
+def arms():
+    """One arm that takes a step a call and one that takes several, from the same weights and text."""
+    config = tiny_config()
+    ids = np.random.default_rng(0).integers(0, 260, size=5000).astype(np.uint16)
+    corpus = Corpus(ids, ids[:1000], NoTokenizer(260), "", {})
+    shared = share(config, from_config(config.model, describe_devices().platform), corpus)
+    return {name: Arm(shared, Variant(name, plan)) for name, plan in PLANS.items()}
+
+
+def test_the_baseline_takes_one_step_a_call_whatever_is_asked_for():
+    config = tiny_config()
+    config.optimizations.dispatch = "scan"
+    made, resolutions = variants(config, spec_of(config))
+    assert [variant.plan for variant in made] == list(PLANS.values())
+    assert resolutions["baseline"].reasons["dispatch"] == "the baseline has every optimization off"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"training.parallelism": "pmap"}, "pmap takes one step a call"),
+        ({"comparison.block_steps": 4}, "a block of comparison.block_steps = 4 steps is over before one call of 5 is"),
+    ],
+)
+def test_a_call_that_can_take_one_step_alone_is_told_with_its_reason(change, reason):
+    config = tiny_config()
+    config.update_from_flattened_dict(change)
+    _, resolutions = variants(config, spec_of(config))
+    assert resolutions["optimized"].lines()[-1] == f"dispatch: step (not scan: {reason})"
+    config.optimizations.dispatch = "scan"
+    with pytest.raises(ConfigError, match=f"optimizations.dispatch = 'scan': {reason}"):
+        variants(config, spec_of(config))
+
+
+def test_an_arm_reports_both_of_its_programs(arms):
+    baseline, optimized = arms["baseline"], arms["optimized"]
+    assert list(baseline.programs) == ["step"] and list(optimized.programs) == ["step", "scan"]
+    step, scan = optimized.programs.values()
+    assert (step.steps, scan.steps) == (1, STEPS_PER_CALL)
+    assert baseline.compile_seconds == baseline.programs["step"].seconds
+    assert optimized.compile_seconds == {part: step.seconds[part] + scan.seconds[part] for part in step.seconds}
+    assert optimized.memory_bytes == max(step.memory_bytes, scan.memory_bytes)
+    assert baseline.hlo_text() == baseline.programs["step"].hlo_text()
+    assert optimized.hlo_text() == scan.hlo_text() != step.hlo_text()
+
+
+def test_both_programs_are_checked_at_the_start(arms):
+    checks = arms["optimized"].program_checks
+    assert list(arms["baseline"].program_checks) == ["step"] and list(checks) == ["step", "scan"]
+    assert all(check.ok for check in checks.values())
+    assert [check.steps for check in checks.values()] == [1, STEPS_PER_CALL]
+
+
+def test_the_switch_is_proven_from_the_program_that_takes_most_of_the_steps(arms):
+    made = [arm.variant for arm in arms.values()]
+    texts = {name: arm.hlo_text() for name, arm in arms.items()}
+    evidence = check_active(made, texts, spec_of(tiny_config()))["optimized"]
+    assert list(evidence) == ["dispatch"] and evidence["dispatch"].active
+    with pytest.raises(ConfigError, match="same program"):
+        check_active(made, texts | {"optimized": arms["optimized"].programs["step"].hlo_text()}, spec_of(tiny_config()))
+
+
+def test_arms_train_alike_and_nothing_compiles_once_they_are_warm(arms):
+    for arm in arms.values():
+        before = arm.params_hash()
+        arm.warm_up()
+        assert arm.params_hash() == before and arm.step == 0
+    compiles = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiles.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    results = {name: [arm.run_block(12), arm.run_block(3)] for name, arm in arms.items()}
+    jax.monitoring.clear_event_listeners()
+    assert compiles == []
+    for single, scanned in zip(results["baseline"], results["optimized"], strict=True):
+        assert dataclasses.replace(single, seconds=0.0) == dataclasses.replace(scanned, seconds=0.0)
+    assert arms["baseline"].params_hash() == arms["optimized"].params_hash()
+    assert arms["baseline"].batches_hash() == arms["optimized"].batches_hash()
+    assert {arm.step for arm in arms.values()} == {15}
