@@ -30,6 +30,7 @@ STEP_SECONDS = 20.0  # of timing, for all plans together
 _STEP_TOLERANCE = 0.05
 
 REFERENCE, TUNED, STATIC, WITHOUT_BF16 = "reference", "tuned", "static order", "static order, no bfloat16 between ops"
+WITHOUT_ADAMW = "static order, XLA's AdamW"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +147,8 @@ def _plans(config: ConfigDict, spec: Spec, static: KernelPlan, winners: Mapping[
     if config.optimizations.activations == "auto" and static.activations:
         off = {**config.optimizations, "activations": "off"}
         named.append((WITHOUT_BF16, resolve(off, spec=dataclasses.replace(spec, activations="")).plan))
+    if config.optimizations.optimizer == "auto":  # measured here alone: it has no gradients, as the ops have
+        named.append((WITHOUT_ADAMW, dataclasses.replace(static, optimizer="reference")))
     names = {plan: name for name, plan in reversed(named)}
     return {name: plan for name, plan in named if names[plan] == name}
 
@@ -206,6 +209,11 @@ def _store(outcome: Outcome, config: ConfigDict, spec: Spec, cache: TuningCache)
         cache.store(
             "activations", dataclasses.replace(spec, activations=""), Entry(plan.activations, summary, {}, steps)
         )
+    if config.optimizations.optimizer == "auto":
+        summary = f"{plan.optimizer} in the fastest plan ({outcome.chosen})"
+        for activations in {"", plan.activations}:  # it takes float32 whatever there is between the ops
+            entry = Entry(plan.optimizer, summary, {}, steps)
+            cache.store("optimizer", dataclasses.replace(spec, activations=activations), entry)
     if plan.activations != spec.activations:
         return  # the ops were measured with another dtype between them; for this one the static order stands
     for op, trials in outcome.ops.items():

@@ -7,7 +7,7 @@ import pytest
 
 from ryot_jax.comparison import tuning
 from ryot_jax.comparison.arms import kernel_spec, variants
-from ryot_jax.comparison.tuning import REFERENCE, STATIC, TUNED, WITHOUT_BF16, choose
+from ryot_jax.comparison.tuning import REFERENCE, STATIC, TUNED, WITHOUT_ADAMW, WITHOUT_BF16, choose
 from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan, resolve
 from ryot_jax.kernels import tuning as kernel_tuning
@@ -60,8 +60,12 @@ def test_what_is_tuned_is_what_the_next_run_takes(tiny, tmp_path):
     made, resolutions = variants(tiny, spec, TuningCache(tmp_path, said.append).lookup)
     assert made[0].plan == KernelPlan() and made[1].plan == outcome.plan
     reasons = resolutions["optimized"].reasons
-    assert reasons["attention"].startswith(f"measured: {outcome.plan.attention}")
-    assert "times reference" in reasons["attention"] or "nothing beats" in reasons["attention"]
+    assert reasons["activations"].startswith("measured: ") and reasons["optimizer"].startswith("measured: ")
+    if outcome.plan.activations == variants(tiny, spec)[0][1].plan.activations:
+        assert reasons["attention"].startswith(f"measured: {outcome.plan.attention}")
+        assert "times reference" in reasons["attention"] or "nothing beats" in reasons["attention"]
+    else:  # so small a step may be faster without bfloat16, between which alone the ops were measured
+        assert reasons["attention"].startswith("auto: first in order")
     assert variants(tiny, spec)[1]["optimized"].reasons["attention"].startswith("auto: first in order")
 
 
@@ -131,6 +135,20 @@ def test_each_plan_is_run_once_under_its_first_name(tiny):
 
     nothing = tuning._plans(tiny, spec, KernelPlan(), {"attention": "reference"})
     assert list(nothing) == [REFERENCE]
+
+
+def test_the_optimizers_kernel_is_measured_in_whole_steps_and_remembered(tiny, tmp_path):
+    _, spec = work(tiny)
+    static = KernelPlan(attention="xla", optimizer="cpu")
+    plans = tuning._plans(tiny, spec, static, {})
+    assert list(plans) == [REFERENCE, TUNED, WITHOUT_ADAMW]
+    assert plans[WITHOUT_ADAMW] == KernelPlan(attention="xla")
+    cache = TuningCache(tmp_path, print)
+    steps = {WITHOUT_ADAMW: tuning.Trial(milliseconds=1.0, speedup=2.0, interval=(1.9, 2.1))}
+    tuning._store(tuning.Outcome({}, {}, steps, WITHOUT_ADAMW, plans[WITHOUT_ADAMW]), tiny, spec, cache)
+    resolution = resolve(only(tiny, "optimizer").optimizations, spec=spec, lookup=cache.lookup)
+    assert resolution.plan.optimizer == "reference"
+    assert resolution.reasons["optimizer"].startswith("measured: reference in the fastest plan")
 
 
 def test_how_many_steps_go_into_a_call_is_not_measured_and_no_plan_differs_by_it(tiny):
