@@ -19,7 +19,7 @@ from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.schema import SCHEMA_VERSION
 from ryot_jax.comparison.statistics import paired_difference, speed_up
-from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, differing
+from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant
 from ryot_jax.runtime.files import write_text
 
 
@@ -91,7 +91,7 @@ def assemble(
         beat=settings.beat,
         margin=settings.loss_margin,
         tight_margin=settings.tight_loss_margin,
-        statistical=any(o.equivalence == "statistical" for o in differing(facts[0].variant, facts[-1].variant)),
+        statistical=any(o.promise(facts[-1].variant.plan) == "statistical" for o in OPTIMIZATIONS),
     )
     return plain(
         {
@@ -254,7 +254,7 @@ def _optimizations(facts: Sequence[ArmFacts]) -> list[dict[str, Any]]:
             "arm": fact.variant.name,
             "switch": optimization.switch,
             "implementation": optimization.implementation(fact.variant.plan),
-            "equivalence": optimization.equivalence,
+            "equivalence": optimization.promise(fact.variant.plan),
             "description": optimization.description,
             "reason": fact.reasons.get(optimization.name, ""),
             "active": optimization.name in fact.evidence and fact.evidence[optimization.name].active,

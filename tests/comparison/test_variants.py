@@ -347,3 +347,11 @@ ENTRY %main (a: f32[2,3], b: bf16[3,4]) -> (f32[2,4], s32[7]) {
     assert hlo.parse(text.replace("index=1", "index=0")).fingerprint != program.fingerprint
     with pytest.raises(ValueError, match="no HLO instruction"):
         hlo.parse("module @jit_f { stablehlo.add }")
+
+
+def test_a_promise_is_that_of_the_implementation():
+    dense = next(o for o in OPTIMIZATIONS if o.name == "dense")
+    assert dense.promise(KernelPlan(dense="cpu")) == "allclose"
+    assert dense.promise(KernelPlan(dense="xla")) == "statistical"  # bfloat16 products in a float32 model
+    assert all(o.promise(KernelPlan()) == "bitwise" for o in OPTIMIZATIONS)
+    assert all(set(o.equivalence) == set(o.probe) for o in OPTIMIZATIONS)
