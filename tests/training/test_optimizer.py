@@ -8,7 +8,13 @@ import optax
 import pytest
 
 from ryot_jax.runtime.errors import ConfigError
-from ryot_jax.training.optimizer import OPTIMIZERS, evaluation_params, learning_rate_schedule, make_optimizer
+from ryot_jax.training.optimizer import (
+    OPTIMIZERS,
+    evaluation_params,
+    learning_rate_schedule,
+    make_optimizer,
+    with_adamw_kernel,
+)
 from ryot_jax.training.step import train_step
 
 
@@ -107,3 +113,19 @@ def test_schedule_free_is_judged_by_its_average_and_others_by_their_parameters(t
 def test_what_cannot_work_is_refused_by_name(tiny, overrides, field):
     with pytest.raises(ConfigError, match=field):
         tiny.optimizer(**overrides)
+
+
+def test_the_adamw_kernel_takes_the_steps_of_optax_and_leaves_its_state():
+    training = {"optimizer": "adamw", "learning_rate": 0.01, "warmup_steps": 2, "schedule": "cosine"}
+    training |= {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1, "clip_norm": 1.0}
+    plain = make_optimizer(training, 10)
+    direct = with_adamw_kernel(plain, training, 10, "reference")
+    params = {"a": {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "bias": jnp.linspace(0.5, 1.0, 4)}}
+    ours, theirs = (params, direct.init(params)), (params, plain.init(params))
+    for scale in (1.0, 3.0, 0.1):
+        grads = jax.tree.map(lambda p, scale=scale: scale * jnp.cos(3 * p), params)
+        updates, state = plain.update(jax.tree.map(lambda g: 0.5 * g, grads), theirs[1], theirs[0])
+        theirs = optax.apply_updates(theirs[0], updates), state
+        *ours, norm = direct.apply(grads, jnp.float32(0.5), ours[1], ours[0])
+        chex.assert_trees_all_close(norm, 0.5 * optax.tree.norm(grads), rtol=1e-6)
+    chex.assert_trees_all_close(tuple(ours), theirs, rtol=1e-6, atol=1e-7)
