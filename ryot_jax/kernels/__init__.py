@@ -12,11 +12,13 @@ from ryot_jax.kernels.embedding import embedding
 from ryot_jax.kernels.linear_cross_entropy import linear_cross_entropy
 from ryot_jax.kernels.mlp import mlp
 from ryot_jax.kernels.norm import layer_norm, rms_norm
+from ryot_jax.kernels.norm_dense import NormOf, norm_dense, norm_mlp
 from ryot_jax.kernels.plan import KernelPlan, Resolution, Spec, resolve
 
 __all__ = [
     "AdamWStep",
     "KernelPlan",
+    "NormOf",
     "Resolution",
     "Spec",
     "adamw",
@@ -27,6 +29,8 @@ __all__ = [
     "layer_norm",
     "linear_cross_entropy",
     "mlp",
+    "norm_dense",
+    "norm_mlp",
     "packed_attention",
     "resolve",
     "rms_norm",

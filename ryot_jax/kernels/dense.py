@@ -126,7 +126,8 @@ def _cpu(
     return cpu_forward(activation, x, w_DF, b_F, residual)[0]
 
 
-def _code(activation: str) -> np.int64:
+def activation_code(activation: str) -> np.int64:
+    """The handlers' number for it."""
     return np.int64(list(_ACTIVATIONS).index(activation))
 
 
@@ -157,7 +158,7 @@ def cpu_forward(
         w_DF.astype(jnp.float32),
         operand(b_F, jnp.float32),
         operand(None if residual is None else rows(residual)),
-        activation=_code(activation),
+        activation=activation_code(activation),
     )
     return y_NO.reshape(*x.shape[:-1], width_out), Saved(x, w_DF, slopes_NF, stub(b_F), stub(residual))
 
@@ -173,15 +174,16 @@ def cpu_backward(
         jax.ShapeDtypeStruct(w_DF.shape, jnp.float32),
         jax.ShapeDtypeStruct((0,) if b_stub is None else w_DF.shape[1:], jnp.float32),
     )
-    dx_ND, dw_DF, db_F = cpu.call(
+    dx_ND, dw_DF, db_F = cpu.call_in_place(
         "ryot_dense_backward",
         out,
+        {} if x_slopes_ND is None else {4: 0},
         rows(dy),
         x_ND,
         w_DF.astype(jnp.float32),
         slopes_NF,
         operand(x_slopes_ND, x.dtype),
-        activation=_code(activation),
+        activation=activation_code(activation),
     )
     return dx_ND.reshape(x.shape), dw_DF.astype(w_DF.dtype), gradient(db_F, b_stub), gradient(dy, residual_stub)
 

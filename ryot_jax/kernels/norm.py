@@ -170,10 +170,12 @@ def _cpu_backward(
     settings: _Settings, dy: jax.Array, s: jax.Array, scale_D: jax.Array, statistics: Any, ds: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     s_ND = rows(s)
+    in_place = 1 if ds is None else 4 if ds.dtype == s.dtype else None  # the operand that dx may take the memory of
     vector = jax.ShapeDtypeStruct(scale_D.shape, jnp.float32)
-    dx_ND, dscale_D, dbias_D = cpu.call(
+    dx_ND, dscale_D, dbias_D = cpu.call_in_place(
         "ryot_norm_backward",
         (jax.ShapeDtypeStruct(s_ND.shape, s.dtype), vector, vector),
+        {} if in_place is None else {in_place: 0},
         rows(dy),
         s_ND,
         scale_D.astype(jnp.float32),

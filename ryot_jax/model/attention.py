@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, attention, packed_attention
+from ryot_jax.kernels import KernelPlan, attention, norm_dense, packed_attention
 from ryot_jax.model.cache import LayerCache, append, attend
 from ryot_jax.model.config import ModelConfig
-from ryot_jax.model.layers import Projection
+from ryot_jax.model.layers import Norm, Projection
 from ryot_jax.model.positions import rotate
 
 
@@ -20,17 +20,36 @@ class SelfAttention(nnx.Module):
         self.qkv = Projection(cfg.d_model, 3 * cfg.d_model, use_bias=cfg.use_bias, rngs=rngs)
         self.out = Projection(cfg.d_model, cfg.d_model, use_bias=cfg.use_bias, rngs=rngs, gain=output_gain)
 
-    def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan, residual: jax.Array | None = None) -> jax.Array:
-        """x_BTD -> y_BTD over whole sequences; with a residual their sum, in the residual's dtype."""
-        B, T, _ = x_BTD.shape
-        if plan.attention == "cpu" and not self.rotary:
-            qkv_BTNK = self.qkv(x_BTD, plan=plan).reshape(B, T, 3 * self.n_heads, -1)
-            o_BTHK = packed_attention(qkv_BTNK, self.n_heads, implementation=plan.attention)
-        else:
-            # Three products with parts of the weights, not parts of one product: those would be copied, and their
-            # gradients put together again, which takes XLA:CPU 8 % of a step of the scaled run.
-            q_BTHK, k_BTHK, v_BTHK = self._heads(self.qkv.parts(x_BTD, 3, plan=plan), jnp.arange(T))
-            o_BTHK = attention(q_BTHK, k_BTHK, v_BTHK, implementation=plan.attention)
+    def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan) -> jax.Array:
+        """x_BTD -> y_BTD over whole sequences, in the dtype of x."""
+        if self._is_packed(plan):
+            return self._of_packed(self.qkv(x_BTD, plan=plan), plan, None)
+        return self._of_parts(x_BTD, plan, None)
+
+    def of_norm(self, x_BTD: jax.Array, norm: Norm, *, plan: KernelPlan) -> jax.Array:
+        """The sum x + attention(norm(x))."""
+        if self._is_packed(plan):
+            kernel, bias = self.qkv.weights()
+            qkv_BTE, x_BTD = norm_dense(x_BTD, norm.of(x_BTD, plan), kernel, bias, implementation=plan.dense)
+            return self._of_packed(qkv_BTE, plan, x_BTD)
+        h_BTD, x_BTD = norm.of(x_BTD, plan)(x_BTD)
+        return self._of_parts(h_BTD, plan, x_BTD)
+
+    def _is_packed(self, plan: KernelPlan) -> bool:
+        return plan.attention == "cpu" and not self.rotary
+
+    def _of_packed(self, qkv_BTE: jax.Array, plan: KernelPlan, residual: jax.Array | None) -> jax.Array:
+        B, T, E = qkv_BTE.shape
+        qkv_BTNK = qkv_BTE.reshape(B, T, 3 * self.n_heads, -1)
+        o_BTHK = packed_attention(qkv_BTNK, self.n_heads, implementation=plan.attention)
+        return self.out(o_BTHK.reshape(B, T, E // 3), plan=plan, residual=residual)
+
+    def _of_parts(self, x_BTD: jax.Array, plan: KernelPlan, residual: jax.Array | None) -> jax.Array:
+        # Three products with parts of the weights, not parts of one product: those would be copied, and their
+        # gradients put together again, which takes XLA:CPU 8 % of a step of the scaled run.
+        parts = self.qkv.parts(x_BTD, 3, plan=plan)
+        q_BTHK, k_BTHK, v_BTHK = self._heads(parts, jnp.arange(x_BTD.shape[1]))
+        o_BTHK = attention(q_BTHK, k_BTHK, v_BTHK, implementation=plan.attention)
         return self.out(o_BTHK.reshape(x_BTD.shape), plan=plan, residual=residual)
 
     def decode(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, dense, layer_norm, mlp, rms_norm
+from ryot_jax.kernels import KernelPlan, NormOf, dense, layer_norm, mlp, norm_mlp, rms_norm
 from ryot_jax.model.config import ModelConfig
 
 
@@ -51,16 +51,16 @@ class Norm(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan) -> jax.Array:
         """x_BTD -> y_BTD in the dtype between the ops: the plan's `activations`, or else that of x."""
-        return self.of_residual(x_BTD, plan=plan)[0]
+        norm = self.of(x_BTD, plan)
+        apply = layer_norm if norm.centre else rms_norm
+        return apply(x_BTD, norm.scale_D, norm.bias_D, dtype=norm.dtype, implementation=norm.implementation)
 
-    def of_residual(self, x_BTD: jax.Array, *, plan: KernelPlan) -> tuple[jax.Array, jax.Array]:
-        """The same, and x to go on with as the residual: so the gradients of both meet in one backward pass."""
-        norm = layer_norm if self.centre else rms_norm
-        return norm(
-            x_BTD,
+    def of(self, x_BTD: jax.Array, plan: KernelPlan) -> NormOf:
+        """The norm for ops that begin with one."""
+        return NormOf(
             self.scale[...],
             None if self.bias is None else self.bias[...],
-            with_sum=True,
+            centre=self.centre,
             dtype=jnp.dtype(plan.activations or x_BTD.dtype),
             implementation=plan.norm,
         )
@@ -80,14 +80,12 @@ class Mlp(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan, residual: jax.Array | None = None) -> jax.Array:
         """x_BTD -> y_BTD in the dtype of x; with a residual their sum, in the residual's dtype."""
+        return mlp(x_BTD, *self._weights(), kind=self.kind, residual=residual, implementation=plan.dense)
+
+    def of_norm(self, x_BTD: jax.Array, norm: Norm, *, plan: KernelPlan) -> jax.Array:
+        """The sum x + mlp(norm(x))."""
+        return norm_mlp(x_BTD, norm.of(x_BTD, plan), *self._weights(), kind=self.kind, implementation=plan.dense)
+
+    def _weights(self) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
         (up_DF, up_bias_F), (down_FD, down_bias_D) = self.up.weights(), self.down.weights()
-        return mlp(
-            x_BTD,
-            up_DF,
-            down_FD,
-            up_bias_F,
-            down_bias_D,
-            kind=self.kind,
-            residual=residual,
-            implementation=plan.dense,
-        )
+        return up_DF, down_FD, up_bias_F, down_bias_D

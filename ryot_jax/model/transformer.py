@@ -36,16 +36,16 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan, key: jax.Array | None = None) -> jax.Array:
         """x_BTD -> x_BTD, the residual stream; dropout on both branches where a key is given."""
-        h_BTD, x_BTD = self.attention_norm.of_residual(x_BTD, plan=plan)
-        x_BTD = self._add(self.attention, h_BTD, x_BTD, plan, subkey(key, 0))
-        h_BTD, x_BTD = self.mlp_norm.of_residual(x_BTD, plan=plan)
-        return self._add(self.mlp, h_BTD, x_BTD, plan, subkey(key, 1))
+        if key is None or self.dropout == 0.0:  # the sums are taken within the last products
+            x_BTD = self.attention.of_norm(x_BTD, self.attention_norm, plan=plan)
+            return self.mlp.of_norm(x_BTD, self.mlp_norm, plan=plan)
+        x_BTD = self._add_dropped(self.attention, self.attention_norm, x_BTD, plan, subkey(key, 0))
+        return self._add_dropped(self.mlp, self.mlp_norm, x_BTD, plan, subkey(key, 1))
 
-    def _add(
-        self, branch: Any, h_BTD: jax.Array, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None
+    def _add_dropped(
+        self, branch: Any, norm: Norm, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None
     ) -> jax.Array:
-        if key is None or self.dropout == 0.0:
-            return branch(h_BTD, plan=plan, residual=x_BTD)  # the sum is taken within the last product
+        h_BTD, x_BTD = norm.of(x_BTD, plan)(x_BTD)
         return x_BTD + dropout(branch(h_BTD, plan=plan), self.dropout, key, implementation=plan.dropout)
 
     def decode(
@@ -120,10 +120,10 @@ class Transformer(nnx.Module):
 
     def _embed(self, tokens_BS: jax.Array, start: jax.Array, plan: KernelPlan) -> jax.Array:
         S, D = tokens_BS.shape[1], self.cfg.d_model
-        x_BSD = embedding(self.embedding[...], tokens_BS, implementation=plan.embedding)
-        if self.positions is not None:
-            x_BSD = x_BSD + jax.lax.dynamic_slice_in_dim(self.positions[...], start, S)[None]
-        elif self.cfg.positions == "sinusoidal":
+        learned = self.positions
+        positions_SD = None if learned is None else jax.lax.dynamic_slice_in_dim(learned[...], start, S)
+        x_BSD = embedding(self.embedding[...], tokens_BS, positions_SD, implementation=plan.embedding)
+        if self.cfg.positions == "sinusoidal":
             # The table's entries are of size one, embeddings of size 0.02: scaled up as in arXiv:1706.03762, 3.4.
             x_BSD = x_BSD * D**0.5 + sinusoidal(start + jnp.arange(S), D)[None]
         return x_BSD.astype(self.cfg.dtype)

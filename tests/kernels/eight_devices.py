@@ -33,6 +33,9 @@ def losses(implementation):
     def norm(op):
         return lambda p, x, _: sum(map(spread, op(x, p["scale"], residual=2 * x, with_sum=True, **named)))
 
+    def of(p):
+        return kernels.NormOf(p["scale"], p["b"], **named)
+
     def attention(p, x, tokens):
         q_BTHK, kv_BTGK = x.reshape(-1, T, 4, 2), (x @ p["w"])[..., :4].reshape(-1, T, 2, 2)
         return spread(kernels.attention(q_BTHK, kv_BTGK, jnp.sin(kv_BTGK), window=4, mask_BS=tokens > 1, **named))
@@ -40,6 +43,8 @@ def losses(implementation):
     ops = {
         "dense": lambda p, x, _: spread(kernels.dense(x, p["w"], p["b"], activation="gelu", residual=x, **named)),
         "mlp": lambda p, x, _: spread(kernels.mlp(x, p["w"], p["w"][:4], kind="swiglu", residual=x, **named)),
+        "norm_dense": lambda p, x, _: sum(map(spread, kernels.norm_dense(x, of(p), p["w"], p["b"], **named))),
+        "norm_mlp": lambda p, x, _: spread(kernels.norm_mlp(x, of(p), p["w"], p["w"], kind="gelu", **named)),
         "layer_norm": norm(kernels.layer_norm),
         "rms_norm": norm(kernels.rms_norm),
         "attention": attention,
@@ -52,7 +57,7 @@ def losses(implementation):
         ),
     }
     if implementation != "xla":
-        ops["embedding"] = lambda p, x, t: spread(kernels.embedding(p["table"], t, **named) * x)
+        ops["embedding"] = lambda p, x, t: spread(kernels.embedding(p["table"], t, p["table"][:T], **named) * x)
     return ops
 
 

@@ -47,6 +47,32 @@ def test_rows_and_scattered_gradient_match_numpy(implementation, sizes):
     assert gradient.dtype == np.float32 and gradient.shape == table.shape
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (2, 7, 9)])
+def test_positions_are_added_and_their_gradient_is_summed_over_sequences(implementation, shape):
+    table, tokens, dy = _inputs(shape, 11, 5)
+    positions = np.random.default_rng(1).normal(size=(shape[-1], 5)).astype(np.float32)
+
+    @jax.jit
+    def run(table, positions):
+        y, vjp = jax.vjp(lambda *a: embedding(a[0], tokens, a[1], implementation=implementation), table, positions)
+        return y, *vjp(jnp.asarray(dy))
+
+    y, dtable, dpositions = run(table, positions)
+    chex.assert_trees_all_equal(y, table[tokens] + positions)
+    summed = np.asarray(dy, np.float64).reshape(-1, *positions.shape).sum(axis=0)
+    # Sums of up to 14 float32 numbers.
+    for gradient, expected in ((dtable, _scattered(table, tokens, dy)), (dpositions, summed)):
+        assert np.linalg.norm(gradient - expected) <= 1e-6 * np.linalg.norm(expected)
+    half = jax.grad(lambda p: jnp.sum(embedding(jnp.asarray(table), tokens, p, implementation=implementation)))
+    assert half(positions.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_positions_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="need tokens"):
+        embedding(jnp.zeros((4, 3)), jnp.zeros((2, 5), jnp.int32), jnp.zeros((6, 3)))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_bfloat16_outcome_is_rounded_and_its_gradient_summed_in_float32(implementation, dtype):

@@ -17,6 +17,8 @@ _HANDLERS = (
     "ryot_dense_backward",
     "ryot_norm_forward",
     "ryot_norm_backward",
+    "ryot_norm_dense_forward",
+    "ryot_norm_dense_backward",
     "ryot_attention_forward",
     "ryot_attention_backward",
     "ryot_packed_attention_forward",

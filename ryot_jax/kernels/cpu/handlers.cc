@@ -189,6 +189,68 @@ ffi::Error norm_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer s, Floats
   return launch(pool, scalar, check, &Kernels::norm_backward, args);
 }
 
+// ---- A norm with a dense layer behind it ------------------------------------------------------------------------
+
+// `scalar` is the type that the product runs in; s may be wider.
+void check_norm_dense(Check& check, const AnyBuffer& s, const Floats& scale, const Floats& statistics,
+                      ffi::DataType scalar, NormArgs& norm) {
+  check.number(s, scalar);
+  check.require(has_rank(s, 2), "s[N,K]");
+  if (!check.ok()) return;
+  norm.rows = s.dimensions()[0], norm.width = s.dimensions()[1];
+  check.shape(scale, {norm.width}, "scale[K]");
+  check.shape(statistics, {norm.rows, 2}, "statistics[N,2]");
+  norm.s = tensor(s), norm.scale = scale.typed_data(), norm.statistics = statistics.typed_data();
+}
+
+ffi::Error norm_dense_forward(ffi::ThreadPool pool, AnyBuffer s, Floats scale, Floats shift, Floats w, Floats bias,
+                              AnyOut y, AnyOut slopes, FloatsOut statistics, int64_t activation, float epsilon,
+                              int64_t centre) {
+  Check check("norm_dense");
+  const ffi::DataType scalar = y->element_type();
+  NormArgs norm = {};
+  DenseArgs args = {};
+  if (ffi::Error error = check_dense(check, s, w, activation, args); error.failure()) return error;
+  check_norm_dense(check, s, scale, *statistics, scalar, norm);
+  check.shape_or_absent(shift, {args.inputs}, "shift[K]");
+  check.shape_or_absent(bias, {args.outputs}, "bias[M]");
+  check.shape(*y, {args.rows, args.width()}, "y[N,M], half as wide for swiglu");
+  if (args.activation != Activation::kNone) check.shape(*slopes, {args.rows, args.outputs}, "slopes[N,M]");
+  check.require(args.activation == Activation::kNone || slopes->element_type() == scalar, "slopes of the type of y");
+  norm.bias = data_or_null(shift), norm.epsilon = epsilon, norm.centre = centre != 0;
+  args.norm = &norm, args.bias = data_or_null(bias), args.y = tensor(*y), args.slopes = tensor(*slopes).data;
+  return launch(pool, scalar, check, &Kernels::dense_forward, args);
+}
+
+ffi::Error norm_dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer s, Floats scale, Floats shift,
+                               Floats statistics, Floats w, AnyBuffer slopes, AnyBuffer ds, AnyOut dx,
+                               FloatsOut dscale, FloatsOut dshift, FloatsOut dw, FloatsOut dbias, int64_t activation,
+                               int64_t centre) {
+  Check check("norm_dense");
+  const ffi::DataType scalar = dy.element_type();
+  NormArgs norm = {};
+  DenseArgs args = {};
+  if (ffi::Error error = check_dense(check, s, w, activation, args); error.failure()) return error;
+  check_norm_dense(check, s, scale, statistics, scalar, norm);
+  check.number(ds, scalar);
+  check.shape_or_absent(shift, {args.inputs}, "shift[K]");
+  check.shape(dy, {args.rows, args.width()}, "dy[N,M], half as wide for swiglu");
+  if (args.activation != Activation::kNone) check.shape(slopes, {args.rows, args.outputs}, "slopes[N,M]");
+  check.require(args.activation == Activation::kNone || slopes.element_type() == scalar, "slopes of the type of dy");
+  check.shape_or_absent(ds, {args.rows, args.inputs}, "ds[N,K]");
+  check.shape(*dx, {args.rows, args.inputs}, "dx[N,K]");
+  check.require(dx->element_type() == s.element_type(), "dx of the type of s");
+  check.shape(*dscale, {args.inputs}, "dscale[K]");
+  check.shape_or_absent(*dshift, {args.inputs}, "dshift[K]");
+  check.shape(*dw, {args.inputs, args.outputs}, "dw[K,M]");
+  check.shape_or_absent(*dbias, {args.outputs}, "dbias[M]");
+  norm.bias = data_or_null(shift), norm.centre = centre != 0, norm.ds = tensor(ds), norm.dx = tensor(*dx);
+  norm.dscale = dscale->typed_data(), norm.dbias = data_or_null(*dshift);
+  args.norm = &norm, args.y = tensor(dy), args.slopes = tensor(slopes).data;
+  args.dw = dw->typed_data(), args.dbias = data_or_null(*dbias);
+  return launch(pool, scalar, check, &Kernels::dense_backward, args);
+}
+
 // ---- Attention --------------------------------------------------------------------------------------------------
 
 // All heads of an array [B,T,N,K], from head `first` on.
@@ -420,6 +482,15 @@ RYOT_HANDLER(norm_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>
 RYOT_HANDLER(norm_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
                                 .Arg<ryot::Floats>().Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>().Ret<ryot::Floats>()
                                 .Ret<ryot::Floats>().Attr<int64_t>("centre"));
+RYOT_HANDLER(norm_dense_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::Floats>().Arg<ryot::Floats>()
+                                     .Arg<ryot::Floats>().Arg<ryot::Floats>().Ret<ryot::AnyBuffer>()
+                                     .Ret<ryot::AnyBuffer>().Ret<ryot::Floats>().Attr<int64_t>("activation")
+                                     .Attr<float>("epsilon").Attr<int64_t>("centre"));
+RYOT_HANDLER(norm_dense_backward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::Floats>()
+                                      .Arg<ryot::Floats>().Arg<ryot::Floats>().Arg<ryot::Floats>()
+                                      .Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Ret<ryot::AnyBuffer>()
+                                      .Ret<ryot::Floats>().Ret<ryot::Floats>().Ret<ryot::Floats>().Ret<ryot::Floats>()
+                                      .Attr<int64_t>("activation").Attr<int64_t>("centre"));
 RYOT_HANDLER(attention_forward, RYOT_BIND.Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>().Arg<ryot::AnyBuffer>()
                                     .Arg<ryot::Booleans>().Ret<ryot::AnyBuffer>().Ret<ryot::Floats>()
                                     .Attr<int64_t>("causal").Attr<int64_t>("window"));

@@ -23,25 +23,6 @@ struct Tensor {
 // The numbers are those of the `activation` attribute of the handlers.
 enum class Activation : int64_t { kNone = 0, kGelu = 1, kRelu2 = 2, kSwiglu = 3 };
 
-// y = act(x w + bias) + residual. `outputs` is the width of w; y is half as wide where the activation is gated.
-struct DenseArgs {
-  long rows, inputs, outputs;
-  Activation activation;
-  const void* x;      // Scalar [rows, inputs]
-  const float* w;     // [inputs, outputs]
-  const float* bias;  // [outputs] or null
-  Tensor residual;    // [rows, width of y] or absent; forward only
-  Tensor y;           // forward: written; backward: the gradient dy, read
-  void* slopes;       // Scalar [rows, outputs], dy / d(x w + bias); null without activation. Forward: written;
-                      // backward: read
-  const void* x_slopes;  // backward only, as are the three below: Scalar [rows, inputs], by which dx is multiplied (the
-                         // slopes of the layer that x comes from), or null
-  void* dx;              // Scalar [rows, inputs]
-  float* dw;          // [inputs, outputs]
-  float* dbias;       // [outputs] or null
-  long width() const { return activation == Activation::kSwiglu ? outputs / 2 : outputs; }
-};
-
 // s = x + residual; y = (s - mean(s)) / deviation(s) * scale + bias, row by row. Without `centre` the mean is left in
 // and the deviation is the root mean square.
 struct NormArgs {
@@ -55,9 +36,32 @@ struct NormArgs {
   Tensor s;            // forward: written, or absent; backward: read
   float* statistics;   // [rows, 2]: mean and 1 / deviation. Forward: written; backward: read
   Tensor ds;           // backward only, as are the three below: gradient of s from elsewhere, or absent
-  Tensor dx;           // [rows, width], type of s
+  Tensor dx;           // [rows, width], type of s; may be written over s or ds
   float* dscale;       // [width]
   float* dbias;        // [width] or null
+};
+
+// y = act(x w + bias) + residual. `outputs` is the width of w; y is half as wide where the activation is gated.
+// With a norm, x is the norm's y, which is never stored: of `norm`, s, scale, bias, statistics, ds and its gradients
+// count, and dx is that of s.
+struct DenseArgs {
+  long rows, inputs, outputs;
+  Activation activation;
+  const NormArgs* norm;  // or null
+  const void* x;         // Scalar [rows, inputs]; not with a norm
+  const float* w;        // [inputs, outputs]
+  const float* bias;     // [outputs] or null
+  Tensor residual;       // [rows, width of y] or absent; forward only
+  Tensor y;              // forward: written; backward: the gradient dy, read
+  void* slopes;          // Scalar [rows, outputs], dy / d(x w + bias); null without activation. Forward: written;
+                         // backward: read
+  const void* x_slopes;  // backward only, as are the three below: Scalar [rows, inputs], by which dx is multiplied (the
+                         // slopes of the layer that x comes from; dx may be written over them), or null; not with
+                         // a norm
+  void* dx;              // Scalar [rows, inputs]; not with a norm
+  float* dw;             // [inputs, outputs]
+  float* dbias;          // [outputs] or null
+  long width() const { return activation == Activation::kSwiglu ? outputs / 2 : outputs; }
 };
 
 // One head's vectors of all positions: position t of sequence b and head h is at data + (b * positions + t) * row +

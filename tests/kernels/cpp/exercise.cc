@@ -129,6 +129,31 @@ void dense(const ryot::Kernels& kernels, bool bf16, long N, long K, long M) {
   }
 }
 
+// The dense kernels with a norm in front of them.
+void norm_dense(const ryot::Kernels& kernels, bool bf16, long N, long K, long M) {
+  for (bool extras : {false, true}) {
+    ryot::NormArgs norm = {};
+    ryot::DenseArgs args = {};
+    Array s(N * K, bf16 && extras), scale(K, false), shift(K, false), statistics(2 * N, false), w(K * M, false);
+    Array y(N * M, bf16), slopes(N * M, bf16);
+    norm.rows = N, norm.width = K, norm.centre = extras, norm.epsilon = 1e-5f, norm.s = s.tensor();
+    norm.scale = scale.floats(), norm.bias = extras ? shift.floats() : nullptr, norm.statistics = statistics.floats();
+    args.rows = N, args.inputs = K, args.outputs = M, args.norm = &norm, args.w = w.floats(), args.y = y.tensor();
+    args.activation = extras ? ryot::Activation::kGelu : ryot::Activation::kNone;
+    args.slopes = extras ? slopes.bytes.data() : nullptr;
+    same_with_threads("norm_dense_forward", {&y, &statistics},
+                      [&](const auto& p) { return kernels.dense_forward(p, args); });
+    Array dy(N * M, bf16), ds(N * K, bf16 && extras), dx(N * K, bf16 && extras), dscale(K, false), dshift(K, false);
+    Array dw(K * M, false), db(M, false);
+    norm.ds = extras ? ds.tensor() : ryot::Tensor{}, norm.dx = dx.tensor(), norm.dscale = dscale.floats();
+    norm.dbias = extras ? dshift.floats() : nullptr;
+    args.y = dy.tensor(), args.dw = dw.floats(), args.dbias = extras ? db.floats() : nullptr;
+    std::vector<Array*> outputs = {&dx, &dscale, &dw};
+    if (extras) outputs.insert(outputs.end(), {&dshift, &db});
+    same_with_threads("norm_dense_backward", outputs, [&](const auto& p) { return kernels.dense_backward(p, args); });
+  }
+}
+
 void norm(const ryot::Kernels& kernels, bool bf16, long N, long D) {
   for (bool extras : {false, true}) {
     ryot::NormArgs args = {};
@@ -222,6 +247,8 @@ void exercise(const ryot::Kernels& kernels, bool bf16) {
   for (long N : {0L, 1L, 13L, 97L, 230L})
     for (long K : {1L, 7L, 34L})
       for (long M : {1L, 2L, 33L, 64L}) dense(kernels, bf16, N, K, M);
+  for (long N : {0L, 1L, 97L, 230L})
+    for (long K : {1L, 7L, 34L}) norm_dense(kernels, bf16, N, K, 33);
   for (long N : {0L, 1L, 70L})
     for (long D : {1L, 15L, 16L, 37L}) norm(kernels, bf16, N, D);
   attention(kernels, bf16, 1, 1, 1, 1, 1, 1);
