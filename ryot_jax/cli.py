@@ -24,6 +24,8 @@ Train a transformer language model as two arms, baseline and optimized, and comp
   ryot [train] --resume=RUN [--config.FIELD=VALUE ...]
   ryot generate [--run=RUN] --prompt=TEXT
   ryot tune --config=configs/scaled.py [--config.FIELD=VALUE ...]
+  ryot ablate --config=configs/scaled.py [--only=NAME,...] [--config.FIELD=VALUE ...]
+  ryot report [--run=RUN]
   ryot doctor
 
 "ryot" and "python -m ryot_jax.main" are the same program. RUN is a run directory or "latest".
@@ -52,6 +54,19 @@ tune
   what is fastest here for runs of these sizes; --config.runtime.tune_kernels=True does the same
   at the start of a run
 
+ablate
+  times a step with each optimization added alone to the baseline and left out of the full set, and
+  with all subsets of five or fewer (about 10 minutes for configs/scaled.py); trains nothing
+  --only=NAME,...      these alone, the others off everywhere (default: all that are on)
+  --rounds=N           each gives one ratio of any two arms; at least 2 (default: 16)
+  --block_steps=N      steps of an arm's turn, of which it has two a round (default: 10)
+  --workdir=DIR        where run directories are made (default: runs)
+
+report
+  draws report.html, report.md and its plots again, from the results.json of a run alone
+  --run=RUN            the run to report on (default: latest)
+  --workdir=DIR        where "latest" is looked for (default: runs)
+
 doctor
   shows the devices, libraries and kernels of this machine
 
@@ -62,7 +77,7 @@ Exit codes: 0 all criteria pass, 1 crash, 2 usage or config, 3 a criterion faile
 5 data, 6 checkpoint, 7 non-finite loss, 75 preempted and saved, 130 interrupted.
 """
 
-COMMANDS = ("train", "generate", "tune", "doctor", "help", "version")
+COMMANDS = ("train", "generate", "tune", "ablate", "report", "doctor", "help", "version")
 
 # What a resumed run may set anew: where things are kept and shown, never what is computed.
 RESUME_MAY_CHANGE = ("data.cache_dir", "metrics.")
@@ -95,17 +110,34 @@ class GenerateOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class AblateOptions:
+    """What `ablate` takes beside the config; `only` holds names of optimizations, None: all that are on."""
+
+    workdir: Path
+    only: tuple[str, ...] | None
+    rounds: int
+    block_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """What `report` takes; `run` is a run directory that exists."""
+
+    run: Path
+
+
+@dataclasses.dataclass(frozen=True)
 class NoOptions:
     """`tune`, `doctor`, `help` and `version` take none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Invocation:
-    """One command: `config` is set for `train` and `tune` (to run) and `generate` (of the run)."""
+    """One command: `config` is set for `train`, `tune` and `ablate` (to run) and `generate` (of the run)."""
 
     command: str
     config: ConfigDict | None
-    options: TrainOptions | GenerateOptions | NoOptions
+    options: TrainOptions | GenerateOptions | AblateOptions | ReportOptions | NoOptions
 
     def require_config(self) -> ConfigDict:
         """The config; only for commands that have one."""
@@ -134,6 +166,10 @@ def parse(argv: Sequence[str]) -> Invocation:
         return _generate(words)
     if command == "tune":
         return _tune(words)
+    if command == "ablate":
+        return _ablate(words)
+    if command == "report":
+        return _report(words)
     if command in COMMANDS:
         _parse_flags(flags.FlagValues(), command, words)
         return Invocation(command, None, NoOptions())
@@ -198,6 +234,32 @@ def _tune(words: Sequence[str]) -> Invocation:
     config_path = flags.DEFINE_string("config", None, "", flag_values=known)
     _parse_flags(known, "tune", words)
     return Invocation("tune", load(_required(config_path.value), overrides), NoOptions())
+
+
+def _ablate(words: Sequence[str]) -> Invocation:
+    words, overrides = _split_overrides(words)
+    known = flags.FlagValues()
+    config_path = flags.DEFINE_string("config", None, "", flag_values=known)
+    workdir = flags.DEFINE_string("workdir", "runs", "", flag_values=known)
+    only = flags.DEFINE_list("only", None, "", flag_values=known)
+    rounds = flags.DEFINE_integer("rounds", 16, "", lower_bound=2, flag_values=known)
+    block_steps = flags.DEFINE_integer("block_steps", 10, "", lower_bound=1, flag_values=known)
+    _parse_flags(known, "ablate", words)
+    config = load(_required(config_path.value), overrides)
+    for name in only.value or ():
+        if name not in config.optimizations:
+            hint = did_you_mean(name, config.optimizations)
+            raise ConfigError(f"--only={name}: no such optimization{hint}; there are {', '.join(config.optimizations)}")
+    chosen = None if only.value is None else tuple(only.value)
+    return Invocation("ablate", config, AblateOptions(Path(workdir.value), chosen, rounds.value, block_steps.value))
+
+
+def _report(words: Sequence[str]) -> Invocation:
+    known = flags.FlagValues()
+    run_name = flags.DEFINE_string("run", "latest", "", flag_values=known)
+    workdir = flags.DEFINE_string("workdir", "runs", "", flag_values=known)
+    _parse_flags(known, "report", words)
+    return Invocation("report", None, ReportOptions(find_run(Path(workdir.value), run_name.value).path))
 
 
 def _required(config_path: str | None) -> str:

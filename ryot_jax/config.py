@@ -88,6 +88,11 @@ def get_default() -> ConfigDict:
             "comparison": {
                 "arms": ("baseline", "optimized"),
                 "block_steps": 50,
+                "pairs": 1,  # training pairs, each of its own seed; 8 for a full study
+                "processes": 1,  # in which block pairs are timed; more than 1: the others compile everything anew
+                "controls": True,  # placebo, known delay and shuffled targets, after two arms have been trained
+                "control_blocks": 16,
+                "control_steps": 20,  # in a block of the placebo and of the known delay
                 "beat": "bigram",  # unigram | bigram: the entropy that the final held-out loss must beat
                 "loss_margin": 0.1,  # nats
                 "tight_loss_margin": 0.02,

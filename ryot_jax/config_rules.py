@@ -66,6 +66,10 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "checkpoint.keep_latest": (1, None),
     "checkpoint.keep_best": (1, None),
     "comparison.block_steps": (1, None),
+    "comparison.pairs": (1, None),
+    "comparison.processes": (1, None),
+    "comparison.control_blocks": (2, None),
+    "comparison.control_steps": (1, None),
     "comparison.loss_margin": (0.0, None),
     "comparison.tight_loss_margin": (0.0, None),
     "metrics.every_steps": (1, None),
@@ -202,6 +206,9 @@ def _comparison(config: ConfigDict) -> Iterable[str]:
             config.checkpoint.keep_latest,
             "must be at least 2 with two arms: a run killed between their saves goes on from the one before",
         )
+    for field in ("pairs", "processes"):
+        if len(arms) == 1 and config.comparison[field] > 1:
+            yield _broken(f"comparison.{field}", config.comparison[field], "must be 1 where one arm is trained alone")
     if block >= 1 and epoch >= 1 and epoch % block:
         nearest = max(size for size in range(1, min(block, epoch) + 1) if epoch % size == 0)
         yield _broken(

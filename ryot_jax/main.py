@@ -32,6 +32,14 @@ def main(argv: Sequence[str], console: Console) -> int:
             from ryot_jax.commands import generate
 
             return generate.run(invocation.require_config(), options, console)
+        case cli.ReportOptions() as options:
+            from ryot_jax.commands import report
+
+            return report.run(options, console)
+        case cli.AblateOptions() as options:
+            from ryot_jax.commands import ablate
+
+            return ablate.run(invocation.require_config(), options, allocator, console)
     match invocation.command:
         case "tune":
             from ryot_jax.commands import tune

@@ -85,6 +85,10 @@ def test_negative_number_as_a_word_of_its_own_is_the_value():
         (["--config=README.rst"], "no such file"),
         (["tune"], "--config is missing"),
         (["tune", SMOKE, "--dry_run"], "tune has no option --dry_run"),
+        (["report", "--run=nowhere"], "nowhere is not a run directory"),
+        (["report", "--workdir=nowhere"], "no run directory in nowhere/"),
+        (["report", "--dry_run"], "report has no option --dry_run"),
+        (["reprot"], "unknown command 'reprot'; did you mean report?"),
         (["doctor", "now"], "unexpected word 'now' after doctor"),
         (["doctor", "--dry_run"], "doctor has no option --dry_run"),
         (["generate", "--run=nowhere", "--prompt=x"], "nowhere is not a run directory"),
@@ -178,3 +182,11 @@ def test_generate_refuses_values_out_of_range(runs, word, message):
 def test_generate_needs_a_prompt(runs):
     with pytest.raises(ConfigError, match="--prompt is missing"):
         cli.parse(["generate", f"--workdir={runs}"])
+
+
+def test_report_takes_the_latest_run_or_the_one_that_is_named(runs):
+    older, latest = runs / "20260101T000000Z-scaled", runs / "20260102T000000Z-scaled"
+    for words, run in (([], latest), (["--run=latest"], latest), ([f"--run={older.name}"], older)):
+        invocation = cli.parse(["report", f"--workdir={runs}", *words])
+        assert invocation == cli.Invocation("report", None, cli.ReportOptions(run))
+    assert cli.parse(["report", f"--run={older}"]).options == cli.ReportOptions(older)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,8 @@ TINY = [
     "--config.evaluation.sequences=20",
     "--config.evaluation.batch_size=8",
     "--config.runtime.check_programs=False",
+    "--config.comparison.control_blocks=2",
+    "--config.comparison.control_steps=6",
 ]
 
 
@@ -142,6 +145,20 @@ def test_a_run_killed_after_two_epochs_resumes_to_the_same_bits(finished, text, 
         assert resumed["arms"][arm]["final_heldout_loss"] == straight["arms"][arm]["final_heldout_loss"]
     steps = [(row["arm"], row["step"]) for row in read_rows(run / "metrics.jsonl") if row["kind"] == "train"]
     assert len(steps) == len(set(steps)), "the resumed run wrote rows twice"
+
+
+def test_a_run_killed_between_the_first_saves_of_its_arms_begins_again(finished, tmp_path):
+    whole, _ = finished
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for path in ("record.json", "results.json"):
+        (run / path).unlink()
+    shutil.rmtree(run / "checkpoints" / "optimized")
+    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}"])
+    assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
+    assert "resuming" not in done.stdout
+    for arm in ("baseline", "optimized"):
+        assert _leaf_hashes(run, arm) == _leaf_hashes(whole, arm)
 
 
 def test_a_resumed_run_keeps_its_kernels(finished, tmp_path):

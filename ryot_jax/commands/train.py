@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import functools
+import datetime
 import json
 import resource
 import sys
@@ -14,13 +14,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ryot_jax.cli import TrainOptions
-from ryot_jax.comparison import protocol, results, tuning
-from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, share, variants
+from ryot_jax.commands import control_runs, fresh_process, training_pair
+from ryot_jax.comparison import estimands, results, roofline, tuning
+from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
 from ryot_jax.comparison.criteria import EXIT_CODES
+from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.probes import Evidence
-from ryot_jax.comparison.protocol import Observer, Plan, Schedule
-from ryot_jax.comparison.record import Record
-from ryot_jax.comparison.variants import Variant, check_active
+from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.variants import Variant, check_active, describe, differences, is_statistical
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.cache import root as cache_root
 from ryot_jax.data.entropy import ngram_entropies
@@ -36,15 +37,14 @@ from ryot_jax.report import files as report_files
 from ryot_jax.report import terminal
 from ryot_jax.runtime import manifest
 from ryot_jax.runtime.allocator import AllocatorRecord
+from ryot_jax.runtime.compiler import counted_cache_hits
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices, describe_processor, enable_compilation_cache
 from ryot_jax.runtime.errors import CheckpointError, DataError
 from ryot_jax.runtime.files import write_json, write_text
-from ryot_jax.runtime.metrics import MetricsWriter
-from ryot_jax.runtime.progress import Progress, format_duration
+from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import RunDirectory, create_run
 from ryot_jax.runtime.run_lock import locked
-from ryot_jax.training.checkpoints import Checkpoints
 
 
 def run(config: ConfigDict, options: TrainOptions, allocator: AllocatorRecord, console: Console) -> int:
@@ -88,7 +88,7 @@ def _run(
     *,
     resumed: bool,
 ) -> int:
-    start = time.perf_counter()
+    clock = _Phases()
     devices = describe_devices()
     validate(config, device_count=devices.local_count)
     console.line(f"run {directory.path}")
@@ -102,14 +102,16 @@ def _run(
     console.line(
         f"held-out entropy of counts: unigram {entropies.unigram:.3f}, bigram {entropies.bigram:.3f} nats/token"
     )
+    clock.end("data")
     spec = kernel_spec(config, model, devices)
     lookup = _kernel_choices(config, model, spec, directory, console, resumed=resumed)
     wanted, resolutions = variants(config, spec, lookup)
     reasons = {name: resolution.reasons for name, resolution in resolutions.items()}
-    arms = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
-    programs = {arm.name: arm.hlo_text() for arm in arms}
-    evidence = check_active(wanted, programs, spec)
-    facts = [_facts(shared, arm, evidence.get(arm.name, {}), reasons[arm.name]) for arm in arms]
+    settings = _settings(config)
+    stated_at = _state(directory, settings, statistical=is_statistical(wanted[-1]))
+    built = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
+    arms = [arm for arm, _ in built]
+    evidence = check_active(wanted, {arm.name: arm.hlo_text() for arm in arms}, spec)
     written = manifest.collect(
         config_json=to_json(config),
         devices=devices,
@@ -129,30 +131,133 @@ def _run(
         tokens_per_step=shared.tokens_per_step,
         seed=config.seed,
     )
-    record = _train(shared, arms, schedule, directory, console, resumed=resumed)
+    clock.end("compilation and checks")
+    pairs = _train_pairs(shared, arms, schedule, corpus, directory, console, resumed=resumed)
+    clock.end("training and evaluation")
+    processes = fresh_process.run_all(directory, config.comparison.processes - 1, console)
+    clock.end("fresh processes")
+    controls = None
+    if len(arms) == 2 and config.comparison.controls:
+        controls = control_runs.run(arms[-1], schedule, dataclasses.asdict(entropies), settings, console)
+    clock.end("controls")
+    under_roof, roof_warnings = roofline.of_run(shared, wanted, pairs[0].record)
+    clock.end("roofline")
+    facts = [
+        dataclasses.replace(
+            _facts(shared, arm, wanted[0], evidence.get(arm.name, {}), reasons[arm.name]),
+            compiled_from_cache=from_cache,
+            compile_warm_seconds=arm.warm_compile_seconds() if config.runtime.compilation_cache else None,
+        )
+        for arm, from_cache in built
+    ]
+    clock.end("compilation from the cache")
     found = results.assemble(
-        record,
+        results.Found(pairs, processes, controls, under_roof),
         facts,
         schedule,
-        results.Settings(
-            loss_margin=config.comparison.loss_margin,
-            tight_loss_margin=config.comparison.tight_loss_margin,
-            beat=config.comparison.beat,
-        ),
+        settings,
         name=config.name,
         data={**corpus.description, "data_hash": corpus.data_hash},
         entropies=dataclasses.asdict(entropies),
         manifest={
             **written,
-            "seconds_in_all": time.perf_counter() - start,
+            "seconds_in_all": clock.total(),
+            "seconds_by_phase": clock.seconds,
             "peak_memory_bytes": _peak_memory_bytes(),
         },
         artifacts=_artifacts(directory, config),
+        stated_at=stated_at,
+        warnings=roof_warnings,
     )
     results.write(directory.results, found)
     report_files.write(directory.path, found)
-    _print_summary(console, found, directory, time.perf_counter() - start)
+    _print_summary(console, found, directory, clock.total())
     return EXIT_CODES[found["verdict"]]
+
+
+class _Phases:
+    """Where the time of a run goes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def end(self, phase: str) -> None:
+        """What passed since the phase before."""
+        now = time.perf_counter()
+        self.seconds[phase], self._last = now - self._last, now
+
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
+
+def _settings(config: ConfigDict) -> estimands.Settings:
+    comparison, both = config.comparison, len(config.comparison.arms) == 2
+    return estimands.Settings(
+        loss_margin=comparison.loss_margin,
+        tight_loss_margin=comparison.tight_loss_margin,
+        beat=comparison.beat,
+        training_pairs=comparison.pairs,
+        processes=comparison.processes,
+        controls=both and comparison.controls,
+    )
+
+
+def _state(directory: RunDirectory, settings: estimands.Settings, *, statistical: bool) -> str:
+    """Writes down what is to be estimated, before anything is measured; returns when that was (UTC, ISO 8601)."""
+    items = estimands.state(settings, statistical=statistical)
+    if directory.estimands.is_file():  # of the run that is gone on with
+        try:
+            stated = json.loads(directory.estimands.read_text(encoding="utf-8"))
+            if stated["sha256"] == estimands.digest(items):
+                return str(stated["stated_at"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{directory.estimands} is damaged ({error}): start a new run") from error
+        raise CheckpointError(
+            f"{directory.estimands} states other estimands than this version of the program would judge the run by; "
+            "go on with the version that began it, or start a new run"
+        )
+    stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_json(directory.estimands, {"sha256": estimands.digest(items), "stated_at": stated_at, "items": items})
+    return stated_at
+
+
+def _train_pairs(
+    shared: Shared,
+    arms: Sequence[Arm],
+    schedule: Schedule,
+    corpus: Corpus,
+    directory: RunDirectory,
+    console: Console,
+    *,
+    resumed: bool,
+) -> list[TrainingPair]:
+    """The training pairs one after the other; those that a run before this one has finished are not done again."""
+    pairs = []
+    count = shared.config.comparison.pairs
+    for index in range(count):
+        seed, folder = shared.config.seed + index, directory.training_pair(index)
+        record = training_pair.finished(folder) if resumed else None
+        if record is None:
+            if count > 1:
+                console.line(f"training pair {index + 1} of {count}, seed {seed}")
+            if index == 0:
+                own, own_arms = shared, arms
+            else:
+                own = reseeded(shared, corpus, seed)
+                own_arms = [Arm(own, arm.variant, same_programs_as=arm) for arm in arms]
+            record = training_pair.train(
+                own,
+                own_arms,
+                dataclasses.replace(schedule, seed=seed),
+                folder,
+                console,
+                resumed=resumed,
+                keep_checkpoints=index == 0,
+            )
+        pairs.append(TrainingPair(seed, record))
+    return pairs
 
 
 def _kernel_choices(
@@ -160,7 +265,7 @@ def _kernel_choices(
 ) -> Lookup:
     """What 'auto' takes before its static order: the kernels of the run that is gone on with, or measured ones."""
     if resumed and directory.manifest.is_file():
-        return _same_kernels(directory.manifest)
+        return same_kernels(directory.manifest)
     cache = open_tuning_cache(config, console.line)
     if config.runtime.tune_kernels and "optimized" in config.comparison.arms:
         for line in tuning.tune(config, model, spec, cache, log=console.line).table():
@@ -168,7 +273,12 @@ def _kernel_choices(
     return cache.lookup
 
 
-def _same_kernels(manifest: Path) -> Lookup:
+def same_kernels(manifest: Path) -> Lookup:
+    """The kernels of a run, by its manifest.
+
+    Raises:
+      CheckpointError: the manifest is damaged.
+    """
     try:
         arms = json.loads(manifest.read_text(encoding="utf-8"))["kernels"]
         names = {op: str(kernel["implementation"]) for op, kernel in arms.get("optimized", {}).items()}
@@ -184,8 +294,10 @@ def _same_kernels(manifest: Path) -> Lookup:
     return lookup
 
 
-def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Console) -> Arm:
-    arm = Arm(shared, variant)
+def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Console) -> tuple[Arm, bool]:
+    """The arm, and whether its programs came from the cache of compiled programs."""
+    with counted_cache_hits() as hits:
+        arm = Arm(shared, variant)
     memory = "" if arm.memory_bytes is None else f", {arm.memory_bytes / 2**20:,.0f} MiB"
     console.line(f"{variant.name}: compiled in {sum(arm.compile_seconds.values()):.1f} s{memory}")
     if variant.name != "baseline":
@@ -193,153 +305,23 @@ def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Co
             console.line(f"  {line}")
     for check in arm.program_checks.values():
         console.line(f"  {check}")
-    return arm
+    return arm, bool(hits)
 
 
-def _train(
-    shared: Shared,
-    arms: Sequence[Arm],
-    schedule: Schedule,
-    directory: RunDirectory,
-    console: Console,
-    *,
-    resumed: bool,
-) -> Record:
-    config, config_json = shared.config, to_json(shared.config)
-    with contextlib.ExitStack() as stack:
-        saved = _open_checkpoints(config, arms, directory, stack)
-        record = _restore(arms, saved, directory) if resumed else None
-        if record is not None:
-            console.line(f"resuming after step {record.step} of {schedule.total_steps}")
-        metrics = stack.enter_context(
-            MetricsWriter(
-                directory.metrics,
-                resume_steps={arm.name: arm.step for arm in arms} if resumed else None,
-                tensorboard=directory.path / "tensorboard" if config.metrics.tensorboard else None,
-            )
-        )
-        progress = stack.enter_context(
-            Progress(
-                console,
-                arms=[arm.name for arm in arms],
-                epochs=schedule.epochs,
-                steps_per_epoch=schedule.steps_per_epoch,
-                tokens_per_step=schedule.tokens_per_step,
-            )
-        )
-        for arm in arms:
-            arm.on_step = functools.partial(_show_step, progress, arm.name, schedule.tokens_per_step, [])
-        return protocol.run(
-            arms,
-            schedule,
-            record=record,
-            observer=Observer(
-                block=functools.partial(_write_block, metrics, config.metrics.every_steps),
-                heldout=functools.partial(_write_heldout, metrics, console, schedule),
-                pair=functools.partial(_save_epoch, arms, saved, config_json),
-            ),
-        )
-
-
-def _open_checkpoints(
-    config: ConfigDict, arms: Sequence[Arm], directory: RunDirectory, stack: contextlib.ExitStack
-) -> dict[str, Checkpoints]:
-    if not config.checkpoint.enabled:
-        return {}
-    keep = config.checkpoint
-    return {
-        arm.name: stack.enter_context(
-            contextlib.closing(Checkpoints(directory.checkpoints / arm.name, keep.keep_latest, keep.keep_best))
-        )
-        for arm in arms
-    }
-
-
-def _restore(arms: Sequence[Arm], saved: Mapping[str, Checkpoints], directory: RunDirectory) -> Record | None:
-    """Puts all arms back to the newest step that every one of them has; None: there is none, start afresh."""
-    if not saved:
-        raise CheckpointError(f"{directory.path} cannot be resumed: it has checkpoint.enabled = False")
-    steps = {name: set(checkpoints.steps()) for name, checkpoints in saved.items()}
-    common = set.intersection(*steps.values())
-    if not common:
-        if any(steps.values()):
-            raise CheckpointError(
-                f"{directory.path}: the arms have no step in common ({ {n: sorted(s) for n, s in steps.items()} }); "
-                "start a new run, with a larger checkpoint.keep_latest"
-            )
-        return None
-    step = max(common)
-    records = []
-    for arm in arms:
-        # A kill between two arms' saves leaves one of them ahead; what it has beyond the common step goes.
-        saved[arm.name].delete_after(step)
-        records.append(arm.trainer.restore(saved[arm.name], step)["record"])
-    return Record.from_json(records[-1])
-
-
-def _show_step(
-    progress: Progress, arm: str, tokens_per_step: int, recent: list[tuple[float, int]], step: int, loss: float
-) -> None:
-    """Tells the display how far an arm is; tokens/s over the last ten calls of its program or so."""
-    now = time.perf_counter()
-    # Between two blocks of an arm the other one runs: a gap of many steps' length starts the window anew.
-    if len(recent) > 1 and (now - recent[-1][0]) / (step - recent[-1][1]) > 5 * _seconds_per_step(recent):
-        recent.clear()
-    recent.append((now, step))
-    del recent[:-11]
-    if len(recent) > 1:
-        progress.update(arm, step=step, loss=loss, tokens_per_second=tokens_per_step / _seconds_per_step(recent))
-
-
-def _seconds_per_step(times_and_steps: Sequence[tuple[float, int]]) -> float:
-    (start, first), (end, last) = times_and_steps[0], times_and_steps[-1]
-    return (end - start) / (last - first)
-
-
-def _write_block(metrics: MetricsWriter, every_steps: int, arm: str, plan: Plan, result: Any) -> None:
-    for offset, (loss, grad_norm) in enumerate(zip(result.losses, result.grad_norms, strict=True)):
-        step = result.first_step + offset + 1
-        if step % every_steps == 0:
-            metrics.write(arm, step, kind="train", loss=loss, grad_norm=grad_norm)
-    metrics.write(
-        arm,
-        plan.end_step,
-        kind="block",
-        seconds=result.seconds,
-        tokens_per_second=result.tokens / result.seconds,
-    )
-
-
-def _write_heldout(
-    metrics: MetricsWriter, console: Console, schedule: Schedule, step: int, evaluations: Mapping[str, Any]
-) -> None:
-    for arm, evaluation in evaluations.items():
-        metrics.write(arm, step, kind="heldout", loss=evaluation.mean_loss)
-    losses = "  ".join(f"{arm} {evaluation.mean_loss:.4f}" for arm, evaluation in evaluations.items())
-    console.line(f"epoch {step // schedule.steps_per_epoch}/{schedule.epochs}  held-out loss  {losses}")
-
-
-def _save_epoch(
-    arms: Sequence[Arm], saved: Mapping[str, Checkpoints], config_json: str, record: Record, plan: Plan
-) -> None:
-    if not plan.ends_epoch:
-        return
-    for arm in arms:
-        if arm.name in saved:
-            heldout_loss = record.heldout[-1].mean_loss[arm.name]
-            arm.trainer.save(saved[arm.name], heldout_loss, config_json, facts={"record": record.to_json()})
-
-
-def _facts(shared: Shared, arm: Arm, evidence: Mapping[str, Evidence], reasons: Mapping[str, str]) -> Any:
+def _facts(
+    shared: Shared, arm: Arm, baseline: Variant, evidence: Mapping[str, Evidence], reasons: Mapping[str, str]
+) -> results.ArmFacts:
     checks = {name: dataclasses.asdict(check) for name, check in arm.program_checks.items()}
     return results.ArmFacts(
-        variant=arm.variant,
+        name=arm.name,
         parameters=sum(parameters_by_part(shared.state.params).values()),
         compile_seconds=arm.compile_seconds,
         memory_bytes=arm.memory_bytes,
         program_check=checks or None,
-        evidence=evidence,
-        reasons=reasons,
+        plan=dataclasses.asdict(arm.variant.plan),
+        statistical=is_statistical(arm.variant),
+        optimizations=describe(arm.variant, evidence, reasons),
+        differences=differences(baseline, arm.variant),
     )
 
 
@@ -350,6 +332,8 @@ def _artifacts(directory: RunDirectory, config: ConfigDict) -> dict[str, str]:
         "metrics": directory.metrics,
         "results": directory.results,
         "log": directory.log,
+        "estimands": directory.estimands,
+        "record": directory.record,
     }
     if config.checkpoint.enabled:
         paths["checkpoints"] = directory.checkpoints

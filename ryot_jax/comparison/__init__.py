@@ -1,4 +1,9 @@
 """The comparison of compiled variants of one training step: variants, paired protocol, statistics, verdicts.
 
 It knows arms, blocks and programs. How an arm trains is left to `training`, how results look to `report`.
+For step functions of another program than ours there is `compare`.
 """
+
+from ryot_jax.comparison.library import Comparison, compare
+
+__all__ = ["Comparison", "compare"]

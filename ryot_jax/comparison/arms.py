@@ -84,6 +84,14 @@ def share(config: ConfigDict, model: ModelConfig, corpus: Corpus) -> Shared:
     return Shared(config, model, graphdef, state, optimizer, dataset, evaluator, heldout)
 
 
+def reseeded(shared: Shared, corpus: Corpus, seed: int) -> Shared:
+    """The same with the weights and the order of batches of another seed; text, optimizer and evaluator stay."""
+    training = shared.config.training
+    _, state = init_state(shared.model, shared.optimizer, seed)
+    dataset = training_dataset(corpus.train, seq_len=training.seq_len, batch_size=training.batch_size, seed=seed)
+    return dataclasses.replace(shared, state=state, dataset=dataset)
+
+
 def kernel_spec(config: ConfigDict, model: ModelConfig, devices: Devices) -> Spec:
     """The sizes of one step, for the choice of kernels; rows are those that one program has at a time."""
     training = config.training
@@ -157,26 +165,31 @@ def _compiled(
     shared: Shared, variant: Variant, batches: Sequence[Any]
 ) -> tuple[dict[str, CompiledStep], dict[str, ProgramCheck]]:
     """The programs of a variant and what came of their checks, by name: 'step' and, if its plan says so, 'scan'."""
+    if not shared.config.runtime.check_programs:
+        return _unchecked(shared, variant, batches), {}
     step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, variant.plan)
-    parallelism, scanned = shared.config.training.parallelism, variant.plan.dispatch == "scan"
+    parallelism, tolerance = shared.config.training.parallelism, _tolerance(shared.model, variant.plan)
     programs: dict[str, CompiledStep] = {}
     checks: dict[str, ProgramCheck] = {}
-    if not shared.config.runtime.check_programs:
-        programs["step"] = compile_step(step_fn, shared.state, batches[0], parallelism=parallelism)
-        if scanned:
-            programs["scan"] = compile_step(
-                step_fn, shared.state, stack(batches), steps=len(batches), parallelism=parallelism
-            )
-        return programs, checks
-    tolerance = _tolerance(shared.model, variant.plan)
     programs["step"], checks["step"] = checked(
         step_fn, shared.state, batches[0], parallelism=parallelism, tolerance=tolerance
     )
-    if scanned:
+    if variant.plan.dispatch == "scan":
         programs["scan"], checks["scan"] = checked_scan(
             step_fn, shared.state, batches, step=programs["step"], tolerance=tolerance
         )
     return programs, checks
+
+
+def _unchecked(shared: Shared, variant: Variant, batches: Sequence[Any]) -> dict[str, CompiledStep]:
+    step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, variant.plan)
+    parallelism = shared.config.training.parallelism
+    programs = {"step": compile_step(step_fn, shared.state, batches[0], parallelism=parallelism)}
+    if variant.plan.dispatch == "scan":
+        programs["scan"] = compile_step(
+            step_fn, shared.state, stack(batches), steps=len(batches), parallelism=parallelism
+        )
+    return programs
 
 
 def _tolerance(model: ModelConfig, plan: KernelPlan) -> float:
@@ -200,21 +213,42 @@ class Arm:
       on_step: see `Trainer.run_block`.
     """
 
-    def __init__(self, shared: Shared, variant: Variant):
+    def __init__(self, shared: Shared, variant: Variant, *, same_programs_as: "Arm | None" = None):
+        """Compiles and checks its programs, or takes those of another arm of the same variant and sizes."""
         self.name = variant.name
         self.variant = variant
-        self._shared = shared
+        self.shared = shared
         self._first_batches = [shared.dataset[i] for i in range(STEPS_PER_CALL)]
-        self.programs, self.program_checks = _compiled(shared, variant, self._first_batches)
-        self.trainer = Trainer(
-            variant.name,
-            self.programs["step"],
-            shared.state,
-            training_iterator(shared.dataset),
-            scanned_steps=self.programs.get("scan"),
-            optimizer_name=shared.config.training.optimizer,
-        )
+        if same_programs_as is None:
+            self.programs, self.program_checks = _compiled(shared, variant, self._first_batches)
+        else:
+            self.programs, self.program_checks = same_programs_as.programs, same_programs_as.program_checks
+        self.trainer = self._trainer(variant.name, shared.dataset)
         self.on_step: Callable[[int, float], None] | None = None
+
+    def _trainer(self, name: str, dataset: Any) -> Trainer:
+        return Trainer(
+            name,
+            self.programs["step"],
+            self.shared.state,
+            training_iterator(dataset),
+            scanned_steps=self.programs.get("scan"),
+            optimizer_name=self.shared.config.training.optimizer,
+        )
+
+    def twin(self, name: str) -> Trainer:
+        """Another training with the same programs, initial weights and batches, for the controls."""
+        return self._trainer(name, self.shared.dataset)
+
+    def shuffled_twin(self, name: str) -> Trainer:
+        """A twin whose targets are shuffled over each batch: as many of each token, and nothing to learn from."""
+        seed = self.shared.config.seed
+
+        def shuffled(step: int, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            order = np.random.default_rng((seed, step)).permutation(batch["targets"].size)
+            return {**batch, "targets": batch["targets"].reshape(-1)[order].reshape(batch["targets"].shape)}
+
+        return self._trainer(name, self.shared.dataset.map_with_index(shuffled))
 
     @property
     def step(self) -> int:
@@ -226,6 +260,11 @@ class Arm:
         """Seconds of 'trace', 'lower' and 'compile', of all programs together."""
         parts = [program.seconds for program in self.programs.values()]
         return {name: sum(seconds[name] for seconds in parts) for name in parts[0]}
+
+    def warm_compile_seconds(self) -> float:
+        """What compiling its programs takes where the cache of compiled programs has them: it is done once more."""
+        programs = _unchecked(self.shared, self.variant, self._first_batches)
+        return sum(sum(program.seconds.values()) for program in programs.values())
 
     @property
     def memory_bytes(self) -> int | None:
@@ -258,4 +297,4 @@ class Arm:
 
     def evaluate(self) -> Evaluation:
         """Held-out loss of the present weights."""
-        return self.trainer.evaluate(self._shared.evaluator)
+        return self.trainer.evaluate(self.shared.evaluator)

@@ -57,18 +57,22 @@ class PairOutcome:
     """What the comparison of two arms came to.
 
     Attributes:
-      speedup: step-time ratios of block pairs.
-      seconds_per_step: optimized minus baseline seconds per step, over block pairs.
-      heldout_loss: optimized minus baseline final loss, over held-out sequences.
+      speedup: ratios of step times.
+      seconds_per_step: optimized minus baseline seconds per step.
+      heldout_loss: optimized minus baseline final loss.
+      unit: what the times are pairs of: 'block pair', 'training pair' or 'process'.
+      loss_unit: what the losses are pairs of: 'held-out sequence' or 'training pair'.
     """
 
     speedup: SpeedUp
     seconds_per_step: Difference
     heldout_loss: Difference
+    unit: str = "block pair"
+    loss_unit: str = "held-out sequence"
 
 
 def judge(
-    arms: Mapping[str, ArmOutcome],
+    arms: Mapping[str, Sequence[ArmOutcome]],
     pair: PairOutcome | None,
     *,
     entropies: Mapping[str, float],
@@ -76,6 +80,7 @@ def judge(
     margin: float,
     tight_margin: float,
     statistical: bool,
+    noise_floor: float | None = None,
 ) -> tuple[Criterion, ...]:
     """All criteria of a run.
 
@@ -84,26 +89,40 @@ def judge(
     (experiments/results/losses_by_seed_scaled.md: bfloat16 against float32 kernels, four seeds). One pair cannot tell
     such a difference from zero to within the tight margin; it can tell whether quality was lost. So the tight margin is
     then one-sided (non-inferiority), and the wide one stays two-sided. Optimizations that promise the reference's
-    numbers to the rounding of the dtype are held to both margins on both sides: better is then as suspect as worse.
+    numbers to the rounding of the dtype are held to both margins on both sides: a loss that is better than their
+    numerics allow is a defect, as in MLPerf's check of convergence against a reference, and not a gain.
 
     Args:
-      arms: outcome of each arm, the baseline first.
+      arms: outcomes of each arm, one a training pair; the baseline first.
       pair: None for a single arm: the criteria on the pair are left out.
-      entropies: nats/token of the held-out targets under `unigram` and `bigram` counts.
-      beat: the stronger of the entropies that the final held-out loss must beat, `unigram` or `bigram`.
+      entropies: by name, `unigram` and `bigram` for those of the held-out targets under counts, in nats/token.
+      beat: the entropy that the final held-out loss must beat; `bigram` asks for `unigram` too, '' for none.
       margin: nats within which the final held-out losses must lie.
       tight_margin: nats within which they must lie too, or by which the optimized arm's may at most lie above the
         baseline's where `statistical`.
       statistical: whether one of the optimizations promises no more than a training run of the same quality.
+      noise_floor: relative speed-up that the placebo control showed or could have shown, which the interval of the
+        speed-up must clear; None: there was no such control.
     """
-    beaten = ("unigram",) if beat == "unigram" else ("unigram", "bigram")
-    criteria = [_trained(arms), _loss_falls(arms)]
-    criteria += [_beats(name, entropies[name], arms) for name in beaten]
+    criteria = [_trained(arms), *learning(arms, entropies, beat)]
     if pair is not None:
-        criteria += [_faster(pair.speedup), _throughput(pair.seconds_per_step, arms)]
-        criteria += [_within(margin, pair.heldout_loss)]
-        criteria += [(_no_worse if statistical else _within)(tight_margin, pair.heldout_loss)]
+        criteria += [_faster(pair, noise_floor), _throughput(pair, arms)]
+        criteria += [_within(margin, pair)]
+        criteria += [(_no_worse if statistical else _within)(tight_margin, pair)]
     return (*criteria, _no_divergence(arms))
+
+
+def learning(
+    arms: Mapping[str, Sequence[ArmOutcome]], entropies: Mapping[str, float], beat: str
+) -> tuple[Criterion, ...]:
+    """The criteria of learning alone, with arguments as those of `judge`."""
+    beaten = ("unigram", "bigram") if beat == "bigram" else (beat,) if beat else ()
+    return (_loss_falls(arms), *(_beats(name, entropies[name], arms) for name in beaten))
+
+
+def counted(n: int, unit: str) -> str:
+    """`16 block pairs`, `1 process`, `3 processes`."""
+    return f"{n} {unit}" if n == 1 else f"{n} {unit}{'es' if unit.endswith('s') else 's'}"
 
 
 def overall(criteria: Sequence[Criterion]) -> Verdict:
@@ -112,47 +131,57 @@ def overall(criteria: Sequence[Criterion]) -> Verdict:
     return "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
 
 
-def _trained(arms: Mapping[str, ArmOutcome]) -> Criterion:
+_Arms = Mapping[str, Sequence[ArmOutcome]]
+
+
+def _trained(arms: _Arms) -> Criterion:
     return Criterion(
         "trains_end_to_end",
-        f"{max(arm.planned_steps for arm in arms.values())} steps in every arm",
-        _each(arms, lambda arm: f"{arm.steps} steps"),
-        _verdict(all(arm.steps == arm.planned_steps for arm in arms.values())),
+        f"{max(arm.planned_steps for arm in _all(arms))} steps in every arm",
+        _each(arms, lambda arm: arm.steps, "{:.0f}", " steps"),
+        _verdict(all(arm.steps == arm.planned_steps for arm in _all(arms))),
     )
 
 
-def _loss_falls(arms: Mapping[str, ArmOutcome]) -> Criterion:
+def _loss_falls(arms: _Arms) -> Criterion:
     def fall(arm: ArmOutcome) -> float:
         return 1.0 - arm.final_heldout_loss / arm.initial_heldout_loss
 
     return Criterion(
         "loss_falls",
-        f"held-out loss falls by more than {LOSS_FALL:.0%}",
-        _each(arms, lambda arm: f"{fall(arm):+.1%}"),
-        _verdict(all(fall(arm) > LOSS_FALL for arm in arms.values())),
+        f"loss falls by more than {LOSS_FALL:.0%}",
+        _each(arms, fall, "{:+.1%}"),
+        _verdict(all(fall(arm) > LOSS_FALL for arm in _all(arms))),
     )
 
 
-def _beats(name: str, entropy: float, arms: Mapping[str, ArmOutcome]) -> Criterion:
+def _beats(name: str, entropy: float, arms: _Arms) -> Criterion:
     return Criterion(
         f"beats_{name}_entropy",
         f"final held-out loss under {entropy:.3f} nats ({name} entropy)",
-        _each(arms, lambda arm: f"{arm.final_heldout_loss:.3f}"),
-        _verdict(all(arm.final_heldout_loss < entropy for arm in arms.values())),
+        _each(arms, lambda arm: arm.final_heldout_loss, "{:.3f}"),
+        _verdict(all(arm.final_heldout_loss < entropy for arm in _all(arms))),
     )
 
 
-def _faster(speedup: SpeedUp) -> Criterion:
+def _faster(pair: PairOutcome, noise_floor: float | None) -> Criterion:
+    speedup, floor = pair.speedup, 1.0 + (noise_floor or 0.0)
     target = "step-time speed-up above 1, 95 % interval too"
+    if noise_floor is not None:
+        target = f"step-time speed-up above 1, 95 % interval above the noise floor {floor:.4f}"
     if speedup.estimate is None:
-        return Criterion("speedup_above_zero", target, "no block pair was measured", "INCONCLUSIVE")
-    actual = f"{speedup.estimate:.3f} times as fast {_interval(speedup.ci95)}, {speedup.pairs} block pairs"
-    return Criterion("speedup_above_zero", target, actual, _above(speedup.ci95, 1.0))
+        return Criterion("speedup_above_zero", target, f"no {pair.unit} was measured", "INCONCLUSIVE")
+    actual = f"{speedup.estimate:.3f} times as fast {_interval(speedup.ci95)}, {counted(speedup.pairs, pair.unit)}"
+    verdict = _above(speedup.ci95, 1.0)
+    if verdict == "PASS" and speedup.ci95 is not None and speedup.ci95[0] <= floor:
+        verdict = "INCONCLUSIVE"
+    return Criterion("speedup_above_zero", target, actual, verdict)
 
 
-def _throughput(seconds_per_step: Difference, arms: Mapping[str, ArmOutcome]) -> Criterion:
+def _throughput(pair: PairOutcome, arms: _Arms) -> Criterion:
     target = "more tokens/s, interval of the seconds saved per step above 0"
-    actual = _each(arms, lambda arm: f"{arm.tokens_per_second:,.0f} tokens/s")
+    actual = _each(arms, lambda arm: arm.tokens_per_second, "{:,.0f}", " tokens/s")
+    seconds_per_step = pair.seconds_per_step
     if seconds_per_step.estimate is None:
         return Criterion("throughput_up", target, actual, "INCONCLUSIVE")
     ci = seconds_per_step.ci95
@@ -161,40 +190,44 @@ def _throughput(seconds_per_step: Difference, arms: Mapping[str, ArmOutcome]) ->
     return Criterion("throughput_up", target, actual, _above(saved, 0.0))
 
 
-def _within(margin: float, difference: Difference) -> Criterion:
-    def judged(low: float, high: float) -> Verdict:
+def _within(margin: float, pair: PairOutcome) -> Criterion:
+    def judged(low: float, high: float) -> tuple[Verdict, str]:
         if -margin < low and high < margin:
-            return "PASS"
-        return "FAIL" if low > margin or high < -margin else "INCONCLUSIVE"
+            return "PASS", ""
+        if high < -margin:
+            return "FAIL", ": better by more than rounding explains, which is a defect and not a gain"
+        return ("FAIL" if low > margin else "INCONCLUSIVE"), ""
 
-    target = f"final held-out losses within {margin:g} nats, 95 % interval too"
-    return _of_difference(f"loss_within_{margin:g}", target, difference, judged)
+    target = f"final losses within {margin:g}, 95 % interval too"
+    return _of_difference(f"loss_within_{margin:g}", target, pair, judged)
 
 
-def _no_worse(margin: float, difference: Difference) -> Criterion:
-    def judged(low: float, high: float) -> Verdict:
-        return "PASS" if high < margin else "FAIL" if low > margin else "INCONCLUSIVE"
+def _no_worse(margin: float, pair: PairOutcome) -> Criterion:
+    def judged(low: float, high: float) -> tuple[Verdict, str]:
+        return ("PASS" if high < margin else "FAIL" if low > margin else "INCONCLUSIVE"), ""
 
-    target = f"optimized final held-out loss at most {margin:g} nats higher, 95 % interval too"
-    return _of_difference(f"loss_no_worse_by_{margin:g}", target, difference, judged)
+    target = f"optimized final loss at most {margin:g} higher, 95 % interval too"
+    return _of_difference(f"loss_no_worse_by_{margin:g}", target, pair, judged)
 
 
 def _of_difference(
-    name: str, target: str, difference: Difference, judged: Callable[[float, float], Verdict]
+    name: str, target: str, pair: PairOutcome, judged: Callable[[float, float], tuple[Verdict, str]]
 ) -> Criterion:
+    difference = pair.heldout_loss
     if difference.estimate is None:
         return Criterion(name, target, "not measured", "INCONCLUSIVE")
     if difference.estimate == 0.0 and difference.ci95 is None and difference.pairs > 1:
         # The paired losses are the same to the last bit: there is no spread to take an interval from.
-        return Criterion(name, target, f"identical on {difference.pairs} sequences", "PASS")
-    actual = f"{difference.estimate:+.4f} {_interval(difference.ci95, '+.4f')}, "
-    actual += f"{difference.pairs} sequences"
+        return Criterion(name, target, f"identical on {counted(difference.pairs, pair.loss_unit)}", "PASS")
+    units = counted(difference.pairs, pair.loss_unit)
+    actual = f"{difference.estimate:+.4f} {_interval(difference.ci95, '+.4f')}, {units}"
     if difference.ci95 is None:
         return Criterion(name, target, actual, "INCONCLUSIVE")
-    return Criterion(name, target, actual, judged(*difference.ci95))
+    verdict, words = judged(*difference.ci95)
+    return Criterion(name, target, actual + words, verdict)
 
 
-def _no_divergence(arms: Mapping[str, ArmOutcome]) -> Criterion:
+def _no_divergence(arms: _Arms) -> Criterion:
     def rise(arm: ArmOutcome) -> float:
         return arm.final_heldout_loss - arm.best_heldout_loss
 
@@ -202,21 +235,27 @@ def _no_divergence(arms: Mapping[str, ArmOutcome]) -> Criterion:
         # A comparison with NaN is false, so a NaN anywhere is divergence.
         return rise(arm) <= RISE_LIMIT and arm.final_train_loss <= arm.first_train_loss < math.inf
 
+    starts = _each(arms, lambda arm: arm.first_train_loss, "{:.3f}")
+    ends = _each(arms, lambda arm: arm.final_train_loss, "{:.3f}")
     return Criterion(
         "no_divergence",
-        f"training loss not above its start, held-out loss at most {RISE_LIMIT:g} above its best",
-        _each(
-            arms,
-            lambda arm: f"train {arm.first_train_loss:.3f} to {arm.final_train_loss:.3f}, {rise(arm):+.3f} from best",
-        ),
-        _verdict(all(sound(arm) for arm in arms.values())),
+        f"training loss not above its start, loss at most {RISE_LIMIT:g} above its best",
+        f"training loss from {starts} to {ends}; loss above its best by {_each(arms, rise, '{:.3f}')}",
+        _verdict(all(sound(arm) for arm in _all(arms))),
     )
 
 
-def _each(arms: Mapping[str, ArmOutcome], words: Callable[[ArmOutcome], str]) -> str:
-    if len(arms) == 1:
-        return words(next(iter(arms.values())))
-    return ", ".join(f"{name} {words(arm)}" for name, arm in arms.items())
+def _all(arms: _Arms) -> list[ArmOutcome]:
+    return [outcome for outcomes in arms.values() for outcome in outcomes]
+
+
+def _each(arms: _Arms, value: Callable[[ArmOutcome], float], form: str, unit: str = "") -> str:
+    """The value of each arm in words; its range where there are several training pairs."""
+    words = {}
+    for name, outcomes in arms.items():
+        low, high = (form.format(bound([value(outcome) for outcome in outcomes])) for bound in (min, max))
+        words[name] = (low if low == high else f"{low} to {high}") + unit
+    return next(iter(words.values())) if len(words) == 1 else ", ".join(f"{n} {text}" for n, text in words.items())
 
 
 def _verdict(passed: bool) -> Verdict:

@@ -154,7 +154,12 @@ def tree_hash(tree: Any) -> str:
 
 
 def run(
-    arms: Sequence[Arm], schedule: Schedule, *, record: Record | None = None, observer: Observer | None = None
+    arms: Sequence[Arm],
+    schedule: Schedule,
+    *,
+    record: Record | None = None,
+    observer: Observer | None = None,
+    evaluate: bool = True,
 ) -> Record:
     """Train all arms to the end of `schedule`, interleaved, and return the record.
 
@@ -163,6 +168,7 @@ def run(
       schedule: what to run.
       record: the record saved beside the checkpoint that the arms were restored from; None starts afresh.
       observer: callbacks.
+      evaluate: whether the arms are evaluated, before the first step and after each epoch.
 
     Raises:
       RyotError: initial weights, batches or token counts differ between arms.
@@ -189,7 +195,9 @@ def run(
 
     if record is None:
         weights = _agreed("initial weights", {arm.name: arm.params_hash() for arm in arms})
-        record = evaluated(Record(names, weights), 0, 0)
+        record = Record(names, weights)
+        if evaluate:
+            record = evaluated(record, 0, 0)
     for plan in schedule.blocks()[len(record.blocks) :]:
         order = schedule.order(plan.index, names)
         results = {}
@@ -197,7 +205,7 @@ def run(
             results[name] = by_name[name].run_block(plan.steps)
             observer.block(name, plan, results[name])
         record = record.with_block(_block(plan, order, results, arms, schedule))
-        if plan.ends_epoch:
+        if plan.ends_epoch and evaluate:
             record = evaluated(record, plan.end_step, plan.epoch)
         observer.pair(record, plan)
     return record

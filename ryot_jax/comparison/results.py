@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from ryot_jax.comparison import criteria
+from ryot_jax.comparison import criteria, estimands, outcomes
+from ryot_jax.comparison.controls import Controls
 from ryot_jax.comparison.criteria import ArmOutcome, PairOutcome
-from ryot_jax.comparison.probes import Evidence
+from ryot_jax.comparison.estimands import Settings
+from ryot_jax.comparison.outcomes import ProcessTimes, TrainingPair
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.schema import SCHEMA_VERSION
-from ryot_jax.comparison.statistics import paired_difference, speed_up
-from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant
+from ryot_jax.comparison.statistics import loss_tests, speed_up
 from ryot_jax.runtime.files import write_text
 
 
@@ -28,35 +29,51 @@ class ArmFacts:
     """What is known of an arm beside its record.
 
     Attributes:
-      variant: its name and kernel plan.
+      name: of the arm.
       parameters: number of model parameters.
       compile_seconds: seconds of `trace`, `lower` and `compile`.
+      compile_warm_seconds: of the same programs once more, from the cache of compiled programs; None: not measured.
+      compiled_from_cache: whether `compile_seconds` too were served from that cache; None: not known.
       memory_bytes: arguments and temporaries of the compiled step; None where XLA does not tell.
       program_check: outcome of the start-up check of each program, plain JSON values by its name; None if not run.
-      evidence: what the active probes found, by optimization; empty for the baseline.
-      reasons: why each implementation was chosen, by optimization.
+      plan: what it runs with, plain JSON values.
+      statistical: whether it promises no more than a training run of the same quality.
+      optimizations: what sets it apart from the baseline, one entry each as in the schema.
+      differences: the settings in which it differs from the baseline.
     """
 
-    variant: Variant
+    name: str
     parameters: int
     compile_seconds: Mapping[str, float]
     memory_bytes: int | None
-    program_check: Mapping[str, Any] | None
-    evidence: Mapping[str, Evidence]
-    reasons: Mapping[str, str]
+    program_check: Mapping[str, Any] | None = None
+    plan: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    statistical: bool = False
+    optimizations: Sequence[Mapping[str, Any]] = ()
+    differences: Sequence[Mapping[str, str]] = ()
+    compile_warm_seconds: float | None = None
+    compiled_from_cache: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a run is judged by, stated before it: margins in nats, `beat` as in `criteria.judge`."""
+class Found:
+    """What a run measured.
 
-    loss_margin: float
-    tight_loss_margin: float
-    beat: str
+    Attributes:
+      pairs: its training pairs; the first is the one that arms and epochs are shown of.
+      processes: block pairs that fresh processes timed.
+      controls: None where none were run.
+      roofline: as in the schema; None where it was not measured.
+    """
+
+    pairs: Sequence[TrainingPair]
+    processes: Sequence[ProcessTimes] = ()
+    controls: Controls | None = None
+    roofline: Mapping[str, Any] | None = None
 
 
 def assemble(
-    record: Record,
+    found: Found,
     facts: Sequence[ArmFacts],
     schedule: Schedule,
     settings: Settings,
@@ -66,12 +83,13 @@ def assemble(
     entropies: Mapping[str, float],
     manifest: Mapping[str, Any],
     artifacts: Mapping[str, str],
+    stated_at: str | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The results of a run as plain JSON values.
 
     Args:
-      record: what the paired protocol left.
+      found: what it measured.
       facts: one per arm, the baseline first.
       schedule: what the run was to do.
       settings: margins and targets.
@@ -80,34 +98,45 @@ def assemble(
       entropies: nats/token of the held-out targets under `unigram` and `bigram` counts; others are kept.
       manifest: versions, device, flags, hashes, git revision.
       artifacts: what the run left, name -> path within the run directory.
+      stated_at: when the estimands were written down, UTC in ISO 8601.
       warnings: sentences for the reader.
     """
-    outcomes = {fact.variant.name: _outcome(record, fact.variant.name, schedule) for fact in facts}
-    pair = _pair(record) if len(record.arms) == 2 else None
+    names = [fact.name for fact in facts]
+    arms = {name: [outcomes.arm_outcome(p.record, name, schedule) for p in found.pairs] for name in names}
+    pair = outcomes.pair_outcome(found.pairs, found.processes) if len(facts) == 2 else None
+    controls, statistical = found.controls, facts[-1].statistical
     judged = criteria.judge(
-        outcomes,
+        arms,
         pair,
         entropies=entropies,
         beat=settings.beat,
         margin=settings.loss_margin,
         tight_margin=settings.tight_loss_margin,
-        statistical=any(o.promise(facts[-1].variant.plan) == "statistical" for o in OPTIMIZATIONS),
+        statistical=statistical,
+        noise_floor=None if controls is None else controls.noise_floor,
     )
+    stated = estimands.state(settings, statistical=statistical)
+    record = found.pairs[0].record
     return plain(
         {
             "schema_version": SCHEMA_VERSION,
             "name": name,
-            "verdict": criteria.overall(judged),
+            "verdict": "INCONCLUSIVE" if controls is not None and controls.failed() else criteria.overall(judged),
+            "estimands": {"sha256": estimands.digest(stated), "stated_at": stated_at, "items": stated},
+            "controls": None if controls is None else _controls(controls),
             "criteria": [dataclasses.asdict(criterion) for criterion in judged],
-            "arms": {fact.variant.name: _arm(record, fact, outcomes[fact.variant.name], schedule) for fact in facts},
-            "comparison": None if pair is None else _comparison(record, pair),
-            "optimizations": _optimizations(facts),
+            "arms": {fact.name: _arm(record, fact, arms[fact.name][0], schedule) for fact in facts},
+            "comparison": None if pair is None else _comparison(found, facts, pair, settings),
+            "optimizations": [dict(entry) for entry in facts[-1].optimizations],
+            "config_differences": [dict(entry) for entry in facts[-1].differences],
             "schedule": dataclasses.asdict(schedule),
             "settings": dataclasses.asdict(settings),
             "data": {**data, "entropies": dict(entropies)},
+            "roofline": found.roofline,
+            "attribution": None,
             "initial_params_hash": record.initial_params_hash,
             "batches_hash": record.blocks[-1].batches_hash if record.blocks else None,
-            "warnings": list(warnings),
+            "warnings": [*warnings, *_control_warnings(controls)],
             "artifacts": dict(artifacts),
             "manifest": dict(manifest),
         }
@@ -137,40 +166,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _outcome(record: Record, arm: str, schedule: Schedule) -> ArmOutcome:
-    blocks, trained = record.blocks, [e.mean_loss[arm] for e in record.heldout if e.step > 0]
-    finite = [loss for loss in trained if math.isfinite(loss)]
-    seconds = sum(block.seconds[arm] for block in blocks)
-    return ArmOutcome(
-        steps=record.step,
-        planned_steps=schedule.total_steps,
-        first_train_loss=blocks[0].first_loss[arm] if blocks else math.nan,
-        final_train_loss=blocks[-1].train_loss[arm] if blocks else math.nan,
-        initial_heldout_loss=record.heldout[0].mean_loss[arm] if record.heldout else math.nan,
-        final_heldout_loss=trained[-1] if trained else math.nan,
-        best_heldout_loss=min(finite) if finite else math.nan,
-        tokens_per_second=sum(block.tokens for block in blocks) / seconds if seconds > 0 else math.nan,
-    )
-
-
-def _pair(record: Record) -> PairOutcome:
-    baseline, optimized = record.arms
-    seconds = {name: [block.seconds[name] for block in record.blocks] for name in record.arms}
-    steps_n = np.asarray([block.steps for block in record.blocks], np.float64)
-    # The untrained weights are the same in both arms: only an evaluation after training says anything.
-    trained = bool(record.heldout) and record.heldout[-1].step > 0
-    losses = {name: record.sequence_losses[name] if trained else () for name in record.arms}
-    return PairOutcome(
-        speedup=speed_up(seconds[baseline], seconds[optimized]),
-        seconds_per_step=paired_difference(
-            np.asarray(seconds[baseline]) / steps_n, np.asarray(seconds[optimized]) / steps_n
-        ),
-        heldout_loss=paired_difference(losses[baseline], losses[optimized]),
-    )
-
-
 def _arm(record: Record, fact: ArmFacts, outcome: ArmOutcome, schedule: Schedule) -> dict[str, Any]:
-    name, blocks = fact.variant.name, record.blocks
+    name, blocks = fact.name, record.blocks
     best = [e for e in record.heldout if e.step > 0 and e.mean_loss[name] == outcome.best_heldout_loss]
     return {
         "parameters": fact.parameters,
@@ -187,9 +184,11 @@ def _arm(record: Record, fact: ArmFacts, outcome: ArmOutcome, schedule: Schedule
         "step_ms_median": (float(np.median([1e3 * b.seconds[name] / b.steps for b in blocks])) if blocks else None),
         "compile_seconds": sum(fact.compile_seconds.values()),
         "compile_parts": dict(fact.compile_seconds),
+        "compile_warm_seconds": fact.compile_warm_seconds,
+        "compiled_from_cache": fact.compiled_from_cache,
         "memory_bytes": fact.memory_bytes,
         "program_check": None if fact.program_check is None else dict(fact.program_check),
-        "plan": dataclasses.asdict(fact.variant.plan),
+        "plan": dict(fact.plan),
         "epochs": [row for epoch in range(1, schedule.epochs + 1) if (row := _epoch(record, name, epoch)) is not None],
     }
 
@@ -212,12 +211,18 @@ def _epoch(record: Record, arm: str, epoch: int) -> dict[str, Any] | None:
     }
 
 
-def _comparison(record: Record, pair: PairOutcome) -> dict[str, Any]:
+def _comparison(found: Found, facts: Sequence[ArmFacts], pair: PairOutcome, settings: Settings) -> dict[str, Any]:
+    record = found.pairs[0].record
     baseline, optimized = record.arms
-    loss, per_step = dataclasses.asdict(pair.heldout_loss), dataclasses.asdict(pair.seconds_per_step)
+    loss = dataclasses.asdict(pair.heldout_loss)
+    compile_seconds = {fact.name: sum(fact.compile_seconds.values()) for fact in facts}
+    saved = pair.seconds_per_step.estimate
+    loss_unit, losses = outcomes.final_losses(found.pairs)
+    margins = {"margin": settings.loss_margin, "tight_margin": settings.tight_loss_margin}
     return {
         "baseline": baseline,
         "optimized": optimized,
+        "unit": pair.unit,
         "step_time_speedup": {
             **dataclasses.asdict(pair.speedup),
             "blocks": [
@@ -232,34 +237,69 @@ def _comparison(record: Record, pair: PairOutcome) -> dict[str, Any]:
                 for block in record.blocks
             ],
         },
-        "seconds_per_step_difference": per_step,
+        "seconds_per_step_difference": dataclasses.asdict(pair.seconds_per_step),
         "heldout_loss_difference": {
             "estimate": loss["estimate"],
             "ci95": loss["ci95"],
-            "sequences": loss["pairs"],
+            "unit": loss_unit,
+            "pairs": loss["pairs"],
             "correlation": loss["correlation"],
         },
+        "loss_tests": {
+            **margins,
+            **dataclasses.asdict(loss_tests(losses[baseline], losses[optimized], **margins)),
+            "unit": loss_unit,
+        },
+        "training_pairs": [_training_pair(i, one) for i, one in enumerate(found.pairs)],
+        "seed_noise_measured": len(found.pairs) > 1,
+        "processes": [
+            {
+                "index": i + 1,
+                "block_pairs": len(process.seconds_per_step[baseline]),
+                "speedup": speed_up(process.seconds_per_step[baseline], process.seconds_per_step[optimized]).estimate,
+                "compile_seconds": dict(process.compile_seconds),
+            }
+            for i, process in enumerate(found.processes)
+        ],
+        "time_to_target": outcomes.time_to_target(record, compile_seconds),
+        "break_even_steps": outcomes.break_even_steps(
+            compile_seconds[optimized] - compile_seconds[baseline], None if saved is None else -saved
+        ),
     }
+
+
+def _training_pair(index: int, pair: TrainingPair) -> dict[str, Any]:
+    outcome, (baseline, optimized) = outcomes.pair_outcome([pair]), pair.record.arms
+    losses = {name: outcomes.final_loss(pair.record, name) for name in pair.record.arms}
+    return {
+        "index": index,
+        "seed": pair.seed,
+        "block_pairs": outcome.speedup.pairs,
+        "speedup": outcome.speedup.estimate,
+        "baseline_loss": losses[baseline],
+        "optimized_loss": losses[optimized],
+        "loss_difference": losses[optimized] - losses[baseline],
+    }
+
+
+def _controls(controls: Controls) -> dict[str, Any]:
+    return {
+        "seconds": controls.seconds,
+        "noise_floor": controls.noise_floor,
+        "confidence": controls.confidence,
+        "items": [dataclasses.asdict(control) for control in controls.items],
+    }
+
+
+def _control_warnings(controls: Controls | None) -> list[str]:
+    if controls is None:
+        return []
+    return [
+        f"The control {control.name.replace('_', ' ')} did not pass ({control.actual}): what this run measured "
+        "proves nothing, whatever its criteria say."
+        for control in controls.failed()
+    ]
 
 
 def _ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator > 0 else None
-
-
-def _optimizations(facts: Sequence[ArmFacts]) -> list[dict[str, Any]]:
-    """One entry per optimization and arm, those that are off in every arm too."""
-    return [
-        {
-            "name": optimization.name,
-            "arm": fact.variant.name,
-            "switch": optimization.switch,
-            "implementation": optimization.implementation(fact.variant.plan),
-            "equivalence": optimization.promise(fact.variant.plan),
-            "description": optimization.description,
-            "reason": fact.reasons.get(optimization.name, ""),
-            "active": optimization.name in fact.evidence and fact.evidence[optimization.name].active,
-            "evidence": fact.evidence[optimization.name].text if optimization.name in fact.evidence else "",
-        }
-        for fact in facts[-1:]
-        for optimization in OPTIMIZATIONS
-    ]

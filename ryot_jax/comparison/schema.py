@@ -1,4 +1,4 @@
-"""The shape of `results.json`, version 1, and a validator for it.
+"""The shape of `results.json`, version 2, and a validator for it.
 
 Readers of the file (reports, tests, other people's scripts) rely on this; a field that goes or changes its
 meaning raises the version. Fields beyond those listed are allowed.
@@ -7,7 +7,7 @@ meaning raises the version. Fields beyond those listed are allowed.
 from collections.abc import Mapping
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _NUMBER = (int, float)
 _MAYBE_NUMBER = (int, float, type(None))
@@ -40,6 +40,8 @@ _ARM = {
     "step_ms_median": _MAYBE_NUMBER,
     "compile_seconds": _NUMBER,
     "compile_parts": dict,
+    "compile_warm_seconds": _MAYBE_NUMBER,
+    "compiled_from_cache": (bool, type(None)),
     "memory_bytes": (int, type(None)),
     "program_check": (dict, type(None)),
     "plan": dict,
@@ -57,17 +59,73 @@ _COMPARISON = {
         "log_ratio_sd": _MAYBE_NUMBER,
         "blocks": [{"index": int, "epoch": int, "steps": int, "order": list, "seconds": dict, "ratio": _MAYBE_NUMBER}],
     },
+    "unit": str,
+    "seconds_per_step_difference": {"estimate": _MAYBE_NUMBER, "ci95": _Interval},
     "heldout_loss_difference": {
         "estimate": _MAYBE_NUMBER,
         "ci95": _Interval,
-        "sequences": int,
+        "unit": str,
+        "pairs": int,
         "correlation": _MAYBE_NUMBER,
     },
+    "loss_tests": {
+        "margin": _NUMBER,
+        "tight_margin": _NUMBER,
+        "p_tost": _MAYBE_NUMBER,
+        "p_tost_tight": _MAYBE_NUMBER,
+        "p_no_worse": _MAYBE_NUMBER,
+        "unit": str,
+    },
+    "training_pairs": [
+        {
+            "index": int,
+            "seed": int,
+            "block_pairs": int,
+            "speedup": _MAYBE_NUMBER,
+            "baseline_loss": _MAYBE_NUMBER,
+            "optimized_loss": _MAYBE_NUMBER,
+            "loss_difference": _MAYBE_NUMBER,
+        }
+    ],
+    "seed_noise_measured": bool,
+    "processes": [{"index": int, "block_pairs": int, "speedup": _MAYBE_NUMBER, "compile_seconds": dict}],
+    "time_to_target": {
+        "target_loss": _MAYBE_NUMBER,
+        "arms": dict,
+        "speedup": _MAYBE_NUMBER,
+        "speedup_with_compile": _MAYBE_NUMBER,
+    },
+    "break_even_steps": _MAYBE_NUMBER,
+}
+_CONTROLS = {
+    "seconds": _NUMBER,
+    "noise_floor": _MAYBE_NUMBER,
+    "confidence": _NUMBER,
+    "items": [
+        {
+            "name": str,
+            "description": str,
+            "target": str,
+            "actual": str,
+            "verdict": str,
+            "injected": _MAYBE_NUMBER,
+            "estimate": _MAYBE_NUMBER,
+            "ci": _Interval,
+            "ratios": list,
+            "seconds": _NUMBER,
+        }
+    ],
 }
 _RESULTS = {
     "schema_version": int,
     "name": str,
     "verdict": str,
+    "estimands": {
+        "sha256": str,
+        "stated_at": (str, type(None)),
+        "items": [dict.fromkeys(("name", "unit", "statistic", "criterion"), str)],
+    },
+    "controls": (dict, type(None)),
     "criteria": [{"name": str, "target": str, "actual": str, "verdict": str}],
     "arms": dict,
     "comparison": (dict, type(None)),
@@ -76,7 +134,10 @@ _RESULTS = {
     ],
     "schedule": dict.fromkeys(("epochs", "steps_per_epoch", "block_steps", "tokens_per_step", "seed"), int),
     "settings": {"loss_margin": _NUMBER, "tight_loss_margin": _NUMBER, "beat": str},
-    "data": {"entropies": {"unigram": _NUMBER, "bigram": _NUMBER}},
+    "data": {"entropies": dict},
+    "config_differences": [{"field": str, "baseline": str, "optimized": str}],
+    "roofline": (dict, type(None)),
+    "attribution": (dict, type(None)),
     "initial_params_hash": str,
     "batches_hash": (str, type(None)),
     "warnings": list,
@@ -98,6 +159,8 @@ def validate_results(results: Mapping[str, Any]) -> None:
             _check(arm, _ARM, f"arms.{name}", faults)
         if results["comparison"] is not None:
             _check(results["comparison"], _COMPARISON, "comparison", faults)
+        if results["controls"] is not None:
+            _check(results["controls"], _CONTROLS, "controls", faults)
         if results["schema_version"] != SCHEMA_VERSION:
             faults.append(f"schema_version is {results['schema_version']}, not {SCHEMA_VERSION}")
         for verdict in (results["verdict"], *(criterion["verdict"] for criterion in results["criteria"])):
@@ -136,6 +199,5 @@ def _check(value: Any, shape: Any, path: str, faults: list[str]) -> None:
 
 def _is(value: Any, kind: Any) -> bool:
     """`isinstance`, but a bool is no number."""
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, kind)
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return bool in kinds if isinstance(value, bool) else isinstance(value, kinds)

@@ -56,8 +56,23 @@ class Difference:
     correlation: float | None
 
 
-def t_interval(values_n: ArrayLike) -> Interval | None:
-    """Two-sided 95 % Student t interval of the mean of `values_n`.
+@dataclasses.dataclass(frozen=True)
+class LossTests:
+    """One-sided tests of a mean paired difference against margins, as p values; None where the data allow none.
+
+    Attributes:
+      p_tost: that the difference lies outside of +-margin (two one-sided t tests, Schuirmann 1987); small: equivalent.
+      p_tost_tight: the same for the tight margin.
+      p_no_worse: that the difference is at least the tight margin; small: not inferior.
+    """
+
+    p_tost: float | None
+    p_tost_tight: float | None
+    p_no_worse: float | None
+
+
+def t_interval(values_n: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
+    """Two-sided Student t interval of the mean of `values_n`.
 
     None for fewer than two values, a non-finite value, or no spread beyond rounding: identical
     measurements carry no information on their own error, and an interval of width zero would claim certainty.
@@ -68,7 +83,7 @@ def t_interval(values_n: ArrayLike) -> Interval | None:
     rounding = 1e-12 * max(1.0, float(np.abs(values_n).max()))
     if np.ptp(values_n) <= rounding:
         return None
-    interval = scipy.stats.ttest_1samp(values_n, 0.0).confidence_interval(CONFIDENCE)
+    interval = scipy.stats.ttest_1samp(values_n, 0.0).confidence_interval(confidence)
     return float(interval.low), float(interval.high)
 
 
@@ -139,6 +154,41 @@ def paired_difference(baseline_n: ArrayLike, optimized_n: ArrayLike) -> Differen
         pairs=n,
         correlation=float(scipy.stats.pearsonr(baseline_n, optimized_n).statistic) if correlated else None,
     )
+
+
+def loss_tests(baseline_n: ArrayLike, optimized_n: ArrayLike, *, margin: float, tight_margin: float) -> LossTests:
+    """Tests of optimized - baseline against margins in the same unit.
+
+    Raises:
+      ValueError: the arrays differ in shape.
+    """
+    baseline_n, optimized_n = _pairs(baseline_n, optimized_n)
+    difference_n = optimized_n - baseline_n
+    if t_interval(difference_n) is None:
+        return LossTests(None, None, None)
+
+    def p_not(alternative: str, bound: float) -> float:
+        return float(scipy.stats.ttest_1samp(difference_n, bound, alternative=alternative).pvalue)
+
+    def p_tost(bound: float) -> float:
+        return max(p_not("greater", -bound), p_not("less", bound))
+
+    return LossTests(p_tost(margin), p_tost(tight_margin), p_not("less", tight_margin))
+
+
+def ratio_interval(
+    numerator_n: ArrayLike, denominator_n: ArrayLike, confidence: float
+) -> tuple[float, Interval | None]:
+    """Geometric mean of paired ratios of positive numbers, with its t interval on logs.
+
+    Raises:
+      ValueError: the arrays differ in shape.
+    """
+    numerator_n, denominator_n = _pairs(numerator_n, denominator_n)
+    log_ratio_n = np.log(numerator_n) - np.log(denominator_n)
+    interval = t_interval(log_ratio_n, confidence)
+    bounds = None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))
+    return float(np.exp(log_ratio_n.mean())), bounds
 
 
 def _pairs(baseline_n: ArrayLike, optimized_n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

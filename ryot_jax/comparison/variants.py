@@ -5,7 +5,7 @@ A switch that is on must be proven on by the compiled program, or the comparison
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from ryot_jax.comparison import hlo, probes
 from ryot_jax.comparison.probes import Evidence, Probe
@@ -122,6 +122,43 @@ OPTIMIZATIONS = (
 def differing(baseline: Variant, variant: Variant) -> tuple[Optimization, ...]:
     """The optimizations whose implementation differs between two variants."""
     return tuple(o for o in OPTIMIZATIONS if o.implementation(baseline.plan) != o.implementation(variant.plan))
+
+
+def is_statistical(variant: Variant) -> bool:
+    """Whether one of its optimizations promises no more than a training run of the same quality."""
+    return any(optimization.promise(variant.plan) == "statistical" for optimization in OPTIMIZATIONS)
+
+
+def differences(baseline: Variant, variant: Variant) -> list[dict[str, str]]:
+    """The switches in which two variants differ, as JSON values: field, baseline, optimized."""
+    return [
+        {"field": o.switch, "baseline": o.implementation(baseline.plan), "optimized": o.implementation(variant.plan)}
+        for o in differing(baseline, variant)
+    ]
+
+
+def describe(variant: Variant, evidence: Mapping[str, Evidence], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every optimization as the variant has it, on or off, as JSON values.
+
+    Args:
+      variant: any.
+      evidence: what the active probes found, by optimization.
+      reasons: why each implementation was chosen, by optimization.
+    """
+    return [
+        {
+            "name": o.name,
+            "arm": variant.name,
+            "switch": o.switch,
+            "implementation": o.implementation(variant.plan),
+            "equivalence": o.promise(variant.plan),
+            "description": o.description,
+            "reason": reasons.get(o.name, ""),
+            "active": o.name in evidence and evidence[o.name].active,
+            "evidence": evidence[o.name].text if o.name in evidence else "",
+        }
+        for o in OPTIMIZATIONS
+    ]
 
 
 def check_active(

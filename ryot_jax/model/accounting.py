@@ -54,6 +54,55 @@ def flops_per_step(cfg: ModelConfig, batch_size: int, seq_len: int) -> int:
     return 3 * forward_per_token * batch_size * seq_len
 
 
+def least_flops_per_step(cfg: ModelConfig, batch_size: int, seq_len: int) -> int:
+    """`flops_per_step` without the scores that the causal mask takes away: what no exact implementation can spare.
+
+    A query sees (T + 1) / 2 keys on average, not T. This, and not the convention, is what a bound on the time of a
+    step may be drawn from: a kernel that skips the masked half would seem to do up to twice its work.
+    """
+    masked_pairs = batch_size * (seq_len * (seq_len - 1) // 2)
+    # Two products forward (scores, weighted values), a multiply-add each for every feature, and backward twice that.
+    return flops_per_step(cfg, batch_size, seq_len) - 3 * 2 * 2 * cfg.n_layers * cfg.d_model * masked_pairs
+
+
+def least_state_bytes_per_step(
+    cfg: ModelConfig,
+    batch_size: int,
+    seq_len: int,
+    *,
+    optimizer_bytes: int | None = None,
+    clipped: bool = True,
+) -> int:
+    """Bytes of the training state that a step must read from memory and write to it, if no cache keeps any of it.
+
+        2 (4 P + optimizer_bytes + 4 G)
+
+    P weights and the optimizer's state are read once and written once. So are G elements of gradients, where they are
+    clipped by their global norm: the last must be known before the first is used. Without clipping each can be used up
+    where it is made, and G is 0. Of P, G lacks the rows of tables that no token of the batch can touch: positions
+    beyond T and, in a table that is not tied, all but B T rows.
+
+    A lower bound: an implementation that reads weights once more for its backward pass moves more. Activations are
+    not in it, as a batch can be taken in pieces whose activations stay in a cache, at the same number of operations.
+
+    Args:
+      cfg: the model.
+      batch_size: sequences of the step, B.
+      seq_len: tokens of a sequence, T.
+      optimizer_bytes: size of the optimizer's state; None: two float32 moments a weight (AdamW).
+      clipped: whether gradients are clipped by their global norm.
+    """
+    weights = parameter_count(cfg)
+    optimizer_bytes = 2 * _F32 * weights if optimizer_bytes is None else optimizer_bytes
+    gradients = weights - _untouched_weights(cfg, batch_size, seq_len) if clipped else 0
+    return 2 * (_F32 * weights + optimizer_bytes + _F32 * gradients)
+
+
+def batch_bytes(batch_size: int, seq_len: int) -> int:
+    """Bytes of a step's inputs and targets, int32 token ids."""
+    return 2 * 4 * batch_size * seq_len
+
+
 def memory_by_part(cfg: ModelConfig, batch_size: int, seq_len: int) -> dict[str, int]:
     """Estimated bytes of a training step with an optimizer of two float32 moments (AdamW), by part.
 
@@ -85,3 +134,11 @@ def memory_bytes(cfg: ModelConfig, batch_size: int, seq_len: int) -> int:
 def _layer_matrices(cfg: ModelConfig) -> int:
     """Elements of one block's matrices: qkv and output, then up (and gate) and down."""
     return 4 * cfg.d_model**2 + (3 if cfg.mlp == "swiglu" else 2) * cfg.d_model * cfg.d_ff
+
+
+def _untouched_weights(cfg: ModelConfig, batch_size: int, seq_len: int) -> int:
+    """Elements of tables whose gradients are zero whatever the tokens of a batch are."""
+    rows = 0 if cfg.tie_embeddings else max(cfg.vocab_size - batch_size * seq_len, 0)
+    if cfg.positions == "learned":
+        rows += cfg.max_len - seq_len
+    return rows * cfg.d_model

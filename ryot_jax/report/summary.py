@@ -1,138 +1,219 @@
-"""What every report says in the same words: the verdict in one sentence, the deltas, what is not shown.
+"""What every report says in the same words: the verdict in one sentence, and the findings in one sentence each.
 
-Plain strings in ASCII; layout and escaping are left to `terminal` and `markdown`.
+Plain strings in ASCII; layout and escaping are left to `terminal`, `markdown` and `html`. What a reader must not
+conclude, and what to do next, is in `limits`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-Results = Mapping[str, Any]
-NOTHING = "n/a"
-
-
-def number(value: float | None, form: str = ".3f", unit: str = "") -> str:
-    """`value` in format `form` with `unit` behind it; `n/a` for None."""
-    return NOTHING if value is None else f"{value:{form}}{unit}"
-
-
-def interval(ci95: list[float] | None, form: str = ".3f") -> str:
-    """`0.981 to 1.002`, or that there is none."""
-    return "no interval" if ci95 is None else f"{ci95[0]:{form}} to {ci95[1]:{form}}"
-
-
-def ordered_arms(results: Results) -> dict[str, Mapping[str, Any]]:
-    """The arms, the baseline first: a JSON file may hold them in any order."""
-    comparison = results["comparison"]
-    names = list(results["arms"]) if comparison is None else [comparison["baseline"], comparison["optimized"]]
-    return {name: results["arms"][name] for name in names}
+from ryot_jax.report.words import (
+    Results,
+    counted,
+    duration,
+    interval,
+    loss_name,
+    loss_unit,
+    number,
+    of_language_model,
+    ordered_arms,
+    percent,
+    spaced,
+)
 
 
 def headline(results: Results) -> str:
-    """The verdict in one sentence, with the effect and its interval."""
+    """The verdict in one sentence, with effect, interval, number of pairs and margin."""
     verdict = results["verdict"]
-    open_criteria = [c["name"] for c in results["criteria"] if c["verdict"] == verdict]
-    because = "" if verdict == "PASS" else f" ({', '.join(open_criteria)})"
+    because = "" if verdict == "PASS" else f" ({', '.join(_reasons(results))})"
     comparison = results["comparison"]
     if comparison is None:
-        name, arm = next(iter(results["arms"].items()))
-        return (
-            f"{verdict}{because}: {name} trained {arm['steps']:,} steps to a held-out loss of "
-            f"{number(arm['final_heldout_loss'])} nats/token "
-            f"(bigram entropy {number(results['data']['entropies']['bigram'])}); nothing was compared."
-        )
-    return f"{verdict}{because}: {_speed_words(comparison)}; {_loss_words(comparison)}."
+        return f"{verdict}{because}: {_single_arm(results)}; nothing was compared."
+    return f"{verdict}{because}: {_speed(results)}; {_loss(results)}."
 
 
-def _speed_words(comparison: Mapping[str, Any]) -> str:
-    speed = comparison["step_time_speedup"]
-    names = f"{comparison['optimized']} is", f"as {comparison['baseline']}"
-    if speed["estimate"] is None:
-        return f"how fast {names[0][:-3]} is was not measured"
-    effect = f"{names[0]} {speed['estimate']:.3f} times as fast per step {names[1]}"
-    certain = f"95 % interval {interval(speed['ci95'])}, {speed['pairs']} block pairs"
-    return f"{effect} ({certain})"
+def findings(results: Results) -> list[str]:
+    """One sentence on each thing that was found beside the headline; what was not measured is left out."""
+    sentences = (
+        criteria_passed(results),
+        noise_floor(results),
+        time_to_target(results),
+        break_even(results),
+        roofline(results),
+        attribution(results),
+        seed_noise(results),
+    )
+    return [sentence for sentence in sentences if sentence]
 
 
-def _loss_words(comparison: Mapping[str, Any]) -> str:
-    loss = comparison["heldout_loss_difference"]
-    if loss["estimate"] is None:
-        return "the difference of held-out losses was not measured"
+def criteria_passed(results: Results) -> str:
+    """How many criteria and controls passed."""
+    criteria = results["criteria"]
+    passed = sum(criterion["verdict"] == "PASS" for criterion in criteria)
+    text = f"{passed} of {counted_criteria(len(criteria))} passed"
+    if results["controls"] is not None:
+        controls = results["controls"]["items"]
+        passed = sum(control["verdict"] == "PASS" for control in controls)
+        text += f", and {passed} of {counted(len(controls), 'control')}"
+    return text + "."
+
+
+def counted_criteria(n: int) -> str:
+    """`1 criterion`, `9 criteria`."""
+    return "1 criterion" if n == 1 else f"{n} criteria"
+
+
+def noise_floor(results: Results) -> str | None:
+    """How small a speed-up is still told from noise, by the placebo control; None where no controls were run."""
+    controls = results["controls"]
+    if controls is None:
+        return None
+    if controls["noise_floor"] is None:
+        return "Noise floor: not measured; the placebo gave no interval."
     return (
-        f"its final held-out loss differs by {loss['estimate']:+.4f} nats/token "
-        f"(95 % interval {interval(loss['ci95'], '+.4f')}, {loss['sequences']} sequences)"
+        f"Noise floor: two arms of one program differed by up to {percent(controls['noise_floor'])}, so a speed-up "
+        "under that is noise here."
     )
 
 
-def deltas(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows of the table baseline | optimized | delta (one column for a single arm)."""
+def time_to_target(results: Results) -> str | None:
+    """When each arm reached the baseline's final held-out loss; None for a single arm or no held-out loss."""
+    comparison = results["comparison"]
+    if comparison is None or comparison["time_to_target"]["target_loss"] is None:
+        return None
+    found = comparison["time_to_target"]
+    reached = "; ".join(_reached(name, found["arms"][name]) for name in ordered_arms(results))
+    text = f"Time to target ({loss_name(results)} {found['target_loss']:.4f}, the baseline's final one): {reached}"
+    if found["speedup"] is not None:
+        text += (
+            f"; {found['speedup']:.3f} times as fast, {number(found['speedup_with_compile'])} with compilation counted"
+        )
+    return text + "."
+
+
+def _reached(name: str, arm: Mapping[str, Any]) -> str:
+    if arm["step"] is None:
+        return f"{name} does not reach it"
+    return f"{name} at step {arm['step']:,.0f} after {duration(arm['seconds'])} s"
+
+
+def break_even(results: Results) -> str | None:
+    """After how many steps a longer compilation is paid back; None for a single arm."""
+    comparison = results["comparison"]
+    if comparison is None:
+        return None
+    steps, names = comparison["break_even_steps"], (comparison["optimized"], comparison["baseline"])
+    if steps is None:
+        measured = comparison["seconds_per_step_difference"]["estimate"] is not None
+        return f"Break-even: {'never; no time is saved per step' if measured else 'step times were not measured'}."
+    if steps == 0:
+        return f"Break-even: at once; {names[0]} takes no longer to compile than {names[1]}."
+    extra = results["arms"][names[0]]["compile_seconds"] - results["arms"][names[1]]["compile_seconds"]
+    return f"Break-even: after {steps:,.0f} steps the {duration(extra)} s of longer compilation are paid back."
+
+
+def compilation_not_measured(results: Results) -> list[str]:
+    """What of cold and warm compilation was not measured, one sentence each."""
     arms = ordered_arms(results)
-    rows = [
-        _row("final held-out loss (nats/token)", arms, "final_heldout_loss", ".4f", "difference"),
-        _row("final training loss (nats/token)", arms, "final_train_loss", ".4f", "difference"),
-        _row("best held-out loss (nats/token)", arms, "best_heldout_loss", ".4f", "difference"),
-        _row("training time (s, compile apart)", arms, "train_seconds", ",.1f", "percent"),
-        _row("throughput (tokens/s)", arms, "tokens_per_second", ",.0f", "percent"),
-        _row("step time, median (ms)", arms, "step_ms_median", ",.2f", "percent"),
-        _row("compile time (s)", arms, "compile_seconds", ",.1f", "percent"),
-        _row("memory of the step (MiB)", arms, "memory_bytes", ",.0f", "percent", 2**20),
-        _row("parameters", arms, "parameters", ",d", "percent"),
-    ]
-    header = ("", *arms, "delta") if len(arms) == 2 else ("", *arms)
-    return header, rows
+    sentences = []
+    cached = [name for name, arm in arms.items() if arm["compiled_from_cache"]]
+    if cached:
+        sentences.append(
+            f"The programs of {' and '.join(cached)} came from the cache of compiled programs: compiling them anew, "
+            "and with it the true break-even, was not measured."
+        )
+    no_warm = [name for name, arm in arms.items() if arm["compile_warm_seconds"] is None]
+    if no_warm:
+        sentences.append(f"Compiling once more, from the cache, was not measured for {' and '.join(no_warm)}.")
+    return sentences
 
 
-def _row(
-    title: str, arms: Mapping[str, Any], key: str, form: str, kind: str, scale: int | None = None
-) -> tuple[str, ...]:
-    values = [arm[key] if scale is None or arm[key] is None else arm[key] / scale for arm in arms.values()]
-    cells = tuple(number(value, form) for value in values)
-    return (title, *cells, _delta(values, form, kind)) if len(values) == 2 else (title, *cells)
+def roofline(results: Results) -> str | None:
+    """Where each arm stands under its roof; None where it was not measured."""
+    if results["roofline"] is None:
+        return None
+    arms = results["roofline"]["arms"]
+    known = [name for name in ordered_arms(results) if name in arms]
+    words = "; ".join(f"{name} {_under_roof(arms[name])}" for name in known)
+    return f"Roofline: {words}."
 
 
-def _delta(values: list[float | None], form: str, kind: str) -> str:
-    baseline, optimized = values
-    if baseline is None or optimized is None:
-        return NOTHING
-    if kind == "difference":
-        return f"{optimized - baseline:+{form}}"
-    return f"{optimized / baseline - 1:+.1%}" if baseline else NOTHING
+def _under_roof(arm: Mapping[str, Any]) -> str:
+    if arm["flops_per_second"] is None:
+        return "was not measured"
+    share = percent(arm["share"], ".0f")
+    if arm["above_roof"]:
+        return f"is at {share} of its {arm['dtype']} roof: above it, which is a bug of the measurement"
+    return f"runs at {arm['flops_per_second'] / 1e9:,.1f} GFLOP/s, {share} of its {arm['dtype']} roof"
 
 
-def criteria_rows(results: Results) -> list[tuple[str, ...]]:
-    """Rows criterion | target | actual | verdict."""
-    return [(c["name"].replace("_", " "), c["target"], c["actual"], c["verdict"]) for c in results["criteria"]]
+def attribution(results: Results) -> str | None:
+    """The speed-up of all optimizations and how they interact; None where they were not ablated."""
+    found = results["attribution"]
+    if found is None:
+        return None
+    total, interaction = found["total"], found["interaction"]
+    text = (
+        f"Attribution: all {len(found['players'])} optimizations together are {number(total['estimate'])} times as "
+        f"fast (95 % interval {interval(total['ci95'])})"
+    )
+    if interaction["estimate"] is not None:
+        text += (
+            f"; that is {interaction['estimate']:.3f} times the product of each alone "
+            f"(95 % interval {interval(interaction['ci95'])}; 1 means that they multiply)"
+        )
+    return text + "."
 
 
-def not_shown(results: Results) -> list[str]:
-    """What a reader must not conclude from this run."""
-    limits = []
-    if results["comparison"] is not None:
-        limits += [
-            "Seed noise was not measured: one pair of runs from one seed was trained. The interval of the "
-            "loss difference holds the choice of held-out sequences only.",
-            "The speed-up is that of this machine, this model size and these compiled programs; a recompile "
-            "may choose other code.",
-            "Compile time is apart from the step times and from the throughput.",
-        ]
-    limits.append("Held-out loss was measured on text like the training text; other text and tasks were not tried.")
-    return limits
+def seed_noise(results: Results) -> str | None:
+    """Whether other seeds were tried; None for a single arm."""
+    comparison = results["comparison"]
+    if comparison is None:
+        return None
+    pairs = comparison["training_pairs"]
+    if comparison["seed_noise_measured"]:
+        return f"Seed noise was measured: {counted(len(pairs), 'training pair')}, each of its own seed."
+    return "Seed noise was not measured: one pair of runs from one seed was trained."
 
 
-def next_steps(results: Results) -> list[str]:
-    """What to do next, by what the criteria found."""
-    verdicts = {c["name"]: c["verdict"] for c in results["criteria"]}
-    steps = []
-    if any(verdicts.get(name) == "FAIL" for name in ("no_divergence", "trains_end_to_end", "loss_falls")):
-        steps.append("Lower training.learning_rate or lengthen training.warmup_steps, and look at metrics.jsonl.")
-    if any(name.startswith("beats_") and verdict == "FAIL" for name, verdict in verdicts.items()):
-        steps.append("Train longer (training.epochs): counting words still predicts better than the model.")
-    if "INCONCLUSIVE" in (verdicts.get("speedup_above_zero"), verdicts.get("throughput_up")):
-        steps.append("Run more block pairs on a quiet machine (more epochs or a smaller comparison.block_steps).")
-    if verdicts.get("speedup_above_zero") == "FAIL":
-        steps.append("Turn the optimizations off one by one (config.optimizations) to find the one that costs.")
-    on_loss = [verdict for name, verdict in verdicts.items() if name.startswith(("loss_within_", "loss_no_worse_by_"))]
-    if any(verdict != "PASS" for verdict in on_loss):
-        steps.append("Turn off the optimizations of class statistical first: they change the rounding.")
-    if results["comparison"] is not None:
-        steps.append("Repeat with other seeds (config.seed) before claiming a difference of losses.")
-    return steps or ["Train a second arm (comparison.arms) to compare with this one."]
+def _reasons(results: Results) -> list[str]:
+    """Names of the criteria, and of the controls, that made a verdict what it is."""
+    verdict = results["verdict"]
+    reasons = [c["name"] for c in results["criteria"] if c["verdict"] == verdict]
+    if verdict == "INCONCLUSIVE" and results["controls"] is not None:
+        items = results["controls"]["items"]
+        reasons = [f"control {spaced(c['name'])}" for c in items if c["verdict"] != "PASS"] + reasons
+    return reasons
+
+
+def _single_arm(results: Results) -> str:
+    name, arm = next(iter(results["arms"].items()))
+    text = (
+        f"{name} trained {arm['steps']:,} steps to a {loss_name(results)} of "
+        f"{number(arm['final_heldout_loss'])}{loss_unit(results)}"
+    )
+    entropies = results["data"]["entropies"]
+    return f"{text} (bigram entropy {number(entropies.get('bigram'))})" if of_language_model(results) else text
+
+
+def _speed(results: Results) -> str:
+    comparison, controls = results["comparison"], results["controls"]
+    speed, optimized = comparison["step_time_speedup"], comparison["optimized"]
+    if speed["estimate"] is None:
+        return f"how fast {optimized} is was not measured"
+    margin = "no controls" if controls is None else f"noise floor {percent(controls['noise_floor'])}"
+    return (
+        f"{optimized} is {speed['estimate']:.3f} times as fast per step as {comparison['baseline']} "
+        f"(95 % interval {interval(speed['ci95'])}, {counted(speed['pairs'], comparison['unit'])}; {margin})"
+    )
+
+
+def _loss(results: Results) -> str:
+    loss, tests = results["comparison"]["heldout_loss_difference"], results["comparison"]["loss_tests"]
+    if loss["estimate"] is None:
+        return f"the difference of {loss_name(results)}es was not measured"
+    return (
+        f"its final {loss_name(results)} differs by {loss['estimate']:+.4f}{loss_unit(results)} (95 % interval "
+        f"{interval(loss['ci95'], '+.4f')}, {counted(loss['pairs'], loss['unit'])}; "
+        f"margins {tests['margin']:g} and {tests['tight_margin']:g})"
+    )

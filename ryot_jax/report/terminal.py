@@ -3,20 +3,19 @@
 Plain ASCII, or tables drawn with lines where the caller's terminal can show them; printing is the caller's.
 """
 
+import dataclasses
 import io
 import textwrap
-from collections.abc import Sequence
 
 import rich.box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ryot_jax.report import summary
-from ryot_jax.report.summary import Results
+from ryot_jax.report import summary, tables
+from ryot_jax.report.parts import Table as Rows
+from ryot_jax.report.words import Results
 from ryot_jax.runtime.console import printable
-
-_CRITERIA_HEADER = ("criterion", "target", "actual", "verdict")
 
 
 def render(results: Results, *, fancy: bool = False, width: int = 100) -> str:
@@ -27,20 +26,30 @@ def render(results: Results, *, fancy: bool = False, width: int = 100) -> str:
       fancy: tables drawn with lines, for terminals that speak UTF-8; otherwise the text is pure ASCII.
       width: columns.
     """
-    tables = [summary.deltas(results), (_CRITERIA_HEADER, summary.criteria_rows(results))]
+    wanted = [tables.deltas(results), _controls(results), tables.criteria(results)]
     parts = [_wrapped(summary.headline(results), width)]
-    parts += [(_drawn if fancy else _grid)(header, rows, width) for header, rows in tables]
+    parts += [(_drawn if fancy else _grid)(table, width) for table in wanted if table is not None]
+    parts.append("\n".join(_wrapped(sentence, width, "  ") for sentence in summary.findings(results)))
     parts += [_wrapped(f"warning: {warning}", width) for warning in results["warnings"]]
     text = "\n\n".join(parts) + "\n"
     return text if fancy else text.encode("ascii", "replace").decode("ascii")
 
 
-def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+def _controls(results: Results) -> Rows | None:
+    """The table of controls without what was done, for which a terminal is too narrow."""
+    table = tables.controls(results)
+    if table is None:
+        return None
+    narrow = dataclasses.replace(table, header=(table.header[0], *table.header[2:]))
+    return dataclasses.replace(narrow, rows=tuple((row[0], *row[2:]) for row in table.rows))
+
+
+def _drawn(rows: Rows, width: int) -> str:
     """A table drawn by `rich`, without colours: the text also goes to the log."""
     table = Table(box=rich.box.ROUNDED)
-    for index, title in enumerate(header):
-        table.add_column(Text(printable(title)), justify="right" if index and _numeric(header) else "left")
-    for row in rows:
+    for index, title in enumerate(rows.header):
+        table.add_column(Text(printable(title)), justify="right" if index and rows.numeric else "left")
+    for row in rows.rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     canvas = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     with canvas.capture() as capture:
@@ -48,10 +57,10 @@ def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
     return capture.get().rstrip("\n")
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+def _grid(rows: Rows, width: int) -> str:
     """A table of plain text: columns at their natural width, long cells wrapped so that a line fits."""
-    lines = [tuple(map(printable, row)) for row in (header, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    lines = [tuple(map(printable, row)) for row in (rows.header, *rows.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(rows.header))]
     while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 12:
         widths[widths.index(max(widths))] -= 1
     out = []
@@ -60,7 +69,7 @@ def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> s
         for height in range(max(map(len, cells))):
             parts = [cell[height] if height < len(cell) else "" for cell in cells]
             aligned = [
-                part.rjust(size) if index and _numeric(header) else part.ljust(size)
+                part.rjust(size) if index and rows.numeric else part.ljust(size)
                 for index, (part, size) in enumerate(zip(parts, widths, strict=True))
             ]
             out.append("  ".join(aligned).rstrip())
@@ -69,10 +78,5 @@ def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> s
     return "\n".join(out)
 
 
-def _numeric(header: Sequence[str]) -> bool:
-    """Whether a table holds numbers, which stand to the right: its first column, of titles, has no title."""
-    return header[0] == ""
-
-
-def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(printable(text), width)
+def _wrapped(text: str, width: int, indent: str = "") -> str:
+    return textwrap.fill(printable(text), width, subsequent_indent=indent)

@@ -3,7 +3,9 @@
 Who compiles with them, and what for, is said where they are used.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -31,3 +33,19 @@ def without_ynn(platform: str | None = None) -> dict[str, str | bool] | None:
             return None
         raise
     return dict(_YNN_OFF)
+
+
+@contextlib.contextmanager
+def counted_cache_hits() -> Iterator[list[str]]:
+    """Collects an event for each program that JAX takes from its cache of compiled programs meanwhile."""
+    hits: list[str] = []
+
+    def note(event: str, **_: object) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(note)
+    try:
+        yield hits
+    finally:
+        jax.monitoring.unregister_event_listener(note)

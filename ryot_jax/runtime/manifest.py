@@ -61,23 +61,30 @@ def collect(
       kernel_reasons: for each arm, op -> why that one.
     """
     return {
-        "schema_version": SCHEMA_VERSION,
-        "started_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "versions": versions(),
-        "git": git_state(Path(ryot_jax.__file__).parent),
+        **machine(devices, processor),
         "config_hash": hashlib.sha256(config_json.encode()).hexdigest(),
         "data_hash": data_hash,
         "tokenizer_hash": tokenizer_hash,
         "end_of_document": end_of_document,
-        "devices": dataclasses.asdict(devices),
-        "processor": dataclasses.asdict(processor),
-        "system": {"os": platform.system(), "release": platform.release(), "load_1min": _load()},
-        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         "allocator": dataclasses.asdict(allocator),
         "kernels": {
             arm: {op: {"implementation": name, "reason": kernel_reasons[arm][op]} for op, name in plan.items()}
             for arm, plan in kernel_plans.items()
         },
+    }
+
+
+def machine(devices: Devices, processor: Processor) -> dict[str, Any]:
+    """The part of a manifest that is known without a config: when, with which software, on which machine."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "started_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": versions(),
+        "git": git_state(Path(ryot_jax.__file__).parent),
+        "devices": dataclasses.asdict(devices),
+        "processor": dataclasses.asdict(processor),
+        "system": {"os": platform.system(), "release": platform.release(), "load_1min": _load()},
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
 
 

@@ -47,6 +47,24 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def record(self) -> Path:
+        """The finished blocks and evaluations, once training is done."""
+        return self.path / "record.json"
+
+    @property
+    def estimands(self) -> Path:
+        """What the run is to estimate and how it will be judged, from before its first step."""
+        return self.path / "estimands.json"
+
+    def training_pair(self, index: int) -> "RunDirectory":
+        """The folder of a training pair: the run's own for the first, one within it for the others."""
+        return self if index == 0 else RunDirectory(self.path / "pairs" / f"{index:03d}")
+
+    def process(self, index: int) -> Path:
+        """What a process that timed block pairs anew has found, a JSON file."""
+        return self.path / "processes" / f"{index:03d}.json"
+
+    @property
     def results(self) -> Path:
         """Criteria, verdict and both arms' figures."""
         return self.path / "results.json"

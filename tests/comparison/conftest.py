@@ -6,7 +6,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from ryot_jax.comparison import protocol, results
+from ryot_jax.comparison import estimands, protocol, results, variants
+from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.kernels import KernelPlan
@@ -103,19 +104,22 @@ def assemble(run, schedule):
     """`assemble(arms, **changes of results.assemble's arguments)` -> results of a whole run of `arms`."""
     plans = {"baseline": KernelPlan(), "optimized": KernelPlan(dense="xla")}
 
-    def assembled(arms, **changes):
-        facts = [
-            results.ArmFacts(
-                variant=Variant(arm.name, plans[arm.name]),
-                parameters=1000,
-                compile_seconds={"trace": 0.5, "lower": 0.25, "compile": 2.0},
-                memory_bytes=2**20,
-                program_check=None,
-                evidence={"dense": Evidence(True, "12 products")} if arm.name == "optimized" else {},
-                reasons={},
-            )
-            for arm in arms
-        ]
+    def facts_of(arm):
+        variant, baseline = (Variant(name, plans[name]) for name in (arm.name, "baseline"))
+        evidence = {"dense": Evidence(True, "12 products")} if arm.name == "optimized" else {}
+        return results.ArmFacts(
+            name=arm.name,
+            parameters=1000,
+            compile_seconds={"trace": 0.5, "lower": 0.25, "compile": 2.0},
+            memory_bytes=2**20,
+            plan=dataclasses.asdict(variant.plan),
+            statistical=variants.is_statistical(variant),
+            optimizations=variants.describe(variant, evidence, {}),
+            differences=variants.differences(baseline, variant),
+        )
+
+    def assembled(arms, more_pairs=(), processes=(), controls=None, use_schedule=schedule, **changes):
+        """`more_pairs`: arms of further training pairs, by seed from 1 on."""
         arguments = {
             "name": "fake",
             "data": {"source": "made up"},
@@ -124,7 +128,9 @@ def assemble(run, schedule):
             "artifacts": {"results": "results.json"},
             **changes,
         }
-        settings = arguments.pop("settings", results.Settings(0.1, 0.02, "bigram"))
-        return results.assemble(run(arms), facts, schedule, settings, **arguments)
+        settings = arguments.pop("settings", estimands.Settings(0.1, 0.02, "bigram"))
+        pairs = [TrainingPair(seed, run(each, use_schedule)) for seed, each in enumerate([arms, *more_pairs])]
+        found = results.Found(pairs, processes, controls)
+        return results.assemble(found, [facts_of(arm) for arm in arms], use_schedule, settings, **arguments)
 
     return assembled

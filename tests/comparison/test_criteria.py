@@ -32,7 +32,7 @@ MARGINS = {"margin": 0.1, "tight_margin": 0.02}
 
 def judge(arm=GOOD, pair=PAIR, beat="bigram", statistical=False):
     """Verdicts by criterion name; `arm` is the optimized one."""
-    arms = {"baseline": GOOD, "optimized": arm}
+    arms = {"baseline": [GOOD], "optimized": [arm]}
     found = criteria.judge(arms, pair, entropies=ENTROPIES, beat=beat, statistical=statistical, **MARGINS)
     return {criterion.name: criterion.verdict for criterion in found}
 
@@ -145,7 +145,9 @@ def test_the_bigram_criterion_is_there_only_where_the_config_asks_for_it():
 
 
 def test_one_arm_alone_has_no_pair_criteria():
-    found = criteria.judge({"baseline": GOOD}, None, entropies=ENTROPIES, beat="unigram", statistical=False, **MARGINS)
+    found = criteria.judge(
+        {"baseline": [GOOD]}, None, entropies=ENTROPIES, beat="unigram", statistical=False, **MARGINS
+    )
     assert [c.name for c in found] == [
         "trains_end_to_end",
         "loss_falls",

@@ -26,7 +26,7 @@ def test_a_faster_arm_of_equal_loss_passes(make_arms, assemble):
     assert speed["estimate"] == pytest.approx(1.25, rel=0.02)
     assert speed["ci95"][0] < 1.25 < speed["ci95"][1]
     assert speed["pairs"] == len(speed["blocks"]) == 12
-    assert found["comparison"]["heldout_loss_difference"]["sequences"] == 40
+    assert found["comparison"]["heldout_loss_difference"]["pairs"] == 40
 
 
 def test_two_arms_of_one_speed_are_not_called_faster(make_arms, assemble):
@@ -86,7 +86,7 @@ def test_plain_turns_numpy_and_non_finite_values_into_json():
     ("damage", "message"),
     [
         (lambda r: r.pop("verdict"), "results.verdict is missing"),
-        (lambda r: r.update(schema_version=2), "schema_version is 2"),
+        (lambda r: r.update(schema_version=3), "schema_version is 3"),
         (lambda r: r.update(verdict="GREAT"), "verdict 'GREAT'"),
         (lambda r: r["arms"]["baseline"].update(steps=1.5), "arms.baseline.steps is float, not int"),
         (lambda r: r["comparison"]["step_time_speedup"].update(ci95=[2, 1]), "ci95 is"),

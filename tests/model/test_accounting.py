@@ -1,19 +1,29 @@
 """Closed forms agree with the arrays and with what the compiler counts."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import ModelConfig, accounting, functional
 from ryot_jax.model.config import from_config
+from ryot_jax.training.optimizer import OPTIMIZERS, make_optimizer
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "tie_embeddings": False}
 
 
 def shapes(cfg):
     return jax.eval_shape(lambda: functional.init(cfg, 0)[1])
+
+
+def nbytes(tree):
+    """Bytes of arrays, or of those that shapes stand for."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def compiled_step(cfg, batch_size, oracle_jit):
@@ -68,6 +78,55 @@ def test_flops_grow_as_documented():
     assert accounting.flops_per_step(cfg, 64, 128) == 2 * flops
     assert accounting.flops_per_step(cfg, 32, 64) < flops / 2, "attention grows with the square of the length"
     assert accounting.flops_per_step(ModelConfig(remat=True), 32, 128) == flops
+
+
+def test_the_least_flops_lack_the_scores_that_are_masked():
+    cfg = ModelConfig(n_layers=3)
+    T, batch_size = 8, 2
+    visible = int(np.tril(np.ones((T, T))).sum()) * batch_size
+    scores = lambda pairs: 3 * (2 + 2) * cfg.n_layers * cfg.d_model * pairs  # noqa: E731
+    projections = accounting.flops_per_step(cfg, batch_size, T) - scores(batch_size * T * T)
+    assert accounting.least_flops_per_step(cfg, batch_size, T) == projections + scores(visible)
+    one_token = accounting.least_flops_per_step(cfg, 5, 1)
+    assert one_token == accounting.flops_per_step(cfg, 5, 1), "one token masks nothing"
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("architecture", [{}, LLAMA], ids=["gpt2", "llama"])
+def test_the_least_bytes_are_those_of_the_arrays(architecture, optimizer):
+    cfg = ModelConfig(**architecture)
+    training = get_default().training
+    training.update(optimizer=optimizer, schedule="constant" if optimizer == "schedule_free" else "cosine")
+    params = shapes(cfg)
+    opt_state = jax.eval_shape(make_optimizer(training, 800).init, params)
+    state_bytes = functools.partial(
+        accounting.least_state_bytes_per_step, cfg, 32, cfg.max_len, optimizer_bytes=nbytes(opt_state)
+    )
+    assert state_bytes(clipped=False) == 2 * (nbytes(params) + nbytes(opt_state))
+    assert state_bytes() == 2 * (2 * nbytes(params) + nbytes(opt_state)), "every row has a gradient"
+    if optimizer == "adamw":
+        counters = sum(leaf.dtype == jnp.int32 for leaf in jax.tree.leaves(opt_state))
+        assert state_bytes() == accounting.least_state_bytes_per_step(cfg, 32, cfg.max_len) + 2 * 4 * counters
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_gradients_have_bytes_where_a_batch_can_touch_the_weights(small, tie_embeddings):
+    cfg = small.config(tie_embeddings=tie_embeddings)
+    batch_size, T = 2, 5
+    graphdef, params = small.build(cfg)
+    ids_BT = np.arange(batch_size * T, dtype=np.int32).reshape(batch_size, T)  # as many rows as tokens can touch
+    loss = lambda p: functional.loss(graphdef, p, {"inputs": ids_BT, "targets": ids_BT}, plan=KernelPlan())[0]  # noqa: E731
+    grads = jax.grad(loss)(params)
+    tables = {name: grads.pop(name) for name in ("embedding", "positions")}
+    touched = sum(grad.shape[1] * int(jnp.any(grad != 0, axis=1).sum()) for grad in tables.values())
+    counted = 4 * (touched + sum(grad.size for grad in jax.tree.leaves(grads)))
+    state_bytes = functools.partial(accounting.least_state_bytes_per_step, cfg, batch_size, T)
+    assert state_bytes() - state_bytes(clipped=False) == 2 * counted
+
+
+def test_the_batchs_bytes_are_those_of_its_arrays(small):
+    cfg = small.config()
+    assert accounting.batch_bytes(3, cfg.max_len) == nbytes(small.batch(cfg, batch_size=3))
 
 
 @pytest.mark.parametrize(

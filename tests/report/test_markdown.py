@@ -2,17 +2,22 @@
 
 import re
 
-from ryot_jax.report import files, markdown, plots
+import pytest
+
+from ryot_jax.report import document, files, markdown, plots
 
 SECTIONS = [
     "Executive summary",
-    "Baseline, optimized, delta",
-    "Effect",
+    "Controls",
     "Success criteria",
+    "Baseline, optimized, delta",
+    "Effect, pair by pair",
     "Convergence",
-    "Epochs",
-    "Optimizations",
-    "Data and machine",
+    "Step time",
+    "Compilation and break-even",
+    "Roofline and memory",
+    "Config differences",
+    "Manifest and warnings",
     "Artifacts",
     "What this does not show",
     "What next",
@@ -23,49 +28,111 @@ def test_the_report_has_its_sections_in_order(results):
     text = markdown.render(results, {"convergence": "convergence.png"})
     assert text.startswith("# scaled: PASS\n")
     assert re.findall(r"^## (.*)$", text, re.M) == SECTIONS
-    assert "![Held-out loss against training steps" in text and "(convergence.png)" in text
+    assert "![Held-out loss in nats per token: baseline from 7.643 to" in text and "](convergence.png)" in text
     assert "Seed noise was not measured" in text
 
 
-def test_every_table_row_has_the_columns_of_its_header(results):
-    text = markdown.render(results, {})
+def test_the_attribution_has_a_section_where_there_is_one(situation):
+    titles = [section.title for section in document.sections(situation("ablated"))]
+    assert titles == [*SECTIONS[:8], "Attribution", *SECTIONS[8:]]
+
+
+def test_every_table_row_has_the_columns_of_its_header(any_results):
+    text = markdown.render(any_results, {})
     tables = re.findall(r"(?:^\|.*\|$\n?)+", text, re.M)
-    assert len(tables) == 7
+    assert len(tables) >= 6
     for table in tables:
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}
         assert len(counts) == 1
 
 
+def test_no_section_is_empty(any_results):
+    text = markdown.render(any_results, {})
+    assert not re.findall(r"^## .*\n+(?=## |\Z)", text, re.M)
+
+
 def test_the_epoch_table_has_one_row_per_epoch_with_both_arms(results):
     text = markdown.render(results, {})
-    epochs = text[text.index("## Epochs") : text.index("## Optimizations")]
+    epochs = text[text.index("**Epochs**") : text.index("## Step time")]
     rows = [line for line in epochs.splitlines() if re.match(r"\| \d+ \|", line)]
     assert len(rows) == 8
-    assert rows[0] == "| 1 | 5.1688 | 5.1688 | 25.0 | 16,384 | 5.1728 | 5.1728 | 20.0 | 20,480 |"
+    assert rows[0] == "| 1 | 5.2501 | 5.1501 | 16.1 | 25,441 | 5.2541 | 5.1541 | 12.9 | 31,827 |"
 
 
-def test_markup_in_a_name_stays_text(results):
-    results["name"] = "<script>alert(1)</script> | a_b *c* `d` [e](f)\n# g"
-    first = markdown.render(results, {}).splitlines()[0]
-    assert "<script>" not in first and "&lt;script&gt;" in first
-    assert r"\| a\_b \*c\* \`d\` \[e\](f) \# g" in first
+def test_the_numbers_of_what_was_found_are_in_its_tables(situation):
+    text = markdown.render(situation("many_seeds") | {"attribution": situation("ablated")["attribution"]}, {})
+    for row in (
+        "| step-time speed-up (geometric mean of ratios) | 1.2510 | 1.2210 to 1.2820 | 4 processes |",
+        "| p of losses apart by 0.1 or more | 1e-90 |  | two one-sided tests, training pairs |",
+        "| optimized | 790 | 101.7 | 115.5 |",
+        "| baseline | 0.900 | 0.400 | 6.30 | 7.60 | 1.06 | 161.0 |",
+        "| dense | xla | 1.180 (1.168 to 1.192) | 0.0012 | 1.150 (1.138 to 1.162) | 0.0018 | 1.165 (1.153 to 1.177) |",
+        "| baseline | float32 | 26.0 | 1,112.0 | 1,100.0 | 23.6 | 161.0 | 161.0 | 260.0 | 62 % | compute |",
+        "| matrix product, float32 | 260.0 GFLOP/s | numpy |",
+        "| optimizations.dense | off | xla |",
+        "| 2 | 8 | 1.2630 | 7.70 | 13.1 |",
+        "| processor.vector\\_flags | avx2, avx512\\_bf16 |",
+    ):
+        assert row in text
 
 
-def test_one_arm_alone_is_reported_without_a_comparison(results):
-    results["comparison"] = None
-    del results["arms"]["optimized"]
-    text = markdown.render(results, {})
-    assert "## Effect" not in text and "Seed noise" not in text and "## Training" in text
+def test_what_was_not_measured_is_said_with_its_reason(situation):
+    text = markdown.render(situation("single_arm"), {})
+    for sentence in (
+        "No controls were run: nothing was compared.",
+        "No pairs: a single arm was trained, and nothing was compared.",
+        "Step times are kept block by block where two arms are compared; here there is one.",
+        "The roofline was not measured in this run.",
+        "There is one arm: nothing differs.",
+        "No warnings.",
+    ):
+        assert sentence in text
+    text = markdown.render(situation("nothing_measured"), {})
+    for sentence in (
+        "No epoch ended with an evaluation: there is no curve to show.",
+        "No block was timed.",
+        "The arms differ in no field of the config.",
+        "The results name no files.",
+        "Compiling once more, from the cache, was not measured for baseline and optimized.",
+        "Roofline: baseline was not measured; optimized was not measured.",
+    ):
+        assert sentence in text
 
 
-def test_what_next_follows_from_the_criteria(results):
-    results["criteria"][1]["verdict"] = results["verdict"] = "FAIL"
-    assert "to find the one that costs" in markdown.render(results, {})
+def test_the_command_that_draws_it_again_is_for_the_runs_that_have_a_directory(situation):
+    assert "\n    ryot report --run=RUN\n" in markdown.render(situation("passed"), {})
+    assert "ryot report" not in markdown.render(situation("brought"), {})
 
 
-def test_write_leaves_the_report_and_its_plots(results, tmp_path):
+HOSTILE = "<script>alert(1)</script> | a_b *c* `d` [e](f)\n# g"
+
+
+@pytest.mark.parametrize("place", ["name", "warning", "criterion", "config", "arm", "artifact"])
+def test_markup_in_any_text_stays_text(results, renamed, place):
+    match place:
+        case "name":
+            results["name"] = HOSTILE
+        case "warning":
+            results["warnings"] = [HOSTILE]
+        case "criterion":
+            results["criteria"][0]["actual"] = HOSTILE
+        case "config":
+            results["config_differences"][0]["optimized"] = HOSTILE
+        case "arm":
+            renamed(results, {"optimized": HOSTILE})
+        case "artifact":
+            results["artifacts"][HOSTILE] = HOSTILE
+    text = markdown.render(results, dict.fromkeys(plots.PLOTS, "x.png"))
+    assert "<script>" not in text and "\n# g" not in text
+    assert r"&lt;script&gt;alert(1)&lt;/script&gt; \| a\_b \*c\* \`d\` \[e\](f) \# g" in text
+
+
+def test_write_leaves_the_reports_and_their_plots(results, tmp_path):
     written = files.write(tmp_path, results)
-    assert {path.name for path in written} == {"report.md", "convergence.png", "step_time.png"}
+    drawn = {f"{name}.png" for name in plots.PLOTS if name != "attribution"}
+    assert [path.name for path in written[:2]] == ["report.html", "report.md"]
+    assert {path.name for path in written[2:]} == drawn
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    for name in plots.PLOTS:
-        assert f"({name}.png)" in text and (tmp_path / f"{name}.png").stat().st_size < 200_000
+    for name in drawn:
+        assert f"({name})" in text and (tmp_path / name).stat().st_size < 200_000
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

@@ -1,0 +1,138 @@
+"""Where do both arms' training steps stand below the roof of this machine?
+
+    python -m experiments.roofline --config=configs/scaled.py --write
+
+Both arms are built as the main command builds them and take turns in blocks of steps, in random order, there and
+back; in every round the machine's peaks are measured too, and the best of all rounds is the roof. The main command
+draws the same after its run, from peaks that are measured once. About 2 minutes for configs/scaled.py.
+
+Goal: no arm above its roof, which would be a bug. Exit code 0: none is, 3: one is.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+from experiments import random_tokens, record
+from experiments.blocks import interleave, steps_within
+from ryot_jax.comparison import roofline
+from ryot_jax.comparison.peaks import MEMORY, Meter, build
+from ryot_jax.comparison.variants import check_active
+from ryot_jax.config import load
+from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.runtime.devices import describe_devices
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/scaled.py")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--block_seconds", type=float, default=1.5, help="length of a block, of which a round has two")
+    parser.add_argument("--peak_seconds", type=float, default=0.5, help="the same for the peaks")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the arms")
+    parser.add_argument("--write", action="store_true", help="write experiments/results/roofline_CONFIG.md")
+    options = parser.parse_args(words)
+    if options.rounds < 1:
+        parser.error("needs at least 1 round")
+    allocator = configure_allocator()
+    others = record.others_at_work()
+    config = load(options.config)
+
+    setting = random_tokens.setting(config, arms=("baseline", "optimized"))
+    arms = {variant.name: setting.arm(variant.name) for variant in setting.variants}
+    check_active(setting.variants, {name: arm.hlo_text() for name, arm in arms.items()}, setting.spec)
+    shapes = roofline.product_shapes(setting.model, setting.spec.rows)
+    candidates, refused = build(roofline.products_dtypes(setting.model, setting.variants), shapes)
+    meter = Meter(candidates)
+
+    def measure_peaks(rounds: int) -> float:
+        meter.run(rounds * options.peak_seconds)
+        return rounds * options.peak_seconds
+
+    blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
+    steps = {name: steps_within(run, options.block_seconds) for name, run in blocks.items()}
+    seconds = interleave(
+        {**blocks, "peaks": measure_peaks},
+        {**steps, "peaks": 1},
+        rounds=options.rounds,
+        seed=options.seed,
+        on_round=lambda done: record.progress(done, options.rounds),
+    )
+
+    medians = {name: float(np.median(seconds[name])) for name in arms}
+    devices = describe_devices()
+    work = roofline.training_steps(setting.shared, setting.variants, medians, devices)
+    found = roofline.place(work, meter.peaks(), units=roofline.computing_units(devices))
+    notes = [
+        "Operations and bytes are the closed forms of ryot_jax.model.accounting: matrix products without the masked "
+        "half of the scores; weights, gradients and optimizer state read and written once, and token ids. The roof is "
+        "what the slower of products and memory traffic leaves at those. Times: the median and the best round.",
+        *roofline.warnings(found),
+        f"Allocator: {allocator.reason}.",
+        others,
+        *(f"Not measured: {why}." for why in refused),
+    ]
+    return record.conclude(
+        f"roofline_{config.name}",
+        f"Roofline of {config.name}",
+        command=record.command("experiments.roofline", words),
+        tables=[_arms(found, seconds), _peaks(meter)],
+        criteria=[
+            record.at_most(f"{name}: share of the roof", arm["share"], 1.0) for name, arm in found["arms"].items()
+        ],
+        notes=notes,
+        write=options.write,
+    )
+
+
+def _arms(found, seconds) -> record.Table:
+    header = (
+        "arm",
+        "products in",
+        "GFLOP",
+        "MiB",
+        "FLOP/byte",
+        "roof GFLOP/s",
+        "bound by",
+        "ms",
+        "GFLOP/s",
+        "share",
+        "best ms",
+        "best share",
+    )
+    rows = [
+        (
+            name,
+            arm["dtype"],
+            f"{arm['flops'] / 1e9:.2f}",
+            f"{arm['bytes'] / 2**20:,.1f}",
+            f"{arm['flops'] / arm['bytes']:,.0f}",
+            f"{arm['roof'] / 1e9:,.0f}",
+            arm["bound"],
+            f"{1e3 * arm['seconds']:.1f}",
+            f"{arm['flops_per_second'] / 1e9:,.0f}",
+            f"{arm['share']:.3f}",
+            f"{1e3 * min(seconds[name]):.1f}",
+            f"{arm['share'] * arm['seconds'] / min(seconds[name]):.3f}",
+        )
+        for name, arm in found["arms"].items()
+    ]
+    return record.Table("training step", header, rows)
+
+
+def _peaks(meter: Meter) -> record.Table:
+    by_resource = sorted(meter.rates(), key=lambda found: found[0].resource)
+    rows = [
+        (f"{candidate.resource}, {candidate.name}", f"{rate / 1e9:,.0f} {_unit(candidate.resource)}")
+        for candidate, rate in by_resource
+    ]
+    return record.Table("peaks (products: rows x inner x columns), best sample", ("program", "rate"), rows)
+
+
+def _unit(resource: str) -> str:
+    return "GB/s" if resource == MEMORY else "GFLOP/s"
+
+
+if __name__ == "__main__":
+    sys.exit(record.exit_code(main))

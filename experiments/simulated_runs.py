@@ -1,0 +1,263 @@
+"""Paired runs on simulated or replayed machines: how often the comparison is wrong, and how often others would be.
+
+Fitting a machine to measured times is left to `step_noise`, the tables and goals to `false_positives`.
+Shape letters as in `ryot_jax.comparison.simulation`: S simulations, A arms, K steps of an arm, N blocks.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import scipy.stats
+
+from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.simulation import Drift, Phases, StepNoise, block_seconds, simulate
+from ryot_jax.comparison.statistics import CONFIDENCE, speed_up, t_interval
+
+EFFECTS = (0.02, 0.05, 0.10)
+JUDGED = 200  # A/A runs that go through `speed_up` as a real run does
+FEW_PAIRS = 5
+RESAMPLES = 2000
+
+# (schedule, effect) -> seconds of blocks, float64[S, A, N]; another effect brings other noise.
+Source = Callable[[Schedule, float], np.ndarray]
+
+
+# ---- Machines --------------------------------------------------------------------------------------------------
+
+
+def harsher(noise: StepNoise) -> dict[str, StepNoise]:
+    """Machines worse than the measured one, by name."""
+    return {
+        "drift twice as large": dataclasses.replace(
+            noise,
+            drifts=tuple(dataclasses.replace(drift, sd=2 * drift.sd) for drift in noise.drifts),
+            phases=tuple(dataclasses.replace(phase, log_slower=2 * phase.log_slower) for phase in noise.phases),
+        ),
+        "and a drift of 10 % over a minute": dataclasses.replace(noise, drifts=(*noise.drifts, Drift(0.1, 60.0))),
+        # From 0.8 to 1.2 times and back; half a minute in each.
+        "and phases of +-20 %": dataclasses.replace(
+            noise, phases=(*noise.phases, Phases(math.log(1.2 / 0.8), 0.5, 15.0))
+        ),
+        "spikes three times as large": dataclasses.replace(noise, spike_log_mean=3 * noise.spike_log_mean),
+        "steps 3.6 times as long": dataclasses.replace(noise, seconds=3.6 * noise.seconds),
+    }
+
+
+def drawn(noise: StepNoise, simulations: int, seed: int) -> Source:
+    """Runs on machines of the model."""
+
+    def blocks(schedule: Schedule, effect: float) -> np.ndarray:
+        return block_seconds(
+            simulate(noise, schedule, _rng(seed, effect), simulations=simulations, effect=effect), schedule
+        )
+
+    return blocks
+
+
+def replayed(seconds_K: np.ndarray, simulations: int, seed: int) -> Source:
+    """Runs cut from measured steps, from a random one on, with orders drawn anew: there is no model in it.
+
+    Its blocks must be of one length. The measured series goes on with its start after its end.
+    """
+
+    def blocks(schedule: Schedule, effect: float) -> np.ndarray:
+        rng = _rng(seed, effect)
+        pairs = len(schedule.blocks())
+        steps_SK = rng.integers(seconds_K.size, size=(simulations, 1)) + np.arange(2 * schedule.total_steps)
+        taken_SNA = np.take(seconds_K, steps_SK, mode="wrap").reshape(simulations, pairs, 2, -1).sum(axis=-1)
+        blocks_SAN = rng.permuted(taken_SNA, axis=2).transpose(0, 2, 1)
+        return blocks_SAN * np.array([1.0 + effect, 1.0])[:, None]
+
+    return blocks
+
+
+def _rng(seed: int, effect: float) -> np.random.Generator:
+    return np.random.default_rng((seed, round(1e4 * effect)))
+
+
+# ---- The comparison, as it is ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """So many of so many."""
+
+    count: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        return self.count / self.of
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Two-sided 95 % Clopper-Pearson interval."""
+        found = scipy.stats.binomtest(self.count, self.of).proportion_ci(CONFIDENCE, method="exact")
+        return float(found.low), float(found.high)
+
+    @property
+    def upper_bound(self) -> float:
+        """One-sided 95 % Clopper-Pearson bound."""
+        found = scipy.stats.binomtest(self.count, self.of, alternative="less")
+        return float(found.proportion_ci(CONFIDENCE, method="exact").high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
+
+
+def rate(holds_S: np.ndarray) -> Rate:
+    """How often it holds."""
+    return Rate(int(np.count_nonzero(holds_S)), int(holds_S.size))
+
+
+def intervals(blocks_SAN: np.ndarray) -> np.ndarray:
+    """The `ci95` of `speed_up`, float64[S, 2], without its sign-flip test: that takes 100 times as long."""
+    return np.exp(np.array([t_interval(log_ratios_N) for log_ratios_N in log_ratios(blocks_SAN)]))
+
+
+def log_ratios(blocks_SAN: np.ndarray) -> np.ndarray:
+    """Of baseline over optimized, float64[S, N]."""
+    return np.log(blocks_SAN[:, 0]) - np.log(blocks_SAN[:, 1])
+
+
+def covers(intervals_S2: np.ndarray, value: float) -> np.ndarray:
+    """Whether each interval holds the value, bool[S]."""
+    return (intervals_S2[:, 0] <= value) & (value <= intervals_S2[:, 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """How the comparison does on one machine.
+
+    Attributes:
+      log_ratio_sd: root mean square log ratio of the two blocks of a pair in A/A runs.
+      false_positives: A/A runs whose interval leaves out 1.
+      first_false_positives: of the first 200 alone.
+      coverage: intervals that hold the effect, by effect.
+      power: intervals above 1, by effect.
+      above_floor: intervals above the noise floor of a placebo control of the same size too, by effect.
+    """
+
+    log_ratio_sd: float
+    false_positives: Rate
+    first_false_positives: Rate
+    coverage: dict[float, Rate]
+    power: dict[float, Rate]
+    above_floor: dict[float, Rate]
+
+
+def examine(source: Source, schedule: Schedule) -> Found:
+    """The comparison of A/A runs and of runs with each effect."""
+    blocks_SAN = source(schedule, 0.0)
+    placebo_S2 = intervals(blocks_SAN)
+    wrong_S = ~covers(placebo_S2, 1.0)
+    floor_S = np.exp(np.abs(np.log(placebo_S2)).max(axis=1))
+    coverage, power, above_floor = {}, {}, {}
+    for effect in EFFECTS:
+        intervals_S2 = intervals(source(schedule, effect))
+        coverage[effect] = rate(covers(intervals_S2, 1.0 + effect))
+        power[effect] = rate(intervals_S2[:, 0] > 1.0)
+        above_floor[effect] = rate(intervals_S2[:, 0] > floor_S)
+    spread = float(np.sqrt(np.mean(log_ratios(blocks_SAN) ** 2)))
+    return Found(spread, rate(wrong_S), rate(wrong_S[:JUDGED]), coverage, power, above_floor)
+
+
+def as_in_a_run(source: Source, schedule: Schedule) -> tuple[Rate, Rate]:
+    """The first 200 A/A runs through `speed_up` itself: intervals that leave out 1, sign-flip p below 5 %."""
+    found = [speed_up(*blocks_AN) for blocks_AN in source(schedule, 0.0)[:JUDGED]]
+    by_interval = ~covers(np.array([one.ci95 for one in found]), 1.0)
+    by_sign_flip = np.array([one.p_sign_flip for one in found]) < 1.0 - CONFIDENCE
+    return rate(by_interval), rate(by_sign_flip)
+
+
+# ---- What is often done ----------------------------------------------------------------------------------------
+
+
+def often_done(noise: StepNoise, schedule: Schedule, simulations: int, seed: int) -> dict[str, Rate]:
+    """False positives in A/A runs of analyses that are often seen, by name."""
+    at_once = dataclasses.replace(
+        schedule, epochs=1, steps_per_epoch=schedule.total_steps, block_steps=schedule.total_steps
+    )
+    sequential_SAK = simulate(noise, at_once, _rng(seed, 0.0), simulations=simulations)
+    steps_SAK = simulate(noise, schedule, _rng(seed, 0.0), simulations=simulations)
+    few_SAN = block_seconds(steps_SAK, schedule)[:, :, :FEW_PAIRS]
+    return {
+        "one arm after the other, Welch over steps": rate(welch_rejects(sequential_SAK)),
+        "blocks in turn, Welch over steps": rate(welch_rejects(steps_SAK)),
+        f"{FEW_PAIRS} block pairs, bootstrap": rate(bootstrap_rejects(few_SAN, seed)),
+        f"{FEW_PAIRS} block pairs, t": rate(~covers(intervals(few_SAN), 1.0)),
+    }
+
+
+def welch_rejects(values_SAK: np.ndarray) -> np.ndarray:
+    """Whether Welch's unpaired test calls the arms different, bool[S]: as if all values were independent."""
+    p_S = scipy.stats.ttest_ind(values_SAK[:, 0], values_SAK[:, 1], axis=1, equal_var=False).pvalue
+    return p_S < 1.0 - CONFIDENCE
+
+
+def bootstrap_rejects(blocks_SAN: np.ndarray, seed: int) -> np.ndarray:
+    """Whether the percentile bootstrap interval of the mean log ratio leaves out 0, bool[S]."""
+    pairs = blocks_SAN.shape[-1]
+    draws_RN = np.random.default_rng(seed).multinomial(pairs, [1 / pairs] * pairs, RESAMPLES)
+    means_SR = log_ratios(blocks_SAN) @ draws_RN.T / pairs
+    low_S, high_S = np.quantile(means_SR, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=1)
+    return (low_S > 0) | (high_S < 0)
+
+
+# ---- What would help -------------------------------------------------------------------------------------------
+
+
+class ThereAndBack(Schedule):
+    """Every second block has the order of the one before it reversed: two together are one pair A B B A."""
+
+    def order(self, index: int, names: Sequence[str]) -> tuple[str, ...]:
+        """The order of the arms in block `index`."""
+        first = super().order(index // 2, names)
+        return first[::-1] if index % 2 else first
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """A way to run and pair the blocks.
+
+    Attributes:
+      name: in words.
+      schedule: of the run.
+      together: so many neighbouring blocks of an arm make one entry of the analysis.
+    """
+
+    name: str
+    schedule: Schedule
+    together: int = 1
+
+    def examine(self, noise: StepNoise, effect: float, simulations: int, seed: int) -> tuple[Rate, Rate, Rate, float]:
+        """False positives in A/A runs; coverage, power and median half width of log intervals at the effect."""
+
+        def found(effect: float) -> np.ndarray:
+            blocks_SAN = drawn(noise, simulations, seed)(self.schedule, effect)
+            return intervals(blocks_SAN.reshape(*blocks_SAN.shape[:2], -1, self.together).sum(axis=-1))
+
+        intervals_S2 = found(effect)
+        half = float(np.median(np.diff(np.log(intervals_S2), axis=1)) / 2)
+        return (
+            rate(~covers(found(0.0), 1.0)),
+            rate(covers(intervals_S2, 1.0 + effect)),
+            rate(intervals_S2[:, 0] > 1.0),
+            half,
+        )
+
+
+def designs(schedule: Schedule) -> Iterator[Design]:
+    """The schedule as it is, with the same number of steps in other blocks, and with four times as many."""
+    steps, pairs = schedule.block_steps, len(schedule.blocks())
+    yield Design(f"{pairs} pairs of {steps} steps", schedule)
+    halves = dataclasses.replace(schedule, block_steps=steps // 2)
+    mirrored = ThereAndBack(**dataclasses.asdict(halves))
+    yield Design(f"{pairs} pairs of {steps} steps, A B B A in halves", mirrored, together=2)
+    for parts in (2, 5):
+        parted = dataclasses.replace(schedule, block_steps=steps // parts)
+        yield Design(f"{parts * pairs} pairs of {steps // parts} steps", parted)
+    yield Design(f"{4 * pairs} pairs of {steps} steps", dataclasses.replace(schedule, epochs=4 * schedule.epochs))

@@ -1,0 +1,65 @@
+"""Runs the controls of a run with the programs of its optimized arm."""
+
+import time
+from collections.abc import Mapping
+
+from ryot_jax.comparison import criteria
+from ryot_jax.comparison.arms import Arm
+from ryot_jax.comparison.controls import Control, Controls, RunBlock, judge_shuffled, timing_controls
+from ryot_jax.comparison.criteria import ArmOutcome
+from ryot_jax.comparison.estimands import Settings
+from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.runtime.console import Console
+from ryot_jax.training.loop import Trainer
+
+
+def run(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings, console: Console) -> Controls:
+    """Placebo, known delay and shuffled targets.
+
+    Args:
+      arm: the optimized one; its own training is not touched.
+      schedule: of the run.
+      entropies: as in `criteria.judge`.
+      settings: of the run.
+      console: told what came of them.
+    """
+    console.line("controls: two arms of one program, and one that takes more steps than it says")
+    comparison = arm.shared.config.comparison
+    placebo, delay, noise_floor = timing_controls(
+        {name: _blocks_of(arm.twin(name)) for name in ("reference", "placebo", "delayed")},
+        blocks=comparison.control_blocks,
+        block_steps=comparison.control_steps,
+        seed=schedule.seed,
+    )
+    controls = Controls((placebo, delay, _shuffled(arm, schedule, entropies, settings)), noise_floor)
+    for control in controls.items:
+        console.line(f"  {control.name.replace('_', ' ')}: {control.verdict}, {control.actual}")
+    return controls
+
+
+def _blocks_of(trainer: Trainer) -> RunBlock:
+    return lambda steps: trainer.run_block(steps).seconds
+
+
+def _shuffled(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings) -> Control:
+    """Half the run's steps are enough: an arm that learns has beaten the entropies by then, or never does."""
+    start = time.perf_counter()
+    trainer = arm.shuffled_twin("shuffled")
+    initial = trainer.evaluate(arm.shared.evaluator).mean_loss
+    steps = max(1, schedule.total_steps // 2)
+    block = trainer.run_block(steps)
+    final = trainer.evaluate(arm.shared.evaluator).mean_loss
+    outcome = ArmOutcome(
+        steps=steps,
+        planned_steps=steps,
+        first_train_loss=block.losses[0],
+        final_train_loss=block.losses[-1],
+        initial_heldout_loss=initial,
+        final_heldout_loss=final,
+        best_heldout_loss=min(initial, final),
+        tokens_per_second=block.tokens / block.seconds,
+    )
+    judged = criteria.learning({"shuffled": [outcome]}, entropies, settings.beat)
+    failed = [criterion.name for criterion in judged if criterion.verdict != "PASS"]
+    found = f"held-out loss {initial:.3f} to {final:.3f}"
+    return judge_shuffled(failed, found, steps, time.perf_counter() - start)

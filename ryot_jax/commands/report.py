@@ -1,0 +1,80 @@
+"""`ryot report`: draw the report of a finished run again, from its `results.json` alone."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ryot_jax.cli import ReportOptions
+from ryot_jax.comparison.schema import SCHEMA_VERSION, validate_results
+from ryot_jax.report import files, terminal
+from ryot_jax.runtime.console import Console
+from ryot_jax.runtime.errors import EXIT_PASS, ConfigError
+from ryot_jax.runtime.run_directory import RunDirectory
+
+
+def run(options: ReportOptions, console: Console) -> int:
+    """Writes `report.html`, `report.md` and its plots, prints the summary, and returns 0 whatever the verdict.
+
+    Raises:
+      ConfigError: the run has no results yet, its `results.json` is damaged or of another version, or the report cannot
+        be written there.
+    """
+    path = RunDirectory(options.run).results
+    results = read(path)
+    try:
+        written = files.write(options.run, results)
+    except OSError as error:
+        raise ConfigError(
+            f"--run={options.run}: the report cannot be written there: {error.strerror}; make the directory writable, "
+            "or copy results.json and config.json to another"
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise ConfigError(f"{path} cannot be drawn ({error!r}): it is damaged; {_REMEDY}") from error
+    fancy = console.display is not None
+    width = min(console.display.width, 120) if console.display is not None else 100
+    for line in terminal.render(results, fancy=fancy, width=width).splitlines():
+        console.line(line)
+    console.line()
+    for report in written[:2]:
+        console.line(f"report: {report}")
+    return EXIT_PASS
+
+
+_REMEDY = "restore the file, or go on with the run (ryot --resume=RUN), which writes it anew"
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """The results of a run.
+
+    Args:
+      path: a `results.json`.
+
+    Raises:
+      ConfigError: there is none, it is damaged, or it is of another version.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path} does not exist: the run is not finished; go on with it by ryot --resume={path.parent}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged, it is not JSON: {error}; {_REMEDY}") from error
+    version = results.get("schema_version") if isinstance(results, dict) else None
+    if type(version) is int and version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} is of version {version}, and this program draws version {SCHEMA_VERSION}; draw it with the "
+            "version of ryot_jax that made it (manifest.json names it), or run it again"
+        )
+    try:
+        validate_results(results)
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}; {_REMEDY}") from error
+    return results
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")

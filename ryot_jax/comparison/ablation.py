@@ -1,0 +1,267 @@
+"""The arms of an ablation: one for each subset of a config's optimizations, compiled, proven and timed in turns.
+
+Nothing is trained to its end: only the time of a step is wanted. What the times say of each optimization is left to
+`attribution`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ryot_jax.comparison import hlo
+from ryot_jax.comparison.arms import Arm, Shared
+from ryot_jax.comparison.attribution import MOST_IN_ALL_SUBSETS, Player, Subset, subsets
+from ryot_jax.comparison.interleaving import Block, interleave
+from ryot_jax.comparison.probes import Evidence
+from ryot_jax.comparison.variants import OPTIMIZATIONS, Optimization, Variant, check_active, differing
+from ryot_jax.data.batches import training_iterator
+from ryot_jax.kernels import KernelPlan, Resolution, Spec, resolve
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.progress import format_duration
+from ryot_jax.training.loop import Trainer
+from ryot_jax.training.parallel import STEPS_PER_CALL, CompiledStep
+from ryot_jax.training.program_check import ProgramCheck
+
+BASELINE: Subset = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """Which arms there are.
+
+    Attributes:
+      players: the optimizations whose effects are wanted; all others are off in every arm.
+      variants: the arm of each subset, in which just these players are on; the baseline first, the full set last.
+      missing: subsets that cannot be had, with the reason.
+    """
+
+    players: tuple[Player, ...]
+    variants: Mapping[Subset, Variant]
+    missing: Mapping[Subset, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """An arm that is compiled and proven.
+
+    Attributes:
+      variant: its name and plan.
+      programs: by name, as those of `arms.Arm`.
+      program_checks: what came of the start-up check of each; none if the config turns it off.
+      compile_seconds: of all its programs.
+      evidence: what the active probes found, by player.
+      fingerprint: of the program that takes its steps; equal ones compute the same.
+    """
+
+    variant: Variant
+    programs: Mapping[str, CompiledStep]
+    program_checks: Mapping[str, ProgramCheck]
+    compile_seconds: float
+    evidence: Mapping[str, Evidence]
+    fingerprint: str
+
+
+def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequence[str] | None = None) -> Design:
+    """The arms for the optimizations that an optimized plan has on: of all their subsets, if they are five or fewer.
+
+    Of more there are the baseline, the full set, each one alone, and the full set without each. A subset's plan is
+    asked for by name, op by op, so that it is that very plan or none: an implementation that does not support the work
+    without another one makes the subset a missing one.
+
+    Args:
+      optimized: plan and reasons of the optimized arm.
+      spec: the sizes of the step, see `arms.kernel_spec`.
+      block_steps: training steps of a block.
+      only: names of the players; None: all that are on.
+
+    Raises:
+      ConfigError: nothing is on, `only` names what is not on, blocks do not hold whole calls of the program, or the
+        full set cannot be had.
+    """
+    chosen = _players(optimized, only)
+    plan, names = optimized.plan, [player.name for player in chosen]
+    if "dispatch" in names and block_steps % STEPS_PER_CALL:
+        raise ConfigError(
+            f"--block_steps={block_steps} must be a multiple of {STEPS_PER_CALL}: optimizations.dispatch=scan takes "
+            f"{STEPS_PER_CALL} steps a call, and the rest of a block would be taken one by one"
+        )
+    full = frozenset(names)
+    found: dict[Subset, Variant] = {}
+    missing: dict[Subset, str] = {}
+    for subset in _wanted(names):
+        wishes = {name: getattr(plan, name) for name in names if name in subset}
+        try:
+            resolved = resolve(wishes, spec=spec).plan
+        except ConfigError as refusal:
+            if subset == full:
+                raise
+            missing[subset] = str(refusal)
+            continue
+        assert resolved == dataclasses.replace(KernelPlan(), **wishes), f"{resolved} is not {wishes}"
+        found[subset] = Variant(subset_name(subset, names), resolved)
+    players = tuple(Player(o.name, o.switch, o.implementation(plan)) for o in chosen)
+    return Design(players, found, missing)
+
+
+def build(
+    shared: Shared, design: Design, spec: Spec, *, log: Callable[[str], None]
+) -> tuple[dict[Subset, Built], dict[Subset, str]]:
+    """Compiles every arm and proves from its program that its players are on.
+
+    Of an arm only the programs are kept, so that there is never more than one more training state than `shared`'s.
+
+    Args:
+      shared: weights, optimizer and batches.
+      design: the arms.
+      spec: the sizes of the step.
+      log: told of each arm.
+
+    Returns:
+      The arms that are what they are said to be, and why others are not.
+
+    Raises:
+      ConfigError: the full set could not be proven.
+    """
+    baseline = design.variants[BASELINE]
+    full = frozenset(player.name for player in design.players)
+    texts: dict[str, str] = {}
+    built: dict[Subset, Built] = {}
+    unproven: dict[Subset, str] = {}
+    for number, (subset, variant) in enumerate(design.variants.items(), start=1):
+        arm, text = _compiled(shared, variant)
+        log(f"{variant.name}: compiled in {arm.compile_seconds:.1f} s ({number} of {len(design.variants)})")
+        if subset == BASELINE:
+            texts[baseline.name] = text
+        else:
+            try:
+                found = check_active((baseline, variant), {**texts, variant.name: text}, spec)
+            except ConfigError as doubt:
+                if subset == full:
+                    raise
+                unproven[subset] = str(doubt)
+                continue
+            arm = dataclasses.replace(arm, evidence=found[variant.name])
+        built[subset] = arm
+    return built, unproven
+
+
+def _compiled(shared: Shared, variant: Variant) -> tuple[Built, str]:
+    """An arm whose evidence is still to be found, and the text to find it in. Its training state is gone again."""
+    arm = Arm(shared, variant)
+    text = arm.hlo_text()
+    seconds = sum(arm.compile_seconds.values())
+    return Built(variant, arm.programs, arm.program_checks, seconds, {}, hlo.parse(text).fingerprint), text
+
+
+def doubts(built: Mapping[Subset, Built]) -> list[str]:
+    """What a reader should know of the compiled arms, a sentence each: equal programs, and programs made safe."""
+    names_by_program: dict[str, list[str]] = {}
+    for arm in built.values():
+        names_by_program.setdefault(arm.fingerprint, []).append(arm.variant.name)
+    equal = [names for names in names_by_program.values() if len(names) > 1]
+    unsafe = [arm.variant.name for arm in built.values() if not all(check.ok for check in arm.program_checks.values())]
+    return [
+        *(f"these arms compiled to the same program, what sets them apart does nothing: {', '.join(n)}" for n in equal),
+        *(f"{name} runs without YNN fusions, as the program with them computed other numbers" for name in unsafe),
+    ]
+
+
+def measure(
+    shared: Shared, built: Mapping[Subset, Built], *, rounds: int, block_steps: int, log: Callable[[str], None]
+) -> dict[Subset, np.ndarray]:
+    """Seconds per step of every arm in every round, float64[rounds].
+
+    In a round every arm takes its turn twice, see `interleaving`, each time on the same batches: those that follow on
+    the last round's. One training state is passed on from program to program, as each takes what the one before gave;
+    so memory does not grow with the number of arms, and what the weights are makes no difference to the time.
+
+    Args:
+      shared: where the state and the batches start.
+      built: the arms.
+      rounds: how many.
+      block_steps: training steps of each turn.
+      log: told how long it will take, and of each round.
+
+    Raises:
+      NonFiniteLossError: training diverged.
+    """
+    first = next(iter(built.values()))
+    trainer = Trainer(
+        first.variant.name,
+        first.programs["step"],
+        shared.state,
+        training_iterator(shared.dataset),
+        optimizer_name=shared.config.training.optimizer,
+    )
+    round_start = trainer.batches.get_state()
+
+    def block(arm: Built) -> Block:
+        def run(n_steps: int) -> float:
+            trainer.name = arm.variant.name
+            trainer.compiled_step, trainer.scanned_steps = arm.programs["step"], arm.programs.get("scan")
+            trainer.batches.set_state(round_start)
+            return trainer.run_block(n_steps).seconds
+
+        return run
+
+    def finished(done: int) -> None:
+        nonlocal round_start
+        round_start = trainer.batches.get_state()
+        seconds_left = (time.perf_counter() - start) / done * (rounds - done)
+        log(f"round {done}/{rounds}  {format_duration(seconds_left)} left")
+
+    blocks = {arm.variant.name: block(arm) for arm in built.values()}
+    # A first execution pays for page faults and lazy set-up, which are no part of a step.
+    pass_seconds = sum(run(block_steps) for run in blocks.values())
+    log(
+        f"{len(blocks)} arms, {rounds} rounds, in each 2 blocks of {block_steps} steps an arm: "
+        f"about {format_duration(2 * rounds * pass_seconds)}"
+    )
+    start = time.perf_counter()
+    steps = dict.fromkeys(blocks, block_steps)
+    seconds = interleave(blocks, steps, rounds=rounds, seed=shared.config.seed, on_round=finished)
+    return {subset: seconds[arm.variant.name] for subset, arm in built.items()}
+
+
+def subset_name(subset: Subset, names: Sequence[str]) -> str:
+    """The name of a subset of `names` for people, by the shorter of what is on and what is off."""
+    on = [name for name in names if name in subset]
+    off = [name for name in names if name not in subset]
+    if not on:
+        return "baseline"
+    if len(off) == 1 and len(names) > 2:
+        return f"all but {off[0]}"
+    return "+".join(on) if off else "all"
+
+
+def _players(optimized: Resolution, only: Sequence[str] | None) -> tuple[Optimization, ...]:
+    on = differing(Variant("baseline", KernelPlan()), Variant("optimized", optimized.plan))
+    if not on:
+        reasons = "; ".join(f"{o.switch}: {optimized.reasons[o.name]}" for o in OPTIMIZATIONS)
+        raise ConfigError(
+            f"no optimization differs between the baseline and the optimized arm, so that there is nothing to "
+            f"attribute. Turn one on that this machine supports ({reasons})"
+        )
+    if only is None:
+        return on
+    names = [optimization.name for optimization in on]
+    for name in only:
+        if name not in names:
+            reason = optimized.reasons.get(name, "no such optimization")
+            raise ConfigError(
+                f"--only: optimizations.{name} is as in the baseline ({reason}), so that there is nothing to "
+                f"attribute to it; there are {', '.join(names)}"
+            )
+    if not only:
+        raise ConfigError(f"--only names no optimization; there are {', '.join(names)}")
+    return tuple(optimization for optimization in on if optimization.name in only)
+
+
+def _wanted(names: Sequence[str]) -> list[Subset]:
+    """The subsets to time, the smaller first."""
+    if len(names) <= MOST_IN_ALL_SUBSETS:
+        return list(subsets(names))
+    full = frozenset(names)
+    return [BASELINE, *(frozenset([name]) for name in names), *(full - {name} for name in names), full]

@@ -1,0 +1,199 @@
+"""Controls: comparisons whose right answer is known, made on the machine and with the programs of the run itself.
+
+Placebo: two arms of one program must not differ; how far apart they seem is the noise floor that a speed-up must
+clear. Known delay: an arm that takes more steps than it is said to must be found slower by just that much. Shuffled
+targets: training on labels without information must fail the criteria of learning. Where a control fails, whatever
+else was measured proves nothing.
+
+How an arm is made is left to the caller; what the outcome means for the verdict, to `criteria`.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ryot_jax.comparison.criteria import Verdict
+from ryot_jax.comparison.statistics import Interval, ratio_interval, t_interval
+
+CONFIDENCE = 0.99  # of the intervals that a control is judged by: a control is to fail by chance in 1 % of runs
+DELAY = 0.05
+
+# Runs that many steps from an idle device to an idle device, and returns the seconds that they took.
+RunBlock = Callable[[int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """One control and what came of it.
+
+    Attributes:
+      name: 'placebo', 'known_delay' or 'shuffled_targets'.
+      description: what was done, in a sentence.
+      target: what must be found.
+      actual: what was found.
+      verdict: PASS, FAIL, or INCONCLUSIVE where it could not tell.
+      injected: the true ratio of times; None for shuffled targets.
+      estimate: the ratio of times that was measured, control over reference; None for shuffled targets.
+      ci: its interval at `CONFIDENCE`.
+      ratios: one a block pair.
+      seconds: that the control took.
+    """
+
+    name: str
+    description: str
+    target: str
+    actual: str
+    verdict: Verdict
+    injected: float | None = None
+    estimate: float | None = None
+    ci: Interval | None = None
+    ratios: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """All controls of a run.
+
+    Attributes:
+      items: the controls.
+      noise_floor: relative speed-up that the placebo showed or could have shown (the end of its 95 % interval that is
+        farther from 1); None where its interval could not be taken.
+      confidence: of the intervals.
+    """
+
+    items: tuple[Control, ...]
+    noise_floor: float | None
+    confidence: float = CONFIDENCE
+
+    @property
+    def seconds(self) -> float:
+        """That all of them took."""
+        return sum(control.seconds for control in self.items)
+
+    def failed(self) -> tuple[Control, ...]:
+        """Those that did not pass."""
+        return tuple(control for control in self.items if control.verdict != "PASS")
+
+
+def delayed_steps(steps: int) -> int:
+    """Steps that the delayed arm takes for every `steps` that it reports: 5 % more, at least one more."""
+    return steps + max(1, round(DELAY * steps))
+
+
+def timing_controls(
+    arms: Mapping[str, RunBlock],
+    *,
+    blocks: int,
+    block_steps: int,
+    seed: int,
+    on_block: Callable[[int], None] | None = None,
+) -> tuple[Control, Control, float | None]:
+    """Placebo and known delay, from blocks of three arms of one program in random order.
+
+    The delay is real work, more steps than are reported, and not a pause: so it passes through the very clock and
+    device queue that the speed-up is measured with, and is the same share of a step whatever the machine's speed.
+
+    Args:
+      arms: 'reference', 'placebo' and 'delayed', states of their own and the same compiled programs.
+      blocks: block pairs.
+      block_steps: steps in a block.
+      seed: of the order of arms in each block.
+      on_block: told the number of blocks done.
+
+    Returns:
+      The two controls and the noise floor.
+    """
+    start = time.perf_counter()
+    steps = {"reference": block_steps, "placebo": block_steps, "delayed": delayed_steps(block_steps)}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for name in steps:
+        arms[name](1)  # the first execution pays for set-up
+    order = np.random.default_rng((seed, 0x636F6E74726F6C))  # not the order of the run's own blocks
+    for block in range(blocks):
+        for name in order.permutation(list(steps)):
+            seconds[str(name)].append(arms[str(name)](steps[str(name)]))
+        if on_block is not None:
+            on_block(block + 1)
+    share = (time.perf_counter() - start) / 2
+    injected = steps["delayed"] / block_steps
+    return (
+        dataclasses.replace(judge_placebo(seconds["placebo"], seconds["reference"]), seconds=share),
+        dataclasses.replace(judge_delay(seconds["delayed"], seconds["reference"], injected), seconds=share),
+        noise_floor(seconds["placebo"], seconds["reference"]),
+    )
+
+
+def noise_floor(placebo_n: Sequence[float], reference_n: Sequence[float]) -> float | None:
+    """The end of the 95 % interval of the A/A ratio that is farther from 1, as a relative difference."""
+    interval = t_interval(np.log(placebo_n) - np.log(reference_n))
+    return None if interval is None else math.expm1(max(-interval[0], interval[1]))
+
+
+def judge_placebo(placebo_n: Sequence[float], reference_n: Sequence[float]) -> Control:
+    """From the seconds of block pairs of two arms of one program."""
+    estimate, ci = ratio_interval(placebo_n, reference_n, CONFIDENCE)
+    if ci is None:
+        verdict: Verdict = "INCONCLUSIVE"
+    else:
+        verdict = "PASS" if ci[0] <= 1.0 <= ci[1] else "FAIL"
+    return Control(
+        name="placebo",
+        description="two arms of one compiled program, as if they were two variants",
+        target=f"{CONFIDENCE:.0%} interval of the ratio of times holds 1",
+        actual=_words(estimate, ci, len(placebo_n)),
+        verdict=verdict,
+        injected=1.0,
+        estimate=estimate,
+        ci=ci,
+        ratios=tuple(float(ratio) for ratio in np.divide(placebo_n, reference_n)),
+    )
+
+
+def judge_delay(delayed_n: Sequence[float], reference_n: Sequence[float], injected: float) -> Control:
+    """From the seconds of block pairs in which the delayed arm's true time is `injected` times the reference's."""
+    estimate, ci = ratio_interval(delayed_n, reference_n, CONFIDENCE)
+    if ci is None:
+        verdict: Verdict = "INCONCLUSIVE"
+    elif not ci[0] <= injected <= ci[1]:
+        verdict = "FAIL"
+    else:
+        verdict = "PASS" if ci[0] > 1.0 else "INCONCLUSIVE"  # too noisy to tell the delay from none
+    return Control(
+        name="known_delay",
+        description=f"the same program with {injected - 1:.1%} more steps in a block than it reports",
+        target=f"{CONFIDENCE:.0%} interval of the ratio of times is above 1 and holds {injected:.4g}",
+        actual=_words(estimate, ci, len(delayed_n)),
+        verdict=verdict,
+        injected=injected,
+        estimate=estimate,
+        ci=ci,
+        ratios=tuple(float(ratio) for ratio in np.divide(delayed_n, reference_n)),
+    )
+
+
+def judge_shuffled(failed: Sequence[str], found: str, steps: int, seconds: float) -> Control:
+    """From the criteria of learning that an arm trained on shuffled targets failed.
+
+    Args:
+      failed: names of those criteria.
+      found: its losses in words.
+      steps: that it was trained for.
+      seconds: that it took.
+    """
+    return Control(
+        name="shuffled_targets",
+        description=f"{steps} steps of training on targets that were shuffled over each batch",
+        target="fails the criteria of learning",
+        actual=f"{found}: fails {', '.join(failed)}" if failed else f"{found}: passes, as if it had learnt",
+        verdict="PASS" if failed else "FAIL",
+        seconds=seconds,
+    )
+
+
+def _words(estimate: float, ci: Interval | None, pairs: int) -> str:
+    interval = "no interval" if ci is None else f"{ci[0]:.4f} to {ci[1]:.4f}"
+    return f"{estimate:.4f} ({interval}), {pairs} block pairs"

@@ -1,0 +1,275 @@
+"""Compare two training steps that somebody brings: any JAX program, without the model and the configs of this package.
+
+    from ryot_jax.comparison import compare
+
+    result = compare(baseline_step, optimized_step, state, batches, evaluate=heldout_losses)
+    print(result.summary())
+    result.report("report.html")
+
+It is the comparison of the main command: same initial state and same batches in both arms, asserted by hash; blocks of
+steps in random order; the block pair as the unit; placebo and known delay as controls; a verdict that may be
+INCONCLUSIVE.
+"""
+
+import dataclasses
+import datetime
+import html
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ryot_jax.comparison import controls, criteria, estimands, results
+from ryot_jax.comparison.function_arm import FunctionArm, Step, as_stream, compile_arm
+from ryot_jax.comparison.outcomes import TrainingPair, arm_outcome
+from ryot_jax.comparison.protocol import Observer, Plan, Schedule, run
+from ryot_jax.comparison.record import Record
+from ryot_jax.runtime import manifest
+from ryot_jax.runtime.devices import describe_devices, describe_processor
+from ryot_jax.runtime.errors import ConfigError
+
+_EVALUATIONS = 8  # at most, evenly spread: time to target is interpolated between them
+Shuffle = Callable[[np.random.Generator, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison.
+
+    Attributes:
+      results: the content of a `results.json` (ryot_jax/comparison/schema.py).
+    """
+
+    results: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> criteria.Verdict:
+        """PASS, FAIL or INCONCLUSIVE."""
+        verdict: criteria.Verdict = self.results["verdict"]
+        return verdict
+
+    @property
+    def exit_code(self) -> int:
+        """0, 3 or 4: what a script may end with."""
+        return criteria.EXIT_CODES[self.verdict]
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast the second step is."""
+        estimate: float | None = self.results["comparison"]["step_time_speedup"]["estimate"]
+        return estimate
+
+    def summary(self) -> str:
+        """The verdict in words, the figures and the criteria, as plain text."""
+        from ryot_jax.report import terminal  # drawing is not needed to compare
+
+        return terminal.render(self.results)
+
+    def to_json(self) -> str:
+        """The results as JSON text."""
+        return results.to_text(self.results)
+
+    def report(self, path: str | pathlib.Path) -> pathlib.Path:
+        """Writes the report as one HTML file that needs no network; returns its path."""
+        from ryot_jax.report.html import render
+        from ryot_jax.runtime.files import write_text
+
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, render(self.results))
+        return path
+
+    def _repr_html_(self) -> str:
+        """The report, as a notebook shows it: in a frame, so that its style does not meet the notebook's."""
+        from ryot_jax.report.html import render
+
+        document = html.escape(render(self.results), quote=True)
+        return f'<iframe srcdoc="{document}" title="report" style="width: 100%; height: 45em; border: 0"></iframe>'
+
+
+def compare(
+    baseline: Step,
+    optimized: Step,
+    state: Any,
+    batches: Callable[[int], Any] | Sequence[Any],
+    *,
+    evaluate: Callable[[Any], Any] | None = None,
+    names: tuple[str, str] = ("baseline", "optimized"),
+    steps: int = 320,
+    block_steps: int = 20,
+    items_per_step: int = 1,
+    margin: float = 0.1,
+    tight_margin: float = 0.02,
+    same_numerics: bool = False,
+    chance_loss: float | None = None,
+    shuffle: Shuffle | None = None,
+    control_blocks: int = 16,
+    control_steps: int = 20,
+    seed: int = 0,
+    jit: bool = True,
+    name: str = "comparison",
+    log: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Trains with two step functions, taking turns, and judges the second by the first.
+
+    Args:
+      baseline: `(state, batch) -> (state, loss)`, where loss is a scalar or a dict with a scalar 'loss'. Wrapped in
+        `jax.jit` already (with donation, shardings and so on, which are kept), or not.
+      optimized: likewise, of the same state and batches.
+      state: a pytree of arrays that both start from; left as it is.
+      batches: `step -> batch`, or a sequence that is gone through again and again. Both arms are fed the same.
+      evaluate: `state -> losses[n]` of n held-out examples, the same for both arms; called up to nine times. None: the
+        training losses of the last half of the blocks are compared instead.
+      names: of the two arms.
+      steps: training steps of each arm; `steps / block_steps` is the number of block pairs.
+      block_steps: steps that an arm takes before it is the other's turn. A block should take a tenth of a second or
+        more.
+      items_per_step: what throughput counts, e.g. tokens or examples in a batch.
+      margin: within which the losses must lie, in the loss's unit.
+      tight_margin: by which the second arm's loss may lie above the first's; with `same_numerics`, within which they
+        must lie on both sides.
+      same_numerics: whether the second step promises the first's numbers to rounding (a faster kernel), so that a
+        better loss is a defect; False: it promises a training run of the same quality.
+      chance_loss: what guessing without a look at the inputs comes to, such as the entropy of the labels: a final loss
+        above it has learnt nothing. None: the loss must fall by 5 %, and nothing more.
+      shuffle: `(rng, batch) -> batch` with labels shuffled; given, training on such batches must fail to learn.
+      control_blocks: block pairs of the placebo and of the known delay; 0: no controls.
+      control_steps: steps in one of their blocks.
+      seed: of the order of arms.
+      jit: compile the steps; False: they are called as they are, and that they differ is not checked.
+      name: of the report.
+      log: told of progress, a line at a time; None: nobody is.
+
+    Raises:
+      ConfigError: an argument cannot be used, or both steps compile to one program: nothing would be compared.
+      NonFiniteLossError: a loss is not finite.
+    """
+    say = log or (lambda line: None)
+    schedule = _schedule(steps, block_steps, items_per_step, seed)
+    _check(names, margin, tight_margin, control_blocks, control_steps, state)
+    stream = as_stream(batches)
+    programs = [compile_arm(step, state, stream(0), jit=jit) for step in (baseline, optimized)]
+    if jit and programs[0].fingerprint == programs[1].fingerprint:
+        raise ConfigError(
+            f"{names[0]!r} and {names[1]!r} compile to the same program: whatever sets them apart does nothing here, "
+            "and a comparison would measure nothing"
+        )
+    arms = [
+        FunctionArm(arm_name, program, state, stream, evaluate, items_per_step)
+        for arm_name, program in zip(names, programs, strict=True)
+    ]
+    entropies = {} if chance_loss is None else {"chance": chance_loss}
+    settings = estimands.Settings(
+        margin,
+        tight_margin,
+        beat="chance" if entropies else "",
+        controls=control_blocks > 0,
+        held_out=evaluate is not None,
+    )
+    stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    say(f"{schedule.total_steps} steps of each arm in {len(schedule.blocks())} block pairs")
+    record = run(arms, schedule, observer=Observer(pair=_told(say, schedule)), evaluate=evaluate is not None)
+    checks = None
+    if control_blocks > 0:
+        say("controls")
+        twins = {twin: arms[1].twin(twin) for twin in ("reference", "placebo", "delayed")}
+        placebo, delay, floor = controls.timing_controls(
+            {twin: _seconds_of(arm) for twin, arm in twins.items()},
+            blocks=control_blocks,
+            block_steps=control_steps,
+            seed=seed,
+        )
+        items = [placebo, delay]
+        if shuffle is not None:
+            items.append(_shuffled(arms[1], shuffle, schedule, entropies))
+        checks = controls.Controls(tuple(items), floor)
+    return Comparison(
+        results.assemble(
+            results.Found([TrainingPair(seed, record)], controls=checks),
+            [_facts(arm, same_numerics=same_numerics) for arm in arms],
+            schedule,
+            settings,
+            name=name,
+            data={"items_per_step": items_per_step, "held_out": evaluate is not None},
+            entropies=entropies,
+            manifest=manifest.machine(describe_devices(), describe_processor()),
+            artifacts={},
+            stated_at=stated_at,
+            warnings=[] if jit else ["The steps were not compiled here: that they differ was not checked."],
+        )
+    )
+
+
+def _schedule(steps: int, block_steps: int, items_per_step: int, seed: int) -> Schedule:
+    if block_steps < 1 or steps < 2 * block_steps or steps % block_steps:
+        raise ConfigError(
+            f"steps={steps} must be two or more times block_steps={block_steps}, and a multiple of it: block pairs are "
+            "what the interval is taken over"
+        )
+    if items_per_step < 1:
+        raise ConfigError(f"items_per_step={items_per_step} must be at least 1")
+    blocks = steps // block_steps
+    epochs = max(count for count in range(1, _EVALUATIONS + 1) if blocks % count == 0)
+    return Schedule(epochs, steps // epochs, block_steps, items_per_step, seed)
+
+
+def _check(
+    names: tuple[str, str], margin: float, tight_margin: float, control_blocks: int, control_steps: int, state: Any
+) -> None:
+    if len(names) != 2 or names[0] == names[1]:
+        raise ConfigError(f"names={names!r} must be two different names")
+    if not 0 <= tight_margin <= margin:
+        raise ConfigError(f"need 0 <= tight_margin <= margin; got tight_margin={tight_margin}, margin={margin}")
+    if control_blocks == 1 or control_blocks < 0 or control_steps < 1:
+        raise ConfigError(
+            f"control_blocks={control_blocks}, control_steps={control_steps}: an interval needs two or more blocks of "
+            "one or more steps; control_blocks=0 leaves the controls out"
+        )
+    if not jax.tree.leaves(state):
+        raise ConfigError("state holds no array: there would be nothing to train")
+
+
+def _told(say: Callable[[str], None], schedule: Schedule) -> Callable[[Record, Plan], None]:
+    blocks = len(schedule.blocks())
+
+    def tell(record: Record, plan: Plan) -> None:
+        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in record.blocks[-1].train_loss.items())
+        say(f"block pair {plan.index + 1} of {blocks}: training loss {losses}")
+
+    return tell
+
+
+def _seconds_of(arm: FunctionArm) -> controls.RunBlock:
+    return lambda steps: arm.run_block(steps).seconds
+
+
+def _shuffled(
+    arm: FunctionArm, shuffle: Shuffle, schedule: Schedule, entropies: Mapping[str, float]
+) -> controls.Control:
+    """Half the steps are enough: an arm that learns shows it by then, or the criteria are too easy to mean anything."""
+
+    def shuffled(step: int) -> Any:
+        return shuffle(np.random.default_rng((schedule.seed, step)), arm.stream(step))
+
+    twin = dataclasses.replace(arm.twin("shuffled"), stream=shuffled)
+    steps = max(1, schedule.total_steps // schedule.block_steps // 2) * schedule.block_steps
+    half = dataclasses.replace(schedule, epochs=1, steps_per_epoch=steps)
+    record = run([twin], half, evaluate=arm.evaluator is not None)
+    judged = criteria.learning(
+        {"shuffled": [arm_outcome(record, "shuffled", half)]}, entropies, "chance" if entropies else ""
+    )
+    failed = [criterion.name for criterion in judged if criterion.verdict != "PASS"]
+    found = f"loss falls by {judged[0].actual.lstrip('+')}"
+    return controls.judge_shuffled(failed, found, half.total_steps, twin.seconds_spent)
+
+
+def _facts(arm: FunctionArm, *, same_numerics: bool) -> results.ArmFacts:
+    return results.ArmFacts(
+        name=arm.name,
+        parameters=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(arm.state)),
+        compile_seconds=arm.program.compile_seconds,
+        memory_bytes=arm.program.memory_bytes,
+        statistical=not same_numerics,
+    )

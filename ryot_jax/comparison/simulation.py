@@ -1,0 +1,164 @@
+"""Paired runs simulated on a machine whose speed drifts, to learn how often their analysis would be wrong.
+
+Here are a model of step times and the schedule of the paired protocol played on it, step by step. What the seconds
+mean is left to `statistics`, which analyses them as those of a real run; how the model is fitted to measured times,
+to experiments/step_noise.py.
+
+Shape letters: S simulations, A arms (baseline, optimized), K steps of an arm, N blocks.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ryot_jax.comparison.protocol import Schedule
+
+ARMS = ("baseline", "optimized")
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """A wandering part of the machine's log step time: an Ornstein-Uhlenbeck process, which is AR(1) in real time.
+
+    Attributes:
+      sd: standard deviation, in log step time: 0.1 is about 10 %.
+      seconds: time constant; the autocorrelation over t seconds of the wall clock is exp(-t / seconds).
+    """
+
+    sd: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Phases:
+    """Spells in which the machine is slower all of the time, as while another program runs on it.
+
+    A drift with the same standard deviation and autocorrelation is not the same to a t interval: most pairs of blocks
+    see no change of phase at all, and a few see all of it.
+
+    Attributes:
+      log_slower: log factor of a step's time in a slow spell.
+      share: share of the time that is spent in slow spells.
+      seconds: the autocorrelation over t seconds is exp(-t / seconds). Spells are exponentially distributed, slow ones
+        with mean seconds / (1 - share), others with seconds / share.
+    """
+
+    log_slower: float
+    share: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StepNoise:
+    """The time of one training step on a machine that does other things too.
+
+        log(time of a step) = log(seconds) + drifts and phases at its start + jitter + spike
+
+    Drifts and phases go on with the clock; jitter is normal and new in every step. A spike strikes some of the steps,
+    and where it struck the next step is struck more often too: the short autocorrelation. Its log is exponential, so
+    that its factor is Pareto distributed: a heavy tail whose moments from the order 1 / `spike_log_mean` on do not
+    exist.
+
+    Attributes:
+      seconds: a step's time without all of it.
+      drifts: independent of each other; any number.
+      phases: independent of each other; any number.
+      jitter_sd: standard deviation of the jitter, in log time.
+      spike_share: share of the steps that are struck.
+      spike_log_mean: mean log factor of those.
+      spike_correlation: autocorrelation of being struck from one step to the next.
+    """
+
+    seconds: float
+    drifts: tuple[Drift, ...] = ()
+    phases: tuple[Phases, ...] = ()
+    jitter_sd: float = 0.0
+    spike_share: float = 0.0
+    spike_log_mean: float = 0.0
+    spike_correlation: float = 0.0
+
+
+class Machine:
+    """As many independent machines as simulations, each with a clock of its own, in their stationary states.
+
+    Args:
+      noise: what disturbs the steps.
+      simulations: how many machines.
+      rng: source of all randomness.
+    """
+
+    def __init__(self, noise: StepNoise, simulations: int, rng: np.random.Generator):
+        self.noise, self.simulations, self.rng = noise, simulations, rng
+        self._levels = [drift.sd * self._normal_S() for drift in noise.drifts]
+        self._slow = [self._happens_S(phases.share) for phases in noise.phases]
+        self._struck_S = self._happens_S(noise.spike_share)
+
+    def step(self, slower_S: np.ndarray | float = 1.0) -> np.ndarray:
+        """Takes one step on every machine and returns its seconds, float64[S].
+
+        Args:
+          slower_S: by which factor the program's step is slower than `noise.seconds`.
+        """
+        noise = self.noise
+        log_S = noise.jitter_sd * self._normal_S()
+        log_S += self._struck_S * self.rng.exponential(noise.spike_log_mean, self.simulations)
+        for level_S in self._levels:
+            log_S += level_S
+        for phases, slow_S in zip(noise.phases, self._slow, strict=True):
+            log_S += phases.log_slower * slow_S
+        seconds_S = noise.seconds * slower_S * np.exp(log_S)
+        self._let_pass(seconds_S)
+        return seconds_S
+
+    def _let_pass(self, seconds_S: np.ndarray) -> None:
+        """The machine's state so many seconds and one step later; exact, however long the step was."""
+        noise = self.noise
+        for i, drift in enumerate(noise.drifts):
+            kept_S = np.exp(-seconds_S / drift.seconds)
+            self._levels[i] = kept_S * self._levels[i] + drift.sd * np.sqrt(1.0 - kept_S**2) * self._normal_S()
+        for i, phases in enumerate(noise.phases):
+            kept_S = self._happens_S(np.exp(-seconds_S / phases.seconds))
+            self._slow[i] = np.where(kept_S, self._slow[i], self._happens_S(phases.share))
+        kept_S = self._happens_S(noise.spike_correlation)
+        self._struck_S = np.where(kept_S, self._struck_S, self._happens_S(noise.spike_share))
+
+    def _happens_S(self, probability_S: np.ndarray | float) -> np.ndarray:
+        return self.rng.random(self.simulations) < probability_S
+
+    def _normal_S(self) -> np.ndarray:
+        return self.rng.standard_normal(self.simulations)
+
+
+def simulate(
+    noise: StepNoise, schedule: Schedule, rng: np.random.Generator, *, simulations: int, effect: float = 0.0
+) -> np.ndarray:
+    """Step times of paired runs, float64[S, A, K] in seconds: the K-th step of each arm, as it trains.
+
+    Blocks run one after the other in the order that `schedule` gives, with another seed in every simulation; the
+    machine drifts on through all of them, so the two blocks of a pair see it at different times.
+
+    Args:
+      noise: what disturbs the steps.
+      schedule: of one run; a single block makes it one arm after the other. Simulation i has the orders of the seed
+        `schedule.seed` + i.
+      rng: source of the noise.
+      simulations: how many runs.
+      effect: the baseline's steps take 1 + `effect` times as long; 0 is an A/A run.
+    """
+    machine = Machine(noise, simulations, rng)
+    schedules = [dataclasses.replace(schedule, seed=schedule.seed + i) for i in range(simulations)]
+    seconds_SAK = np.empty((simulations, len(ARMS), schedule.total_steps))
+    rows_S = np.arange(simulations)
+    slower_A = np.array([1.0 + effect, 1.0])
+    for plan in schedule.blocks():
+        order_SA = np.array([[ARMS.index(name) for name in s.order(plan.index, ARMS)] for s in schedules])
+        for arm_S in order_SA.T:
+            for step in range(plan.end_step - plan.steps, plan.end_step):
+                seconds_SAK[rows_S, arm_S, step] = machine.step(slower_A[arm_S])
+    return seconds_SAK
+
+
+def block_seconds(seconds_SAK: np.ndarray, schedule: Schedule) -> np.ndarray:
+    """Seconds of every block, float64[S, A, N]: all that the analysis of a real run is given."""
+    starts_N = [plan.end_step - plan.steps for plan in schedule.blocks()]
+    return np.add.reduceat(seconds_SAK, starts_N, axis=-1)

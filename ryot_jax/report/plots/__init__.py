@@ -1,0 +1,87 @@
+"""The plots of a report, drawn by matplotlib from the results dict without a display.
+
+`write` leaves those of `report.md` as PNG files; `svg` gives any of them as a piece of HTML.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ryot_jax.report.plots import evidence, loss, timing
+from ryot_jax.report.plots.style import STYLE
+from ryot_jax.report.plots.svg import to_svg
+from ryot_jax.report.words import Results
+
+DOTS_PER_INCH = 140
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """One plot.
+
+    Attributes:
+      title: what it shows.
+      draw: the figure of some results; None where they have no data for it.
+      describe: what is seen in it, in words with numbers; only where there is a figure.
+    """
+
+    title: str
+    draw: Callable[[Results], Figure | None]
+    describe: Callable[[Results], str]
+
+
+PLOTS = {
+    "controls": Plot("Controls against their known answers", evidence.controls, evidence.describe_controls),
+    "paired_speedup": Plot(
+        "Speed-up by block pair, seed and process", timing.paired_speedup, timing.describe_paired_speedup
+    ),
+    "paired_loss": Plot("Difference of final losses by seed", loss.paired_loss, loss.describe_paired_loss),
+    "convergence": Plot("Held-out loss against training steps", loss.convergence, loss.describe_convergence),
+    "wall_clock": Plot("Held-out loss against training seconds", loss.wall_clock, loss.describe_wall_clock),
+    "step_time_distribution": Plot(
+        "Distribution of step times", timing.step_time_distribution, timing.describe_step_time_distribution
+    ),
+    "step_time": Plot("Step time over the run", timing.step_time, timing.describe_step_time),
+    "compilation": Plot("Seconds of compilation", evidence.compilation, evidence.describe_compilation),
+    "attribution": Plot("Attribution waterfall", evidence.attribution, evidence.describe_attribution),
+    "roofline": Plot("Roofline", evidence.roofline, evidence.describe_roofline),
+}
+
+
+def write(directory: pathlib.Path, results: Results) -> dict[str, str]:
+    """Draw every plot that `results` has data for as a PNG file; returns file names in `directory` by plot name."""
+    drawn = {}
+    for name, plot in PLOTS.items():
+        with _style():
+            figure = _titled(plot, results)
+            if figure is not None:
+                drawn[name] = f"{name}.png"
+                # No creation date or version in the file: the same results give the same bytes.
+                figure.savefig(directory / drawn[name], dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return drawn
+
+
+def svg(name: str, results: Results) -> str | None:
+    """The plot `name` as an SVG element with title and description; None where `results` has no data for it."""
+    plot = PLOTS[name]
+    with _style(name):
+        figure = _titled(plot, results)
+        return None if figure is None else to_svg(figure, f"plot-{name}", plot.title, plot.describe(results))
+
+
+def _style(salt: str = "") -> contextlib.AbstractContextManager[None]:
+    """Settings of matplotlib for one plot. Ids in an SVG are hashes of what they name and of `salt`."""
+    settings: dict[Any, Any] = {**STYLE, "svg.hashsalt": salt}
+    return matplotlib.rc_context(settings)
+
+
+def _titled(plot: Plot, results: Results) -> Figure | None:
+    figure = plot.draw(results)
+    if figure is not None:
+        figure.suptitle(plot.title, fontsize="medium")
+    return figure

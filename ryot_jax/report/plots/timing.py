@@ -1,0 +1,162 @@
+"""Plots of step times: by block pair over the run, their distribution, and the ratios of the arms."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ryot_jax.report.plots import style
+from ryot_jax.report.words import Results, counted, duration, interval, number, percent
+
+_MOST_ROWS = 24  # training pairs and processes in the forest plot
+
+
+def step_time(results: Results) -> Figure | None:
+    """Milliseconds per step of every block pair, and the speed-up with its interval below."""
+    blocks = _blocks(results)
+    if not blocks:
+        return None
+    comparison = results["comparison"]
+    speed = comparison["step_time_speedup"]
+    index = [block["index"] + 1 for block in blocks]
+    made, (times, ratios) = style.figure(2, height=4.8, share_x=True)
+    milliseconds = _milliseconds(results)
+    for number_, name in enumerate(milliseconds):
+        times.plot(index, milliseconds[name], label=style.plain(name), **style.arm_style(number_, len(blocks)))
+    times.set_ylabel("ms per step")
+    # From zero, so that the gap between the lines is seen at its true proportion.
+    times.set_ylim(0, 1.1 * max(values.max() for values in milliseconds.values()))
+    if speed["ci95"] is not None:
+        ratios.axhspan(*speed["ci95"], color=style.PURPLE, alpha=0.3, label="95 % interval of the mean")
+    known = [(i, block["ratio"]) for i, block in zip(index, blocks, strict=True) if block["ratio"] is not None]
+    every = max(1, -(-len(known) // style.MOST_MARKERS))
+    shown: dict[str, Any] = {
+        "color": style.INK,
+        "linestyle": "none" if every == 1 else "-",
+        "linewidth": 0.8,
+        "markevery": every,
+    }
+    ratios.plot([i for i, _ in known], [r for _, r in known], marker=".", label="block pair", **shown)
+    ratios.set(xlabel="block pair", ylabel="speed-up (ratio)")
+    ratios.margins(y=0.25)
+    ratios.xaxis.set_major_locator(MaxNLocator(integer=True))
+    made.align_ylabels()
+    style.legend(made, [times, ratios])
+    return made
+
+
+def step_time_distribution(results: Results) -> Figure | None:
+    """Share of blocks at or below each time per step, for each arm on its own scale."""
+    milliseconds = _milliseconds(results)
+    if not milliseconds:
+        return None
+    made, axes = style.figure(1, 2, height=3.4)
+    for index, (axis, (name, values)) in enumerate(zip(axes, milliseconds.items(), strict=True)):
+        sorted_n = np.sort(values)
+        share_n = np.arange(1, sorted_n.size + 1) / sorted_n.size
+        axis.step(sorted_n, share_n, where="post", **style.arm_style(index, sorted_n.size))
+        axis.axvline(float(np.median(values)), color=style.GREY, linestyle=":", linewidth=1.4)
+        axis.set_ylim(0, 1.05)
+        axis.set(xlabel="ms per step", title=f"{style.plain(name, 18)}\nmedian {duration(float(np.median(values)))} ms")
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes[0].set_ylabel("share of blocks")
+    return made
+
+
+def paired_speedup(results: Results) -> Figure | None:
+    """Speed-up of every block pair, training pair and process, and in all with its interval, beside 1."""
+    comparison = results["comparison"]
+    if comparison is None or comparison["step_time_speedup"]["estimate"] is None:
+        return None
+    speed, blocks = comparison["step_time_speedup"], [b for b in _blocks(results) if b["ratio"] is not None]
+    rows = _levels(comparison)
+    made, (pairs, levels) = style.figure(
+        2, height=3.9 + 0.2 * len(rows), share_x=True, ratios=(2.4, 0.6 + 0.25 * len(rows))
+    )
+    for name, marker, colour, face in (
+        (comparison["baseline"], "o", style.BLUE, style.BLUE),
+        (comparison["optimized"], "^", style.VERMILLION, "white"),
+    ):
+        chosen = [b for b in blocks if b["order"][:1] == [name]]
+        every = max(1, -(-len(chosen) // style.MOST_MARKERS))
+        pairs.plot(
+            [b["ratio"] for b in chosen][::every], [b["index"] + 1 for b in chosen][::every],
+            marker, color=colour, markerfacecolor=face, markersize=5, label=f"{style.plain(name, 14)} first",
+        )  # fmt: skip
+    pairs.invert_yaxis()
+    pairs.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    pairs.set_ylabel("block pair")
+    for row, (_, ratio) in enumerate(rows):
+        levels.plot(ratio, row, "s", color=style.INK, markersize=5)
+    if speed["ci95"] is not None:
+        levels.plot(speed["ci95"], [len(rows)] * 2, color=style.VERMILLION, linewidth=2.5, label="95 % interval")
+    levels.plot(speed["estimate"], len(rows), "D", color=style.VERMILLION, label="mean")
+    levels.set_yticks(range(len(rows) + 1), [*(label for label, _ in rows), "all"])
+    levels.set_ylim(len(rows) + 0.7, -0.7)
+    levels.set_xlabel("speed-up (baseline / optimized seconds)")
+    floor = None if results["controls"] is None else results["controls"]["noise_floor"]
+    for axis in (pairs, levels):
+        axis.axvline(1.0, color=style.INK, linestyle=":", linewidth=1.4, label="no speed-up")
+        if floor is not None:
+            axis.axvspan(1 / (1 + floor), 1 + floor, color=style.GREY, alpha=0.25, label="noise floor")
+    style.legend(made, [pairs, levels], 3)
+    return made
+
+
+def describe_step_time(results: Results) -> str:
+    """The drift in words."""
+    words = (
+        f"{name} between {duration(values.min())} and {duration(values.max())} ms, {duration(values[0])} in the first "
+        f"block and {duration(values[-1])} in the last"
+        for name, values in _milliseconds(results).items()
+    )
+    return f"Time per step of each block: {'; '.join(words)}. Below: speed-up of each block pair."
+
+
+def describe_step_time_distribution(results: Results) -> str:
+    """The quartiles in words."""
+    words = (
+        f"{name} lower quartile {duration(low)}, median {duration(middle)}, upper quartile {duration(high)} ms"
+        for name, values in _milliseconds(results).items()
+        for low, middle, high in [np.quantile(values, (0.25, 0.5, 0.75))]
+    )
+    return f"Cumulative distribution of the time per step over blocks: {'; '.join(words)}."
+
+
+def describe_paired_speedup(results: Results) -> str:
+    """The estimate, the spread and the noise floor in words."""
+    comparison, controls = results["comparison"], results["controls"]
+    speed = comparison["step_time_speedup"]
+    ratios = [block["ratio"] for block in speed["blocks"] if block["ratio"] is not None]
+    spread = f"block pairs from {min(ratios):.3f} to {max(ratios):.3f}; " if ratios else ""
+    floor = "" if controls is None else f"; noise floor {percent(controls['noise_floor'])}"
+    return (
+        f"Speed-up as ratio of seconds: {spread}in all {number(speed['estimate'])}, 95 % interval "
+        f"{interval(speed['ci95'])}, {counted(speed['pairs'], comparison['unit'])}{floor}."
+    )
+
+
+def _levels(comparison: Any) -> list[tuple[str, float]]:
+    """What was repeated above blocks: training pairs by seed, and fresh processes."""
+    pairs = comparison["training_pairs"] if len(comparison["training_pairs"]) > 1 else []
+    rows = [(f"seed {pair['seed']}", pair["speedup"]) for pair in pairs]
+    rows += [(f"process {process['index']}", process["speedup"]) for process in comparison["processes"]]
+    return [(label, ratio) for label, ratio in rows if ratio is not None][:_MOST_ROWS]
+
+
+def _blocks(results: Results) -> list[Any]:
+    comparison = results["comparison"]
+    return [] if comparison is None else comparison["step_time_speedup"]["blocks"]
+
+
+def _milliseconds(results: Results) -> dict[str, np.ndarray]:
+    """Milliseconds per step of every block by arm, the baseline first; empty without blocks."""
+    blocks = _blocks(results)
+    if not blocks:
+        return {}
+    comparison = results["comparison"]
+    return {
+        name: np.array([1e3 * block["seconds"][name] / block["steps"] for block in blocks])
+        for name in (comparison["baseline"], comparison["optimized"])
+    }

@@ -1,0 +1,75 @@
+"""The sections of a report: what may be null in results.json may be null in any run."""
+
+import copy
+
+import pytest
+
+from ryot_jax.comparison.schema import validate_results
+from ryot_jax.report import document, plots, terminal
+from ryot_jax.report.parts import Pictures, Table
+
+
+def _numbers(tree, path=()):
+    """Paths of the numbers in nested objects and in the first item of each list of objects."""
+    for key, value in tree.items():
+        items = value[:1] if isinstance(value, list) else [value]
+        step = (key, 0) if isinstance(value, list) else (key,)
+        for item in items:
+            if isinstance(item, dict):
+                yield from _numbers(item, (*path, *step))
+            elif isinstance(item, int | float) and not isinstance(value, list):
+                yield (*path, key)
+
+
+def _set(tree, path, value):
+    for key in path[:-1]:
+        tree = tree[key]
+    tree[path[-1]] = value
+
+
+def test_each_number_may_be_null_where_the_schema_lets_it(situation):
+    results = situation("many_seeds") | {"attribution": situation("ablated")["attribution"]}
+    tried = 0
+    for path in _numbers(results):
+        changed = copy.deepcopy(results)
+        _set(changed, path, None)
+        try:
+            validate_results(changed)
+        except ValueError:
+            continue
+        if path[-1] == "rounds":  # a count, which is never null
+            continue
+        tried += 1
+        assert document.sections(changed), path
+        assert terminal.render(changed), path
+    assert tried > 80
+
+
+def test_every_row_has_the_columns_of_its_header_and_every_plot_is_known(any_results):
+    for section in document.sections(any_results):
+        assert section.parts
+        for part in section.parts:
+            if isinstance(part, Table):
+                assert part.rows and {len(row) for row in part.rows} == {len(part.header)}
+                assert all(isinstance(cell, str) for row in part.rows for cell in row)
+            if isinstance(part, Pictures):
+                assert set(part.names) <= set(plots.PLOTS)
+
+
+def test_every_plot_stands_in_one_section(situation):
+    parts = [part for section in document.sections(situation("ablated")) for part in section.parts]
+    names = [name for part in parts if isinstance(part, Pictures) for name in part.names]
+    assert sorted(names) == sorted(plots.PLOTS)
+
+
+@pytest.mark.parametrize("epochs", [1, 100, 101, 1000])
+def test_of_many_epochs_the_table_shows_some_and_always_the_last(results, epochs):
+    for arm in results["arms"].values():
+        arm["epochs"] = [{**arm["epochs"][0], "epoch": i + 1, "step": i} for i in range(epochs)]
+    (table,) = [
+        part
+        for section in document.sections(results)
+        for part in section.parts
+        if isinstance(part, Table) and part.caption.startswith("Epochs")
+    ]
+    assert len(table.rows) <= 100 and table.rows[-1][0] == str(epochs)
