@@ -13,7 +13,7 @@ import scipy.stats
 
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.simulation import Drift, Phases, StepNoise, block_seconds, simulate
-from ryot_jax.comparison.statistics import CONFIDENCE, speed_up, t_interval
+from ryot_jax.comparison.statistics import CONFIDENCE, Interval, speed_up, t_interval
 
 EFFECTS = (0.02, 0.05, 0.10)
 JUDGED = 200  # A/A runs that go through `speed_up` as a real run does
@@ -35,9 +35,9 @@ def harsher(noise: StepNoise) -> dict[str, StepNoise]:
             drifts=tuple(dataclasses.replace(drift, sd=2 * drift.sd) for drift in noise.drifts),
             phases=tuple(dataclasses.replace(phase, log_slower=2 * phase.log_slower) for phase in noise.phases),
         ),
-        "and a drift of 10 % over a minute": dataclasses.replace(noise, drifts=(*noise.drifts, Drift(0.1, 60.0))),
+        "a drift of 10 % over a minute added": dataclasses.replace(noise, drifts=(*noise.drifts, Drift(0.1, 60.0))),
         # From 0.8 to 1.2 times and back; half a minute in each.
-        "and phases of +-20 %": dataclasses.replace(
+        "phases of +-20 % added": dataclasses.replace(
             noise, phases=(*noise.phases, Phases(math.log(1.2 / 0.8), 0.5, 15.0))
         ),
         "spikes three times as large": dataclasses.replace(noise, spike_log_mean=3 * noise.spike_log_mean),
@@ -113,9 +113,14 @@ def rate(holds_S: np.ndarray) -> Rate:
     return Rate(int(np.count_nonzero(holds_S)), int(holds_S.size))
 
 
-def intervals(blocks_SAN: np.ndarray) -> np.ndarray:
-    """The `ci95` of `speed_up`, float64[S, 2], without its sign-flip test: that takes 100 times as long."""
-    return np.exp(np.array([t_interval(log_ratios_N) for log_ratios_N in log_ratios(blocks_SAN)]))
+def intervals(blocks_SAN: np.ndarray, interval: Callable[[np.ndarray], Interval | None] = t_interval) -> np.ndarray:
+    """The `ci95` of `speed_up`, float64[S, 2], without its sign-flip test: that takes 100 times as long.
+
+    Args:
+      blocks_SAN: seconds of the blocks.
+      interval: of log ratios; that of `speed_up` unless another is to be tried.
+    """
+    return np.exp(np.array([interval(log_ratios_N) for log_ratios_N in log_ratios(blocks_SAN)]))
 
 
 def log_ratios(blocks_SAN: np.ndarray) -> np.ndarray:
@@ -219,26 +224,45 @@ class ThereAndBack(Schedule):
         return first[::-1] if index % 2 else first
 
 
+def signed_rank_interval(values_n: np.ndarray) -> Interval:
+    """95 % interval of the centre of symmetric values that Wilcoxon's signed-rank test does not reject; n at least 6.
+
+    Its ends are two of the means of all pairs of values, each with itself too (Hodges and Lehmann 1963), and exact:
+    random order within the pairs makes the log ratios of an A/A run symmetric, whatever the machine does.
+    """
+    n = values_n.size
+    ways = np.ones(1)  # to reach each rank sum, of 2^n
+    for rank in range(1, n + 1):
+        ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
+    rejected = int(np.searchsorted(np.cumsum(ways), (1 - CONFIDENCE) / 2 * 2.0**n, side="right"))  # rank sums
+    i, j = np.triu_indices(n)
+    means = np.sort((values_n[i] + values_n[j]) / 2)
+    return float(means[rejected - 1]), float(means[-rejected])
+
+
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """A way to run and pair the blocks.
+    """A way to run, pair and analyse the blocks.
 
     Attributes:
       name: in words.
       schedule: of the run.
       together: so many neighbouring blocks of an arm make one entry of the analysis.
+      interval: of the mean or the centre of the log ratios.
     """
 
     name: str
     schedule: Schedule
     together: int = 1
+    interval: Callable[[np.ndarray], Interval | None] = t_interval
 
     def examine(self, noise: StepNoise, effect: float, simulations: int, seed: int) -> tuple[Rate, Rate, Rate, float]:
         """False positives in A/A runs; coverage, power and median half width of log intervals at the effect."""
 
         def found(effect: float) -> np.ndarray:
             blocks_SAN = drawn(noise, simulations, seed)(self.schedule, effect)
-            return intervals(blocks_SAN.reshape(*blocks_SAN.shape[:2], -1, self.together).sum(axis=-1))
+            blocks_SAN = blocks_SAN.reshape(*blocks_SAN.shape[:2], -1, self.together).sum(axis=-1)
+            return intervals(blocks_SAN, self.interval)
 
         intervals_S2 = found(effect)
         half = float(np.median(np.diff(np.log(intervals_S2), axis=1)) / 2)
@@ -251,13 +275,15 @@ class Design:
 
 
 def designs(schedule: Schedule) -> Iterator[Design]:
-    """The schedule as it is, with the same number of steps in other blocks, and with four times as many."""
+    """The schedule as it is, the same number of steps in other blocks, and four times as many."""
     steps, pairs = schedule.block_steps, len(schedule.blocks())
     yield Design(f"{pairs} pairs of {steps} steps", schedule)
-    halves = dataclasses.replace(schedule, block_steps=steps // 2)
-    mirrored = ThereAndBack(**dataclasses.asdict(halves))
-    yield Design(f"{pairs} pairs of {steps} steps, A B B A in halves", mirrored, together=2)
+    yield Design(f"{pairs} pairs of {steps} steps, signed-rank interval", schedule, interval=signed_rank_interval)
     for parts in (2, 5):
         parted = dataclasses.replace(schedule, block_steps=steps // parts)
+        mirrored = ThereAndBack(**dataclasses.asdict(parted))
+        yield Design(
+            f"{parts * pairs // 2} pairs of {2 * (steps // parts)} steps, A B B A in halves", mirrored, together=2
+        )
         yield Design(f"{parts * pairs} pairs of {steps // parts} steps", parted)
     yield Design(f"{4 * pairs} pairs of {steps} steps", dataclasses.replace(schedule, epochs=4 * schedule.epochs))

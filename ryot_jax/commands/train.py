@@ -140,6 +140,7 @@ def _run(
     if len(arms) == 2 and config.comparison.controls:
         controls = control_runs.run(arms[-1], schedule, dataclasses.asdict(entropies), settings, console)
     clock.end("controls")
+    peak_memory_bytes = _peak_memory_bytes()  # before the roofline, which takes hundreds of megabytes of its own
     under_roof, roof_warnings = roofline.of_run(shared, wanted, pairs[0].record)
     clock.end("roofline")
     facts = [
@@ -163,7 +164,7 @@ def _run(
             **written,
             "seconds_in_all": clock.total(),
             "seconds_by_phase": clock.seconds,
-            "peak_memory_bytes": _peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes,
         },
         artifacts=_artifacts(directory, config),
         stated_at=stated_at,

@@ -19,7 +19,7 @@ from ryot_jax.comparison.criteria import Verdict
 from ryot_jax.comparison.statistics import Interval, ratio_interval, t_interval
 
 CONFIDENCE = 0.99  # of the intervals that a control is judged by: a control is to fail by chance in 1 % of runs
-DELAY = 0.05
+_STEPS_PER_EXTRA = 20  # the known delay: one step more for each twenty
 
 # Runs that many steps from an idle device to an idle device, and returns the seconds that they took.
 RunBlock = Callable[[int], float]
@@ -80,8 +80,8 @@ class Controls:
 
 
 def delayed_steps(steps: int) -> int:
-    """Steps that the delayed arm takes for every `steps` that it reports: 5 % more, at least one more."""
-    return steps + max(1, round(DELAY * steps))
+    """Steps that the delayed arm takes for every `steps` that it reports: 5 % more, rounded up."""
+    return steps - (-steps // _STEPS_PER_EXTRA)
 
 
 def timing_controls(

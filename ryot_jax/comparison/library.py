@@ -13,7 +13,6 @@ INCONCLUSIVE.
 
 import dataclasses
 import datetime
-import html
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,7 +33,7 @@ _EVALUATIONS = 8  # at most, evenly spread: time to target is interpolated betwe
 Shuffle = Callable[[np.random.Generator, Any], Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
     """What came of a comparison.
 
@@ -43,6 +42,10 @@ class Comparison:
     """
 
     results: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Its name and verdict: the results are pages long."""
+        return f"<Comparison {self.results['name']!r}: {self.verdict}>"
 
     @property
     def verdict(self) -> criteria.Verdict:
@@ -83,10 +86,9 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The report, as a notebook shows it: in a frame, so that its style does not meet the notebook's."""
-        from ryot_jax.report.html import render
+        from ryot_jax.report.html import framed
 
-        document = html.escape(render(self.results), quote=True)
-        return f'<iframe srcdoc="{document}" title="report" style="width: 100%; height: 45em; border: 0"></iframe>'
+        return framed(self.results)
 
 
 def compare(

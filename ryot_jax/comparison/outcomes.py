@@ -17,6 +17,8 @@ from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.statistics import paired_difference, speed_up
 
+_SAME_LOSS = 1e-4  # relative
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPair:
@@ -112,7 +114,8 @@ def time_to_target(record: Record, compile_seconds: Mapping[str, float]) -> dict
     """Training time until each arm's held-out loss first reaches the baseline's final one, as JSON values.
 
     Losses between two evaluations are interpolated linearly in the step, seconds by the steps of the blocks between;
-    evaluating is no part of them. An arm that never gets there has None.
+    evaluating is no part of them. An arm that never gets there has None; one that ends within `_SAME_LOSS` of the
+    target has got there, or rounding alone would decide between arms of the same numerics.
 
     Args:
       record: of a training pair, the baseline first.
@@ -124,6 +127,8 @@ def time_to_target(record: Record, compile_seconds: Mapping[str, float]) -> dict
     arms: dict[str, dict[str, float | None]] = {}
     for name in record.arms:
         step = _first_step_at(target, [(e.step, e.mean_loss[name]) for e in record.heldout])
+        if step is None and trained and record.heldout[-1].mean_loss[name] <= target + _SAME_LOSS * abs(target):
+            step = float(record.heldout[-1].step)
         seconds = None if step is None else _seconds_until(record, name, step)
         arms[name] = {
             "step": step,

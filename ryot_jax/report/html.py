@@ -22,7 +22,7 @@ def _shown(value: Any) -> Any:
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("ryot_jax.report"),
-    autoescape=False,
+    autoescape=True,
     finalize=_shown,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -105,11 +105,14 @@ def break_even(results: Results) -> str | None:
     steps, names = comparison["break_even_steps"], (comparison["optimized"], comparison["baseline"])
     if steps is None:
         measured = comparison["seconds_per_step_difference"]["estimate"] is not None
-        return f"Break-even: {'never; no time is saved per step' if measured else 'step times were not measured'}."
-    if steps == 0:
-        return f"Break-even: at once; {names[0]} takes no longer to compile than {names[1]}."
-    extra = results["arms"][names[0]]["compile_seconds"] - results["arms"][names[1]]["compile_seconds"]
-    return f"Break-even: after {steps:,.0f} steps the {duration(extra)} s of longer compilation are paid back."
+        text = "never; no time is saved per step" if measured else "step times were not measured"
+    elif steps == 0:
+        text = f"at once; {names[0]} takes no longer to compile than {names[1]}"
+    else:
+        extra = results["arms"][names[0]]["compile_seconds"] - results["arms"][names[1]]["compile_seconds"]
+        text = f"after {steps:,.0f} steps the {duration(extra)} s of longer compilation are paid back"
+    cached = any(arm["compiled_from_cache"] for arm in results["arms"].values())
+    return f"Break-even: {text}{'; programs came from the cache, so that a first run may differ' if cached else ''}."
 
 
 def compilation_not_measured(results: Results) -> list[str]:
@@ -119,8 +122,8 @@ def compilation_not_measured(results: Results) -> list[str]:
     cached = [name for name, arm in arms.items() if arm["compiled_from_cache"]]
     if cached:
         sentences.append(
-            f"The programs of {' and '.join(cached)} came from the cache of compiled programs: compiling them anew, "
-            "and with it the true break-even, was not measured."
+            f"The programs of {' and '.join(cached)} came from the cache of compiled programs: compiling them anew "
+            "was not measured."
         )
     no_warm = [name for name, arm in arms.items() if arm["compile_warm_seconds"] is None]
     if no_warm:

@@ -57,7 +57,7 @@ def ordered_arms(results: Results) -> dict[str, Mapping[str, Any]]:
 
 def of_language_model(results: Results) -> bool:
     """Whether the run is one of this package's models; else two step functions were brought (`comparison.compare`)."""
-    return bool(results["data"]["entropies"])
+    return "unigram" in results["data"]["entropies"]
 
 
 def loss_name(results: Results) -> str:

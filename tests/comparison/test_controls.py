@@ -72,7 +72,7 @@ def test_without_spread_there_is_no_interval_and_no_pass():
     assert noise_floor([1.0] * 16, [1.0] * 16) is None
 
 
-@pytest.mark.parametrize(("steps", "delayed"), [(1, 2), (10, 11), (20, 21), (100, 105)])
+@pytest.mark.parametrize(("steps", "delayed"), [(1, 2), (10, 11), (20, 21), (50, 53), (100, 105), (140, 147)])
 def test_the_delay_is_a_known_number_of_steps(steps, delayed):
     assert delayed_steps(steps) == delayed
 

@@ -65,6 +65,11 @@ def test_time_to_target_is_interpolated_and_counts_compilation_apart():
     assert between["arms"]["optimized"]["step"] == 15.0 and between["arms"]["optimized"]["seconds"] == 1.5
 
 
+def test_rounding_does_not_decide_whether_the_target_is_reached():
+    found = outcomes.time_to_target(record([(7.0, 7.0), (4.0, 4.0 + 1e-7)]), dict.fromkeys(NAMES, 0.0))
+    assert found["arms"]["optimized"]["step"] == 10.0 and found["speedup"] == 2.0
+
+
 def test_an_arm_that_never_gets_there_has_no_time():
     found = outcomes.time_to_target(record([(7.0, 7.0), (4.0, 4.5)]), dict.fromkeys(NAMES, 0.0))
     assert found["arms"]["optimized"] == dict.fromkeys(("step", "seconds", "seconds_with_compile"))

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from experiments import simulated_runs
 from experiments.false_positives import judge, missed_elsewhere, schedule_of
@@ -30,7 +31,7 @@ def found(**changes):
 
 
 def failed(first, other=None):
-    criteria = judge({"here": first, "there": other or found()}, "here", first.first_false_positives)
+    criteria = judge({"here": first, "there": other or found()}, {"here": first.first_false_positives})
     return [criterion.name for criterion in criteria if criterion.verdict == "FAIL"]
 
 
@@ -50,8 +51,8 @@ def test_goals_are_reached_at_their_bounds_and_missed_beyond():
 def test_what_other_machines_miss_is_said():
     weak = found(power={**found().power, 0.05: Rate(1000, 2000)})
     wide = found(coverage=dict.fromkeys(EFFECTS, Rate(1960, 2000)))
-    assert missed_elsewhere({"here": weak, "there": found()}, "here") == []
-    power, coverage = missed_elsewhere({"here": found(), "weak": weak, "wide": wide}, "here")
+    assert missed_elsewhere({"here": weak, "there": found()}, ["here"]) == []
+    power, coverage = missed_elsewhere({"here": found(), "weak": weak, "wide": wide}, ["here"])
     assert "weak (50%)" in power and "wide" not in power
     assert "wide (98.0%, 98.0%, 98.0%)" in coverage and "weak" not in coverage
 
@@ -87,8 +88,18 @@ def test_there_and_back_reverses_every_second_block():
 
 def test_designs_train_the_same_steps_but_for_the_longest():
     designs = list(simulated_runs.designs(schedule_of(get_default())))
-    assert [design.schedule.total_steps for design in designs] == [800, 800, 800, 800, 3200]
-    assert [len(design.schedule.blocks()) // design.together for design in designs] == [16, 16, 32, 80, 64]
+    assert [design.schedule.total_steps for design in designs] == [800] * 6 + [3200]
+    assert [len(design.schedule.blocks()) // design.together for design in designs] == [16, 16, 16, 32, 40, 80, 64]
+
+
+@pytest.mark.parametrize("n", [6, 9])
+def test_the_signed_rank_interval_is_what_wilcoxons_test_does_not_reject(n):
+    values = np.random.default_rng(n).normal(0.5, 1.0, n)
+    low, high = simulated_runs.signed_rank_interval(values)
+    for end, inwards in ((low, 1e-9), (high, -1e-9)):
+        inside = scipy.stats.wilcoxon(values - (end + inwards), method="exact").pvalue
+        outside = scipy.stats.wilcoxon(values - (end - inwards), method="exact").pvalue
+        assert outside <= 0.05 < inside
 
 
 def test_a_bootstrap_of_five_pairs_leaves_out_the_truth_too_often():

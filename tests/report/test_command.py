@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import subprocess
 import sys
 
@@ -72,6 +73,7 @@ def _set(key, value):
         (_set("schema_version", 3), "is of version 3, and this program draws version 2"),
         (_set("roofline", {"peaks": {}, "arms": {"baseline": {}}}), "is damaged"),
         (_set("arms", {}), "is damaged"),
+        (lambda results: results["controls"].update(seconds=math.nan), "NaN is no number of JSON"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_refused_with_its_name_and_a_remedy(run, change, message):

@@ -92,6 +92,13 @@ def test_break_even(results, steps, saved, words):
     assert summary.break_even(results) == words
 
 
+def test_the_break_even_of_cached_programs_is_said_to_be_that(results):
+    results["arms"]["optimized"]["compiled_from_cache"] = True
+    assert summary.break_even(results).endswith(
+        "are paid back; programs came from the cache, so that a first run may differ."
+    )
+
+
 def test_what_of_compilation_was_not_measured_is_said(results):
     assert summary.compilation_not_measured(results) == []
     results["arms"]["baseline"]["compiled_from_cache"] = True

@@ -71,7 +71,7 @@ def describe_convergence(results: Results) -> str:
         for name, arm in ordered_arms(results).items()
     )
     entropies = results["data"]["entropies"]
-    lines = [f"{kind} entropy {entropies[kind]:.3f}" for kind in _ENTROPIES if kind in entropies]
+    lines = [f"{kind} entropy {entropies[kind]:.3f}" for kind in _ENTROPIES if entropies.get(kind) is not None]
     return f"{_loss_words(results)}: {', '.join([*arms, *lines])}{_target_words(results)}."
 
 

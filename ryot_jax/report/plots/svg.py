@@ -27,10 +27,11 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", _XLINK)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(buffer, format="svg")
     root = ET.fromstring(buffer.getvalue())  # comments, which hold the plot's texts, go here
     for parent in root.iter():
         for child in list(parent):
+            # The metadata are the date and the program; the style would hold for the whole page.
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():

@@ -26,7 +26,7 @@ def step_time(results: Results) -> Figure | None:
         times.plot(index, milliseconds[name], label=style.plain(name), **style.arm_style(number_, len(blocks)))
     times.set_ylabel("ms per step")
     # From zero, so that the gap between the lines is seen at its true proportion.
-    times.set_ylim(0, 1.1 * max(values.max() for values in milliseconds.values()))
+    times.set_ylim(0, 1.1 * max(values.max() for values in milliseconds.values()) or 1.0)
     if speed["ci95"] is not None:
         ratios.axhspan(*speed["ci95"], color=style.PURPLE, alpha=0.3, label="95 % interval of the mean")
     known = [(i, block["ratio"]) for i, block in zip(index, blocks, strict=True) if block["ratio"] is not None]

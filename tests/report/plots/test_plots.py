@@ -140,6 +140,12 @@ def test_missing_numbers_are_gaps(results):
     timing.paired_speedup(results)
 
 
+def test_a_clock_that_stood_still_is_drawn_without_a_complaint(results, tmp_path):
+    for block in results["comparison"]["step_time_speedup"]["blocks"]:
+        block.update(seconds={"baseline": 0.0, "optimized": 0.0}, ratio=None)
+    assert "step_time" in plots.write(tmp_path, results)
+
+
 @pytest.mark.parametrize(
     ("situation_name", "drawn"),
     [
