@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import scipy.stats
 
-from ryot_jax.comparison.protocol import Schedule
-from ryot_jax.comparison.simulation import Drift, Phases, StepNoise, block_seconds, simulate
+from ryot_jax.comparison.protocol import Plan, Schedule
+from ryot_jax.comparison.simulation import ARMS, Drift, Phases, StepNoise, block_seconds, simulate
 from ryot_jax.comparison.statistics import CONFIDENCE, Interval, speed_up, t_interval
 
 EFFECTS = (0.02, 0.05, 0.10)
 JUDGED = 200  # A/A runs that go through `speed_up` as a real run does
 FEW_PAIRS = 5
+OTHER_BLOCKS = (50, 10)  # steps
 RESAMPLES = 2000
 
 # (schedule, effect) -> seconds of blocks, float64[S, A, N]; another effect brings other noise.
@@ -64,9 +65,13 @@ def replayed(seconds_K: np.ndarray, simulations: int, seed: int) -> Source:
 
     def blocks(schedule: Schedule, effect: float) -> np.ndarray:
         rng = _rng(seed, effect)
-        pairs = len(schedule.blocks())
+        plans = schedule.blocks()
+        visits = schedule.visits(plans[0], ARMS)
+        # Which steps of a block's both arms are those of the arm that comes first.
+        first = np.repeat([name == visits[0][0] for name, _ in visits], [count for _, count in visits])
         steps_SK = rng.integers(seconds_K.size, size=(simulations, 1)) + np.arange(2 * schedule.total_steps)
-        taken_SNA = np.take(seconds_K, steps_SK, mode="wrap").reshape(simulations, pairs, 2, -1).sum(axis=-1)
+        taken_SNK = np.take(seconds_K, steps_SK, mode="wrap").reshape(simulations, len(plans), -1)
+        taken_SNA = np.stack([taken_SNK[..., part].sum(axis=-1) for part in (first, ~first)], axis=-1)
         blocks_SAN = rng.permuted(taken_SNA, axis=2).transpose(0, 2, 1)
         return blocks_SAN * np.array([1.0 + effect, 1.0])[:, None]
 
@@ -143,7 +148,7 @@ class Found:
       first_false_positives: of the first 200 alone.
       coverage: intervals that hold the effect, by effect.
       power: intervals above 1, by effect.
-      above_floor: intervals above the noise floor of a placebo control of the same size too, by effect.
+      above_floor: intervals above 1 with an estimate above the noise floor of a placebo of the same size, by effect.
     """
 
     log_ratio_sd: float
@@ -165,7 +170,8 @@ def examine(source: Source, schedule: Schedule) -> Found:
         intervals_S2 = intervals(source(schedule, effect))
         coverage[effect] = rate(covers(intervals_S2, 1.0 + effect))
         power[effect] = rate(intervals_S2[:, 0] > 1.0)
-        above_floor[effect] = rate(intervals_S2[:, 0] > floor_S)
+        estimates_S = np.sqrt(intervals_S2.prod(axis=1))  # intervals are symmetric in the logarithm
+        above_floor[effect] = rate((intervals_S2[:, 0] > 1.0) & (estimates_S > floor_S))
     spread = float(np.sqrt(np.mean(log_ratios(blocks_SAN) ** 2)))
     return Found(spread, rate(wrong_S), rate(wrong_S[:JUDGED]), coverage, power, above_floor)
 
@@ -183,9 +189,7 @@ def as_in_a_run(source: Source, schedule: Schedule) -> tuple[Rate, Rate]:
 
 def often_done(noise: StepNoise, schedule: Schedule, simulations: int, seed: int) -> dict[str, Rate]:
     """False positives in A/A runs of analyses that are often seen, by name."""
-    at_once = dataclasses.replace(
-        schedule, epochs=1, steps_per_epoch=schedule.total_steps, block_steps=schedule.total_steps
-    )
+    at_once = OneWay(1, schedule.total_steps, schedule.total_steps, schedule.tokens_per_step, schedule.seed)
     sequential_SAK = simulate(noise, at_once, _rng(seed, 0.0), simulations=simulations)
     steps_SAK = simulate(noise, schedule, _rng(seed, 0.0), simulations=simulations)
     few_SAN = block_seconds(steps_SAK, schedule)[:, :, :FEW_PAIRS]
@@ -215,13 +219,12 @@ def bootstrap_rejects(blocks_SAN: np.ndarray, seed: int) -> np.ndarray:
 # ---- What would help -------------------------------------------------------------------------------------------
 
 
-class ThereAndBack(Schedule):
-    """Every second block has the order of the one before it reversed: two together are one pair A B B A."""
+class OneWay(Schedule):
+    """Each arm takes the steps of a block at once, in random order: A B, or B A."""
 
-    def order(self, index: int, names: Sequence[str]) -> tuple[str, ...]:
-        """The order of the arms in block `index`."""
-        first = super().order(index // 2, names)
-        return first[::-1] if index % 2 else first
+    def visits(self, plan: Plan, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+        """Which arm takes how many steps, one after the other."""
+        return tuple((name, plan.steps) for name in self.order(plan.index, names))
 
 
 def signed_rank_interval(values_n: np.ndarray) -> Interval:
@@ -247,13 +250,11 @@ class Design:
     Attributes:
       name: in words.
       schedule: of the run.
-      together: so many neighbouring blocks of an arm make one entry of the analysis.
       interval: of the mean or the centre of the log ratios.
     """
 
     name: str
     schedule: Schedule
-    together: int = 1
     interval: Callable[[np.ndarray], Interval | None] = t_interval
 
     def examine(self, noise: StepNoise, effect: float, simulations: int, seed: int) -> tuple[Rate, Rate, Rate, float]:
@@ -261,7 +262,6 @@ class Design:
 
         def found(effect: float) -> np.ndarray:
             blocks_SAN = drawn(noise, simulations, seed)(self.schedule, effect)
-            blocks_SAN = blocks_SAN.reshape(*blocks_SAN.shape[:2], -1, self.together).sum(axis=-1)
             return intervals(blocks_SAN, self.interval)
 
         intervals_S2 = found(effect)
@@ -277,13 +277,17 @@ class Design:
 def designs(schedule: Schedule) -> Iterator[Design]:
     """The schedule as it is, the same number of steps in other blocks, and four times as many."""
     steps, pairs = schedule.block_steps, len(schedule.blocks())
-    yield Design(f"{pairs} pairs of {steps} steps", schedule)
-    yield Design(f"{pairs} pairs of {steps} steps, signed-rank interval", schedule, interval=signed_rank_interval)
-    for parts in (2, 5):
-        parted = dataclasses.replace(schedule, block_steps=steps // parts)
-        mirrored = ThereAndBack(**dataclasses.asdict(parted))
-        yield Design(
-            f"{parts * pairs // 2} pairs of {2 * (steps // parts)} steps, A B B A in halves", mirrored, together=2
-        )
-        yield Design(f"{parts * pairs} pairs of {steps // parts} steps", parted)
-    yield Design(f"{4 * pairs} pairs of {steps} steps", dataclasses.replace(schedule, epochs=4 * schedule.epochs))
+    yield Design(f"{pairs} pairs of {steps} steps, A B B A", schedule)
+    yield Design(
+        f"{pairs} pairs of {steps} steps, A B B A, signed-rank interval", schedule, interval=signed_rank_interval
+    )
+    yield Design(f"{pairs} pairs of {steps} steps, A B", OneWay(**dataclasses.asdict(schedule)))
+    for other in OTHER_BLOCKS:
+        if other != steps and schedule.steps_per_epoch % other == 0:
+            blocks = dataclasses.replace(schedule, block_steps=other)
+            count = len(blocks.blocks())
+            yield Design(f"{count} pairs of {other} steps, A B B A", blocks)
+            yield Design(f"{count} pairs of {other} steps, A B", OneWay(**dataclasses.asdict(blocks)))
+    yield Design(
+        f"{4 * pairs} pairs of {steps} steps, A B B A", dataclasses.replace(schedule, epochs=4 * schedule.epochs)
+    )

@@ -16,8 +16,8 @@ import scipy.stats
 from ml_collections import ConfigDict
 
 from experiments import random_tokens
-from ryot_jax.comparison.simulation import Drift, Machine, Phases, StepNoise
-from ryot_jax.runtime.errors import DataError
+from ryot_jax.comparison.simulation import ARMS, Drift, Machine, Phases, StepNoise
+from ryot_jax.runtime.errors import ConfigError, DataError
 
 PAUSE = 10  # times the median step: the whole machine stood still, which is no part of the model
 WARM_UP_STEPS = 20
@@ -30,13 +30,21 @@ SERIES = 200  # drawn from the model, to be compared with the measured one
 
 
 def measure(config: ConfigDict, arm_name: str, seconds: float) -> np.ndarray:
-    """Seconds of each step of one arm of the config, a call and a wait for every step, float64[K]."""
-    arm = random_tokens.setting(config, arms=("baseline", "optimized")).arm(arm_name)
+    """Seconds of each step of one arm of the config, a call and a wait for every step, float64[K].
+
+    Raises:
+      ConfigError: there is no such arm, or not enough steps in that time.
+    """
+    if arm_name not in ARMS:
+        raise ConfigError(f"--arm={arm_name}: there are {' and '.join(ARMS)}")
+    arm = random_tokens.setting(config, arms=ARMS).arm(arm_name)
     for _ in range(WARM_UP_STEPS):
         arm.run_block(1)
     times, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
         times.append(arm.run_block(1).seconds)
+    if len(times) < LEAST_STEPS:
+        raise ConfigError(f"--seconds={seconds:g}: {len(times)} steps, but the fit needs {LEAST_STEPS}; measure longer")
     return np.array(times)
 
 

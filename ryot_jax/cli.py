@@ -25,7 +25,7 @@ Train a transformer language model as two arms, baseline and optimized, and comp
   ryot generate [--run=RUN] --prompt=TEXT
   ryot tune --config=configs/scaled.py [--config.FIELD=VALUE ...]
   ryot ablate --config=configs/scaled.py [--only=NAME,...] [--config.FIELD=VALUE ...]
-  ryot report [--run=RUN]
+  ryot report [--run=RUN] [--attribution=RUN]
   ryot doctor
 
 "ryot" and "python -m ryot_jax.main" are the same program. RUN is a run directory or "latest".
@@ -65,6 +65,7 @@ ablate
 report
   draws report.html, report.md and its plots again, from the results.json of a run alone
   --run=RUN            the run to report on (default: latest)
+  --attribution=RUN    a run of ablate with the same step: its outcome becomes part of the results
   --workdir=DIR        where "latest" is looked for (default: runs)
 
 doctor
@@ -121,9 +122,10 @@ class AblateOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions:
-    """What `report` takes; `run` is a run directory that exists."""
+    """What `report` takes: run directories that exist; `attribution` is that of a run of `ablate`, or None."""
 
     run: Path
+    attribution: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,8 +260,11 @@ def _report(words: Sequence[str]) -> Invocation:
     known = flags.FlagValues()
     run_name = flags.DEFINE_string("run", "latest", "", flag_values=known)
     workdir = flags.DEFINE_string("workdir", "runs", "", flag_values=known)
+    attribution = flags.DEFINE_string("attribution", None, "", flag_values=known)
     _parse_flags(known, "report", words)
-    return Invocation("report", None, ReportOptions(find_run(Path(workdir.value), run_name.value).path))
+    folder = Path(workdir.value)
+    ablated = None if attribution.value is None else find_run(folder, attribution.value).path
+    return Invocation("report", None, ReportOptions(find_run(folder, run_name.value).path, ablated))
 
 
 def _required(config_path: str | None) -> str:

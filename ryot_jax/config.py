@@ -87,7 +87,7 @@ def get_default() -> ConfigDict:
             },
             "comparison": {
                 "arms": ("baseline", "optimized"),
-                "block_steps": 50,
+                "block_steps": 20,  # of each arm, in two visits: A B B A
                 "pairs": 1,  # training pairs, each of its own seed; 8 for a full study
                 "processes": 1,  # in which block pairs are timed; more than 1: the others compile everything anew
                 "controls": True,  # placebo, known delay and shuffled targets, after two arms have been trained

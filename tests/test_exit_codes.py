@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ryot_jax.training.checkpoints import Checkpoints
-from tests.test_main import EPOCHS, STEPS, TINY, _command, _only_run, _run, text
+from tests.test_main import BLOCK, EPOCHS, STEPS, TINY, _command, _only_run, _run, text
 
 __all__ = ["text"]  # the fixture
 
@@ -145,7 +145,7 @@ def test_a_study_goes_on_pair_by_pair(text, tmp_path, pairs):
     assert len(losses) == pairs, "two seeds gave the same run"
     assert comparison["seed_noise_measured"] and comparison["heldout_loss_difference"]["unit"] == "training pair"
     assert comparison["unit"] == "process" and comparison["step_time_speedup"]["pairs"] == 2
-    assert [process["block_pairs"] for process in comparison["processes"]] == [EPOCHS * STEPS // 6]
+    assert [process["block_pairs"] for process in comparison["processes"]] == [EPOCHS * STEPS // BLOCK]
     assert not (run / "pairs" / "001" / "checkpoints").exists(), "checkpoints that nobody can use any more"
 
 

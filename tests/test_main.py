@@ -18,7 +18,7 @@ from ryot_jax.runtime.metrics import read_rows
 from ryot_jax.training.checkpoints import Checkpoints
 
 REPOSITORY = Path(__file__).parents[1]
-EPOCHS, STEPS, BLOCK = 4, 12, 6  # a block is a call of five steps and one of one
+EPOCHS, STEPS, BLOCK = 4, 24, 12  # a visit is a call of five steps and one of one, a block two visits
 VERDICTS = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
 # A model and a text so small that a run is mostly start-up.
 TINY = [

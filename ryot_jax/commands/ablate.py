@@ -96,7 +96,7 @@ def _ablate(
         "block_steps": options.block_steps,
         "arms": [_arm(subset, arm, seconds[subset]) for subset, arm in built.items()],
         "missing": [{"on": sorted(subset), "reason": reason} for subset, reason in missing.items()],
-        "warnings": [*warnings, *_left_out(design, unproven), *ablation.doubts(built)],
+        "warnings": [*warnings, *_left_out(design, unproven), *ablation.doubts(built), *_outliers(seconds, built)],
     }
     return dict(results.plain(document))
 
@@ -116,6 +116,18 @@ def _few_rounds(rounds: int, design: Design) -> list[str]:
 def _left_out(design: Design, missing: Mapping[Subset, str]) -> list[str]:
     names = [player.name for player in design.players]
     return [f"not timed: {ablation.subset_name(subset, names)}: {reason}" for subset, reason in missing.items()]
+
+
+def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, Built]) -> list[str]:
+    found = attribution.outliers(seconds)
+    if not found:
+        return []
+    worst, times = found[0], sum(map(len, seconds.values()))
+    return [
+        f"{len(found)} of {times} times are more than {attribution.OUTLIER:g} times as long as their arm and round "
+        f"explain (the worst {worst.factor:.1f} times: {built[worst.subset].variant.name}, round {worst.round}): the "
+        "machine was busy with something else. They are kept, and widen the intervals"
+    ]
 
 
 def _arm(subset: Subset, arm: Built, seconds: np.ndarray) -> dict[str, Any]:

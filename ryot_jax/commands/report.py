@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ryot_jax.cli import ReportOptions
+from ryot_jax.comparison.results import write
 from ryot_jax.comparison.schema import SCHEMA_VERSION, validate_results
+from ryot_jax.config import differences, load
 from ryot_jax.report import files, terminal
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS, ConfigError
@@ -17,12 +19,16 @@ def run(options: ReportOptions, console: Console) -> int:
     """Writes `report.html`, `report.md` and its plots, prints the summary, and returns 0 whatever the verdict.
 
     Raises:
-      ConfigError: the run has no results yet, its `results.json` is damaged or of another version, or the report cannot
-        be written there.
+      ConfigError: the run has no results yet, its `results.json` is damaged or of another version, the attribution is
+        missing or of another model or other optimizations, or the report cannot be written there.
     """
     path = RunDirectory(options.run).results
     results = read(path)
+    if options.attribution is not None:
+        results = {**results, "attribution": _attribution(options.run, options.attribution)}
     try:
+        if options.attribution is not None:
+            write(path, results)
         written = files.write(options.run, results)
     except OSError as error:
         raise ConfigError(
@@ -39,6 +45,27 @@ def run(options: ReportOptions, console: Console) -> int:
     for report in written[:2]:
         console.line(f"report: {report}")
     return EXIT_PASS
+
+
+# What decides how long a step takes, and so what an attribution is of.
+_OF_THE_STEP = ("model.", "optimizations.", "training.batch_size", "training.seq_len", "training.accumulation")
+
+
+def _attribution(run: Path, ablated: Path) -> Any:
+    """The outcome of `ryot ablate`, for a run with the same step."""
+    path = ablated / "attribution.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)["attribution"]
+    except FileNotFoundError as error:
+        raise ConfigError(f"--attribution={ablated}: there is no {path.name}; is it a run of ryot ablate?") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error!r}); run ryot ablate again") from error
+    configs = [load(str(RunDirectory(folder).config)) for folder in (run, ablated)]
+    other = {name: pair for name, pair in differences(*configs).items() if name.startswith(_OF_THE_STEP)}
+    if other:
+        words = "; ".join(f"{name}: {mine!r} here, {theirs!r} there" for name, (mine, theirs) in other.items())
+        raise ConfigError(f"--attribution={ablated} is of another step than {run}: {words}")
+    return found
 
 
 _REMEDY = "restore the file, or go on with the run (ryot --resume=RUN), which writes it anew"

@@ -55,8 +55,11 @@ def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
     for arm in arms:
         arm.warm_up()
     for plan in schedule.blocks():
-        for name in schedule.order(plan.index, list(by_name)):
-            seconds[name].append(by_name[name].run_block(plan.steps).seconds / plan.steps)
+        taken = dict.fromkeys(by_name, 0.0)
+        for name, steps in schedule.visits(plan, list(by_name)):
+            taken[name] += by_name[name].run_block(steps).seconds
+        for name in by_name:
+            seconds[name].append(taken[name] / plan.steps)
     return dataclasses.asdict(
         ProcessTimes(
             {name: tuple(values) for name, values in seconds.items()},

@@ -174,7 +174,7 @@ def _write_block(metrics: MetricsWriter, every_steps: int, arm: str, plan: Plan,
             metrics.write(arm, step, kind="train", loss=loss, grad_norm=grad_norm)
     metrics.write(
         arm,
-        plan.end_step,
+        result.first_step + len(result.losses),
         kind="block",
         seconds=result.seconds,
         tokens_per_second=result.tokens / result.seconds,

@@ -120,9 +120,9 @@ def _one_step_a_call(config: ConfigDict) -> str:
     """Why a call of the compiled program takes one training step; '': it can take several."""
     if config.training.parallelism == "pmap":
         return "pmap takes one step a call"
-    if config.comparison.block_steps < STEPS_PER_CALL:
+    if config.comparison.block_steps // 2 < STEPS_PER_CALL:
         return (
-            f"a block of comparison.block_steps = {config.comparison.block_steps} steps is over before one call of "
+            f"half a block of comparison.block_steps = {config.comparison.block_steps} steps is over before a call of "
             f"{STEPS_PER_CALL} is"
         )
     return ""

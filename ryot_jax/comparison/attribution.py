@@ -19,6 +19,7 @@ from statsmodels.stats.multitest import multipletests
 from ryot_jax.comparison.statistics import EXACT_PAIRS, MONTE_CARLO_PATTERNS, Interval, sign_flip_p, t_interval
 
 LEVEL = 0.05  # of significance after Holm's correction
+OUTLIER = 1.5  # times as long as its arm and its round explain
 MOST_IN_ALL_SUBSETS = 5  # players whose every subset is worth an arm: 2**5 = 32
 
 Subset = frozenset[str]
@@ -151,6 +152,32 @@ def attribute(seconds: Mapping[Subset, ArrayLike], players: Sequence[Player]) ->
         ),
         interaction=_interaction(total, list(alone.values())),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlier:
+    """A time that is `factor` times as long as its arm in other rounds and its round in other arms explain."""
+
+    subset: Subset
+    round: int
+    factor: float
+
+
+def outliers(seconds: Mapping[Subset, ArrayLike]) -> list[Outlier]:
+    """Times that something else than the program and a slow round has made long, the longest first.
+
+    They are found by one sweep of a median polish (Tukey 1977) of the log times, arms first; rounds count from 1.
+    Nothing is taken out because of it: it says how quiet the machine was.
+    """
+    names = list(seconds)
+    excess = np.log(np.stack([np.asarray(seconds[subset], np.float64) for subset in names]))
+    excess -= np.median(excess, axis=1, keepdims=True)
+    excess -= np.median(excess, axis=0, keepdims=True)
+    found = [
+        Outlier(names[arm], int(index) + 1, math.exp(excess[arm, index]))
+        for arm, index in zip(*np.nonzero(excess > math.log(OUTLIER)), strict=True)
+    ]
+    return sorted(found, key=lambda outlier: -outlier.factor)
 
 
 def least_holm_p(rounds: int, tests: int) -> float:

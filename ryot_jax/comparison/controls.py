@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ryot_jax.comparison.criteria import Verdict
+from ryot_jax.comparison.protocol import there_and_back
 from ryot_jax.comparison.statistics import Interval, ratio_interval, t_interval
 
 CONFIDENCE = 0.99  # of the intervals that a control is judged by: a control is to fail by chance in 1 % of runs
@@ -92,7 +93,7 @@ def timing_controls(
     seed: int,
     on_block: Callable[[int], None] | None = None,
 ) -> tuple[Control, Control, float | None]:
-    """Placebo and known delay, from blocks of three arms of one program in random order.
+    """Placebo and known delay, from blocks of three arms of one program in random order, there and back.
 
     The delay is real work, more steps than are reported, and not a pause: so it passes through the very clock and
     device queue that the speed-up is measured with, and is the same share of a step whatever the machine's speed.
@@ -114,8 +115,11 @@ def timing_controls(
         arms[name](1)  # the first execution pays for set-up
     order = np.random.default_rng((seed, 0x636F6E74726F6C))  # not the order of the run's own blocks
     for block in range(blocks):
-        for name in order.permutation(list(steps)):
-            seconds[str(name)].append(arms[str(name)](steps[str(name)]))
+        taken = dict.fromkeys(steps, 0.0)
+        for name, count in there_and_back([str(name) for name in order.permutation(list(steps))], steps):
+            taken[name] += arms[name](count)
+        for name in steps:
+            seconds[name].append(taken[name])
         if on_block is not None:
             on_block(block + 1)
     share = (time.perf_counter() - start) / 2

@@ -101,8 +101,8 @@ def judge(
       tight_margin: nats within which they must lie too, or by which the optimized arm's may at most lie above the
         baseline's where `statistical`.
       statistical: whether one of the optimizations promises no more than a training run of the same quality.
-      noise_floor: relative speed-up that the placebo control showed or could have shown, which the interval of the
-        speed-up must clear; None: there was no such control.
+      noise_floor: relative speed-up that the placebo control showed or could have shown, which the speed-up must clear;
+        None: there was no such control.
     """
     criteria = [_trained(arms), *learning(arms, entropies, beat)]
     if pair is not None:
@@ -168,12 +168,12 @@ def _faster(pair: PairOutcome, noise_floor: float | None) -> Criterion:
     speedup, floor = pair.speedup, 1.0 + (noise_floor or 0.0)
     target = "step-time speed-up above 1, 95 % interval too"
     if noise_floor is not None:
-        target = f"step-time speed-up above 1, 95 % interval above the noise floor {floor:.4f}"
+        target = f"step-time speed-up above 1, 95 % interval too, and above the noise floor {floor:.4f}"
     if speedup.estimate is None:
         return Criterion("speedup_above_zero", target, f"no {pair.unit} was measured", "INCONCLUSIVE")
     actual = f"{speedup.estimate:.3f} times as fast {_interval(speedup.ci95)}, {counted(speedup.pairs, pair.unit)}"
     verdict = _above(speedup.ci95, 1.0)
-    if verdict == "PASS" and speedup.ci95 is not None and speedup.ci95[0] <= floor:
+    if verdict == "PASS" and speedup.estimate <= floor:
         verdict = "INCONCLUSIVE"
     return Criterion("speedup_above_zero", target, actual, verdict)
 

@@ -54,7 +54,7 @@ def state(settings: Settings, *, statistical: bool) -> list[dict[str, str]]:
       settings: of the run.
       statistical: as in `criteria.judge`.
     """
-    floor = "above 1 and above the placebo's noise floor" if settings.controls else "above 1"
+    floor = "above 1, and the estimate above the placebo's noise floor" if settings.controls else "above 1"
     margin, tight = f"{settings.loss_margin:g}", f"{settings.tight_loss_margin:g}"
     tight = f"at most {tight} higher" if statistical else f"within {tight}"
     loss = "held-out loss" if settings.held_out else "training loss in the last half of the blocks"

@@ -1,6 +1,7 @@
-"""The paired protocol: every arm runs the same blocks of steps, in a random order inside each block.
+"""The paired protocol: every arm runs the same blocks of steps, in a random order inside each block, there and back.
 
-Interleaving lets a drifting machine hit all arms alike; the random order lets no rhythm of it favour one.
+Interleaving lets a drifting machine hit all arms alike; coming back in the reverse order takes out what is left of a
+drift within the block; the random order lets no rhythm of the machine favour one arm.
 What an arm is and how it trains is left to `training`; what the record means, to `results`.
 """
 
@@ -122,6 +123,21 @@ class Schedule:
         generator = np.random.default_rng((self.seed, index))
         return tuple(names[i] for i in generator.permutation(len(names)))
 
+    def visits(self, plan: Plan, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+        """Which arm takes how many steps, one after the other: see `there_and_back`."""
+        return there_and_back(self.order(plan.index, names), dict.fromkeys(names, plan.steps))
+
+
+def there_and_back(order: Sequence[str], steps: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Each arm in order with half of its steps (the larger one), then in the reverse order with the rest.
+
+    Two arms run A B B A: a drift that is linear in time takes as much from one as from the other. A block of one step
+    has no way back.
+    """
+    there = [(name, steps[name] - steps[name] // 2) for name in order]
+    back = [(name, steps[name] // 2) for name in reversed(order)]
+    return tuple((name, count) for name, count in (*there, *back) if count > 0)
+
 
 def _ignore(*_: Any) -> None:
     """The default of every observer callback."""
@@ -132,7 +148,7 @@ class Observer:
     """Callbacks of a run, all between blocks and so never inside a measured time.
 
     Attributes:
-      block: (arm name, plan, result) after each block of one arm: progress and metrics.
+      block: (arm name, plan, result) after each visit of one arm, of which a block has two: progress and metrics.
       heldout: (step, {arm name: evaluation}) after each evaluation.
       pair: (record, plan) when every arm has done a block and, at an epoch's end, was evaluated: the place to
         save checkpoints (all arms stand at `plan.end_step`) and to stop by raising.
@@ -199,12 +215,11 @@ def run(
         if evaluate:
             record = evaluated(record, 0, 0)
     for plan in schedule.blocks()[len(record.blocks) :]:
-        order = schedule.order(plan.index, names)
-        results = {}
-        for name in order:
-            results[name] = by_name[name].run_block(plan.steps)
-            observer.block(name, plan, results[name])
-        record = record.with_block(_block(plan, order, results, arms, schedule))
+        results: dict[str, list[BlockResult]] = {name: [] for name in names}
+        for name, steps in schedule.visits(plan, names):
+            results[name].append(by_name[name].run_block(steps))
+            observer.block(name, plan, results[name][-1])
+        record = record.with_block(_block(plan, schedule.order(plan.index, names), results, arms, schedule))
         if plan.ends_epoch and evaluate:
             record = evaluated(record, plan.end_step, plan.epoch)
         observer.pair(record, plan)
@@ -214,16 +229,18 @@ def run(
 def _block(
     plan: Plan,
     order: tuple[str, ...],
-    results: Mapping[str, BlockResult],
+    results: Mapping[str, Sequence[BlockResult]],
     arms: Sequence[Arm],
     schedule: Schedule,
 ) -> Block:
     batches_hash = _agreed("batches", {arm.name: arm.batches_hash() for arm in arms})
     tokens = plan.steps * schedule.tokens_per_step
-    for name, result in results.items():
-        if result.tokens != tokens or len(result.losses) != plan.steps:
+    losses = {name: [loss for visit in visits for loss in visit.losses] for name, visits in results.items()}
+    for name, visits in results.items():
+        reported = sum(visit.tokens for visit in visits)
+        if reported != tokens or len(losses[name]) != plan.steps:
             raise RyotError(
-                f"arm {name!r} reports {result.tokens} tokens and {len(result.losses)} losses for block "
+                f"arm {name!r} reports {reported} tokens and {len(losses[name])} losses for block "
                 f"{plan.index}, but its {plan.steps} steps of {schedule.tokens_per_step} target tokens are "
                 f"{tokens} tokens: throughput would be wrong"
             )
@@ -233,9 +250,9 @@ def _block(
         steps=plan.steps,
         tokens=tokens,
         order=order,
-        seconds={arm.name: float(results[arm.name].seconds) for arm in arms},
-        train_loss={arm.name: float(np.mean(results[arm.name].losses)) for arm in arms},
-        first_loss={arm.name: float(results[arm.name].losses[0]) for arm in arms},
+        seconds={arm.name: float(sum(visit.seconds for visit in results[arm.name])) for arm in arms},
+        train_loss={arm.name: float(np.mean(losses[arm.name])) for arm in arms},
+        first_loss={arm.name: float(losses[arm.name][0]) for arm in arms},
         batches_hash=batches_hash,
     )
 

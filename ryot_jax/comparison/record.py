@@ -12,14 +12,14 @@ from ryot_jax.runtime.errors import CheckpointError
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One block of steps, run by every arm in turn.
+    """One block of steps, run by every arm in two visits: in `order`, and back.
 
     Attributes:
       index: position in the run, from 0.
       epoch: epoch that it belongs to, from 1.
       steps: training steps in it, per arm.
       tokens: target tokens trained on, per arm.
-      order: names of the arms in the order in which they ran.
+      order: names of the arms in the order in which they ran first.
       seconds: wall-clock seconds by arm.
       train_loss: mean training loss over the block's steps by arm, nats/token.
       first_loss: training loss of the block's first step by arm, nats/token.

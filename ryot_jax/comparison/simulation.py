@@ -134,8 +134,8 @@ def simulate(
 ) -> np.ndarray:
     """Step times of paired runs, float64[S, A, K] in seconds: the K-th step of each arm, as it trains.
 
-    Blocks run one after the other in the order that `schedule` gives, with another seed in every simulation; the
-    machine drifts on through all of them, so the two blocks of a pair see it at different times.
+    Arms take turns as `schedule` says, with another seed in every simulation; the machine drifts on through all of
+    them, so the two arms of a pair see it at different times.
 
     Args:
       noise: what disturbs the steps.
@@ -150,11 +150,15 @@ def simulate(
     seconds_SAK = np.empty((simulations, len(ARMS), schedule.total_steps))
     rows_S = np.arange(simulations)
     slower_A = np.array([1.0 + effect, 1.0])
+    taken_SA = np.zeros((simulations, len(ARMS)), int)
     for plan in schedule.blocks():
-        order_SA = np.array([[ARMS.index(name) for name in s.order(plan.index, ARMS)] for s in schedules])
-        for arm_S in order_SA.T:
-            for step in range(plan.end_step - plan.steps, plan.end_step):
-                seconds_SAK[rows_S, arm_S, step] = machine.step(slower_A[arm_S])
+        visits_SV = [s.visits(plan, ARMS) for s in schedules]
+        for visits_S in zip(*visits_SV, strict=True):
+            arm_S = np.array([ARMS.index(name) for name, _ in visits_S])
+            (steps,) = {count for _, count in visits_S}  # the same in all simulations, which differ in the order
+            for _ in range(steps):
+                seconds_SAK[rows_S, arm_S, taken_SA[rows_S, arm_S]] = machine.step(slower_A[arm_S])
+                taken_SA[rows_S, arm_S] += 1
     return seconds_SAK
 
 

@@ -12,7 +12,7 @@ import scipy.stats
 from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
-EXACT_PAIRS = 16  # 2**16 = 65,536 sign patterns take some 10 ms; beyond that they are drawn at random
+EXACT_PAIRS = 16  # 2**16 = 65,536 sign patterns take 0.1 s; beyond that they are drawn at random
 MONTE_CARLO_PATTERNS = 99_999
 
 Interval = tuple[float, float]

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ryot_jax import cli
 from ryot_jax.commands import ablate
 from ryot_jax.comparison import results
+from ryot_jax.comparison.ablation import Built
 from ryot_jax.comparison.attribution import Player, attribute
+from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan
 from ryot_jax.runtime.allocator import AllocatorRecord
@@ -120,6 +123,20 @@ def test_the_output_is_ascii_and_says_what_was_found(finished):
     assert "Interaction: the effects alone multiply to " in done.stdout
     assert f"warning: {ROUNDS} rounds cannot give a Holm p below 1 for 4 tests" in done.stdout
     assert str(run / "attribution.json") in lines[-1]
+
+
+def test_times_that_something_else_made_long_are_told(finished):
+    document = _document(finished[0])
+    built = {
+        frozenset(arm["on"]): Built(Variant(arm["name"], KernelPlan(**arm["plan"])), {}, {}, 1.0, {}, arm["name"])
+        for arm in document["arms"]
+    }
+    seconds = {subset: np.full(8, 0.1) for subset in built}
+    assert ablate._outliers(seconds, built) == []
+    seconds[frozenset(["norm"])][2] *= 9.0
+    (warning,) = ablate._outliers(seconds, built)
+    assert warning.startswith("1 of 32 times are more than 1.5 times as long as their arm and round explain")
+    assert "(the worst 9.0 times: norm, round 3)" in warning
 
 
 def test_options_and_their_defaults():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import time
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from ryot_jax.training.program_check import ProgramCheck
 # What every CPU can do.
 WISHES = {"attention": "xla", "norm": "xla", "dispatch": "scan"}
 TWO = ("norm", "dispatch")
+SLOW_SECONDS = 0.02
 
 
 def tiny_config():
@@ -244,17 +246,26 @@ def test_all_arms_of_a_round_are_timed_twice_on_the_same_batches(shared, built):
     assert [line.split("  ")[0] for line in lines[1:]] == ["round 1/3", "round 2/3", "round 3/3"]
 
 
+def _spied(arms, calls, slow=()):
+    """The same arms; every call of a program is noted as (subset, program's name), those of `slow` arms take 20 ms."""
+
+    def spy(subset, name, program):
+        def executable(*arguments):
+            calls.append((subset, name))
+            time.sleep(SLOW_SECONDS if subset in slow else 0.0)
+            return program.executable(*arguments)
+
+        return dataclasses.replace(program, executable=executable)
+
+    return {
+        subset: dataclasses.replace(arm, programs={name: spy(subset, name, p) for name, p in arm.programs.items()})
+        for subset, arm in arms.items()
+    }
+
+
 def test_each_arm_is_timed_with_its_own_programs(shared, built):
     calls = []
-
-    def spied(subset, arm):
-        programs = {
-            name: dataclasses.replace(program, executable=_Spy(program.executable, calls, (subset, name)))
-            for name, program in arm.programs.items()
-        }
-        return dataclasses.replace(arm, programs=programs)
-
-    arms = {subset: spied(subset, arm) for subset, arm in built[0].items()}
+    arms = _spied(built[0], calls)
     measure(shared, arms, rounds=2, block_steps=5, log=lambda line: None)
     for subset in arms:
         programs = [name for called, name in calls if called == subset]
@@ -262,15 +273,10 @@ def test_each_arm_is_timed_with_its_own_programs(shared, built):
         assert programs == (["scan"] * 5 if "dispatch" in subset else ["step"] * 25)
 
 
-class _Spy:
-    """A program that notes its calls."""
-
-    def __init__(self, executable, calls, key):
-        self._executable, self._calls, self._key = executable, calls, key
-
-    def __call__(self, *arguments):
-        self._calls.append(self._key)
-        return self._executable(*arguments)
+@pytest.mark.parametrize("slow", [BASELINE, frozenset(["norm"])], ids=["baseline", "norm"])
+def test_each_arm_gets_its_own_times(shared, built, slow):
+    seconds = measure(shared, _spied(built[0], [], {slow}), rounds=2, block_steps=5, log=lambda line: None)
+    assert (seconds[slow] >= SLOW_SECONDS).all()
 
 
 def test_memory_does_not_grow_with_the_number_of_arms(shared, built):

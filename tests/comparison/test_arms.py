@@ -56,7 +56,10 @@ def test_the_baseline_takes_one_step_a_call_whatever_is_asked_for():
     ("change", "reason"),
     [
         ({"training.parallelism": "pmap"}, "pmap takes one step a call"),
-        ({"comparison.block_steps": 4}, "a block of comparison.block_steps = 4 steps is over before one call of 5 is"),
+        (
+            {"comparison.block_steps": 4},
+            "half a block of comparison.block_steps = 4 steps is over before a call of 5 is",
+        ),
     ],
 )
 def test_a_call_that_can_take_one_step_alone_is_told_with_its_reason(change, reason):

@@ -167,6 +167,18 @@ def test_an_arm_that_was_not_timed_takes_its_effect_from_the_table_and_from_the_
     assert a.alone.p == pytest.approx(2 / 2**8) and a.alone.p_holm == pytest.approx(5 * 2 / 2**8)
 
 
+def test_outliers_are_what_neither_arm_nor_round_explains():
+    seconds = _times(FACTORS, _log_gain, rounds=8, noise=0.02)
+    seconds = {subset: values * np.array([1.0, 1, 1, 4, 1, 1, 1, 1]) for subset, values in seconds.items()}
+    assert attribution.outliers(seconds) == [], "a round that is slow for all is none"
+    slow, slower = frozenset("a"), frozenset("bc")
+    seconds[slow][1] *= 2.0
+    seconds[slower][6] *= 30.0
+    found = attribution.outliers(seconds)
+    assert [(outlier.subset, outlier.round) for outlier in found] == [(slower, 7), (slow, 2)]
+    assert [outlier.factor for outlier in found] == pytest.approx([30.0, 2.0], rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

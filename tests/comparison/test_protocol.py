@@ -18,7 +18,7 @@ def test_both_arms_run_every_block_and_are_evaluated_at_each_epochs_end(make_arm
     assert record.step == schedule.total_steps == 100
     assert [block.steps for block in record.blocks] == [10, 10, 5] * 4
     assert [(e.step, e.epoch) for e in record.heldout] == [(0, 0), (25, 1), (50, 2), (75, 3), (100, 4)]
-    epoch = ["run 10", "run 10", "run 5", "evaluate"]
+    epoch = ["run 5", "run 5", "run 5", "run 5", "run 3", "run 2", "evaluate"]  # there and back
     assert all(arm.calls == ["warm_up", "evaluate", *epoch * 4] for arm in arms)
     assert record.blocks[0].first_loss == {"baseline": 7.0, "optimized": 7.0}
 
@@ -37,7 +37,13 @@ def test_the_recorded_order_is_the_one_that_ran(make_arms, run):
     ran = []
     observer = protocol.Observer(block=lambda name, plan, result: ran.append((plan.index, name)))
     record = run(make_arms(), observer=observer)
-    assert ran == [(block.index, name) for block in record.blocks for name in block.order]
+    assert ran == [(block.index, name) for block in record.blocks for name in (*block.order, *block.order[::-1])]
+
+
+def test_arms_go_there_and_back_with_the_steps_of_a_block():
+    steps = {"a": 5, "b": 1}
+    assert protocol.there_and_back(("a", "b"), steps) == (("a", 3), ("b", 1), ("a", 2))
+    assert protocol.there_and_back(("b", "a"), dict.fromkeys("ab", 4)) == (("b", 2), ("a", 2), ("a", 2), ("b", 2))
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5])

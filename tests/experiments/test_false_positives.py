@@ -8,7 +8,7 @@ import scipy.stats
 
 from experiments import simulated_runs
 from experiments.false_positives import judge, missed_elsewhere, schedule_of
-from experiments.simulated_runs import EFFECTS, Found, Rate, ThereAndBack
+from experiments.simulated_runs import EFFECTS, Found, OneWay, Rate
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.simulation import ARMS, Drift, StepNoise
 from ryot_jax.comparison.statistics import speed_up
@@ -59,7 +59,7 @@ def test_what_other_machines_miss_is_said():
 
 def test_the_schedule_is_that_of_the_main_command():
     schedule = schedule_of(get_default())
-    assert (len(schedule.blocks()), schedule.block_steps, schedule.total_steps) == (16, 50, 800)
+    assert (len(schedule.blocks()), schedule.block_steps, schedule.total_steps) == (40, 20, 800)
 
 
 def test_intervals_are_those_of_a_real_run():
@@ -72,24 +72,29 @@ def test_replayed_runs_are_the_measured_steps_in_blocks_of_random_order():
     measured = np.arange(1.0, 33.0)  # one run long
     blocks_SAN = simulated_runs.replayed(measured, 300, 0)(SCHEDULE, 0.0)
     np.testing.assert_allclose(blocks_SAN.sum(axis=(1, 2)), np.full(300, measured.sum()))
-    # Neighbours in time: 16 seconds apart, or the two ends of the series.
-    assert set(np.unique(np.abs(blocks_SAN[:, 0] - blocks_SAN[:, 1])).tolist()) - {16.0} != set()
-    assert 0.4 < np.mean(blocks_SAN[:, 0] > blocks_SAN[:, 1]) < 0.6
+    # There and back takes all of a drift that is linear in time, but where the series begins anew.
+    assert np.mean(blocks_SAN[:, 0] == blocks_SAN[:, 1]) > 0.6
+    one_way_SAN = simulated_runs.replayed(measured, 300, 0)(OneWay(**dataclasses.asdict(SCHEDULE)), 0.0)
+    # Neighbours in time: 16 seconds apart, or the two ends of the series; either arm is the first.
+    differences = one_way_SAN[:, 0] - one_way_SAN[:, 1]
+    assert np.mean(np.abs(differences) == 16.0) > 0.6
+    assert 0.4 < np.mean(differences > 0) < 0.6
     slower_SAN = simulated_runs.replayed(measured, 300, 0)(SCHEDULE, 0.1)
     assert slower_SAN[:, 0].sum() > 1.05 * blocks_SAN[:, 0].sum()
 
 
-def test_there_and_back_reverses_every_second_block():
-    mirrored = ThereAndBack(**dataclasses.asdict(SCHEDULE))
-    orders = [mirrored.order(i, ARMS) for i in range(40)]
-    assert all(back == there[::-1] for there, back in zip(orders[::2], orders[1::2], strict=True))
-    assert len(set(orders[::2])) == 2
+def test_one_way_takes_all_steps_of_a_block_at_once():
+    one_way = OneWay(**dataclasses.asdict(SCHEDULE))
+    for plan in SCHEDULE.blocks():
+        order = SCHEDULE.order(plan.index, ARMS)
+        assert one_way.visits(plan, ARMS) == tuple((name, 4) for name in order)
+        assert SCHEDULE.visits(plan, ARMS) == tuple((name, 2) for name in (*order, *order[::-1]))
 
 
 def test_designs_train_the_same_steps_but_for_the_longest():
     designs = list(simulated_runs.designs(schedule_of(get_default())))
-    assert [design.schedule.total_steps for design in designs] == [800] * 6 + [3200]
-    assert [len(design.schedule.blocks()) // design.together for design in designs] == [16, 16, 16, 32, 40, 80, 64]
+    assert [design.schedule.total_steps for design in designs] == [800] * 7 + [3200]
+    assert [len(design.schedule.blocks()) for design in designs] == [40, 40, 40, 16, 16, 80, 80, 160]
 
 
 @pytest.mark.parametrize("n", [6, 9])

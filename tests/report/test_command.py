@@ -50,6 +50,47 @@ def test_old_reports_are_replaced_and_the_latest_run_is_the_default(run):
     assert "scaled: FAIL" in (run / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def ablated(tmp_path, situation):
+    """A run directory as `ryot ablate` leaves it."""
+    folder = tmp_path / "20261124T215807Z-scaled-ablate"
+    folder.mkdir()
+    (folder / "config.json").write_text(to_json(get_default()), encoding="utf-8")
+    document = {"attribution": situation("ablated")["attribution"]}
+    (folder / "attribution.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+def test_an_attribution_becomes_part_of_the_results_and_of_the_report(run, ablated, situation):
+    assert 'id="attribution"' not in (_report(f"--run={run}") and (run / "report.html").read_text(encoding="utf-8"))
+    assert _report(f"--run={run}", f"--attribution={ablated}")[0] == 0
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert results["attribution"] == situation("ablated")["attribution"]
+    assert 'id="attribution"' in (run / "report.html").read_text(encoding="utf-8")
+    assert _report(f"--run={run}")[0] == 0
+    assert 'id="attribution"' in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_attribution_of_another_step_is_refused(run, ablated):
+    config = get_default()
+    config.model.d_model = 256
+    config.comparison.pairs = 3  # which a step knows nothing of
+    (ablated / "config.json").write_text(to_json(config), encoding="utf-8")
+    before = (run / "results.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"model\.d_model: 128 here, 256 there") as error:
+        _report(f"--run={run}", f"--attribution={ablated}")
+    assert "pairs" not in str(error.value)
+    assert (run / "results.json").read_bytes() == before
+
+
+def test_an_attribution_that_is_not_there_or_damaged_is_named(run, ablated):
+    with pytest.raises(ConfigError, match=r"there is no attribution\.json"):
+        _report(f"--run={run}", f"--attribution={run}")
+    (ablated / "attribution.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"attribution\.json is damaged"):
+        _report(f"--run={run}", f"--attribution={ablated}")
+
+
 def _without(key):
     def change(results):
         del results[key]
