@@ -2,9 +2,9 @@
 
     python -m ryot_jax.main --config=configs/scaled.py
 
-Expected: two arms of 800 steps each within 3.5 minutes on 2 cores of an AMD EPYC with AVX512-BF16 (baseline 25,400 and
-optimized 95,400 tokens/s) and within 12 minutes on older ones, set-up apart; a final held-out loss of 3.48 nats/token,
-0.37 under the bigram entropy of the same text (jax 0.10.2; the sweep of the learning rate is in
+Expected: two arms of 800 steps each within 3 minutes and a minute of controls on 2 cores of an AMD EPYC with
+AVX512-BF16 (baseline 26,500 and optimized 99,400 tokens/s), set-up apart; a final held-out loss of 3.46 to 3.48
+nats/token, 0.37 under the bigram entropy of the same text (jax 0.10.2; the sweep of the learning rate is in
 experiments/results/learning_rate_scaled.md).
 """
 

@@ -164,7 +164,7 @@ def _markdown(title: str, verdict: Verdict | None, command: str, tables: Sequenc
         rule = ("---", *["---:"] * (len(table.header) - 1))
         lines = [tuple(escape(cell) for cell in line) for line in _lines(table)]
         rows = "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
-        parts += [f"## {escape(table.title.capitalize())}", rows]
+        parts += [f"## {escape(table.title[:1].upper() + table.title[1:])}", rows]
     parts += [escape(note) for note in notes]
     return "\n\n".join(parts) + "\n"
 

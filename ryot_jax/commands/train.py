@@ -363,7 +363,7 @@ def _print_summary(console: Console, found: Mapping[str, Any], directory: RunDir
     for line in terminal.render(found, fancy=fancy, width=width).splitlines():
         console.line(line)
     console.line()
-    console.line(f"finished in {format_duration(seconds)}; report: {_shown(directory.path / 'report.md')}")
+    console.line(f"finished in {format_duration(seconds)}; report: {_shown(directory.path / 'report.html')}")
     if "checkpoints" in found["artifacts"]:
         console.line(f"next: ryot generate --run={_shown(directory.path)} --prompt='def '")
 
