@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.comparison import compare, protocol
+from ryot_jax.comparison import Comparison, compare, protocol
 from ryot_jax.comparison.controls import Controls, judge_placebo, judge_shuffled
 from ryot_jax.comparison.variants import Variant, check_active
 from ryot_jax.kernels import KernelPlan, Spec
@@ -81,6 +81,16 @@ def test_a_comparison_with_nothing_on_is_an_error():
     arms = Variant("baseline", KernelPlan()), Variant("optimized", KernelPlan())
     with pytest.raises(ConfigError, match="would measure nothing"):
         check_active(arms, {"baseline": text, "optimized": text}, SPEC)
+
+
+def test_only_a_pass_ends_with_exit_code_zero(make_arms, assemble):
+    """What a script sees that looks at nothing else; tests/test_exit_codes.py has the whole commands."""
+    verdicts = {
+        Comparison(assemble(make_arms(**changes))).exit_code: changes for changes in ({}, {"step_seconds": 0.02})
+    }
+    assert verdicts == {0: {}, 3: {"step_seconds": 0.02}}
+    control = judge_shuffled([], "6.2 to 3.0", 100, 1.0)
+    assert Comparison(assemble(make_arms(), controls=Controls((control,), noise_floor=0.001))).exit_code == 4
 
 
 def test_a_better_loss_from_a_faster_kernel_does_not_pass(make_arms, assemble):
