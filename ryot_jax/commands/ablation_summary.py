@@ -97,7 +97,7 @@ def _interaction(found: Mapping[str, Any]) -> str:
         return f"{text}together they give more than each by itself would suggest; some pay only beside others."
     if high < 1.0:
         return f"{text}together they give less than each by itself would suggest; some save the same time."
-    return f"{text}no interaction was found."
+    return f"{text}this cannot be told from 1, at which the parts multiply."
 
 
 def _ratio(effect: Mapping[str, Any]) -> str:

@@ -114,13 +114,15 @@ def find_run(workdir: Path, wanted: str) -> RunDirectory:
 
     Args:
       workdir: where run directories are.
-      wanted: a run directory, the name of one in `workdir`, or `'latest'`: the newest there by name.
+      wanted: a run directory, the name of one in `workdir`, or `'latest'`: the newest there by name that is
+        no ablation, as those (`-ablate`) hold nothing to go on with, to write with or to report on.
 
     Raises:
       ConfigError: there is no such run.
     """
     if wanted == "latest":
         runs = sorted((path.parent for path in workdir.glob("*/config.json")), key=_age)
+        runs = [run for run in runs if not re.search(r"-ablate(-\d+)?$", run.name)]
         if not runs:
             raise ConfigError(f"no run directory in {workdir}/; make one with --config=..., or name it in full")
         return RunDirectory(runs[-1].absolute())

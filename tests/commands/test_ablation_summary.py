@@ -81,7 +81,7 @@ def test_without_shapley_factors_it_says_what_they_need(make_document):
         (_effect(1.25, (1.2, 1.3)), "1.250 (1.200 to 1.300) times that: together they give more than"),
         (_effect(0.8, (0.7, 0.9)), "multiply to 2.500, all together give 2.000, which is 0.800 (0.700 to 0.900) times"),
         (_effect(0.8, (0.7, 0.9)), "together they give less than"),
-        (_effect(1.01, (0.9, 1.1)), "times that: no interaction was found."),
+        (_effect(1.01, (0.9, 1.1)), "times that: this cannot be told from 1, at which the parts multiply."),
         (_effect(1.01, None), "1.010 (no interval) times that: too few rounds to tell it from 1."),
         (_effect(None, None), "Interaction: not known, as not every optimization was timed alone."),
     ],

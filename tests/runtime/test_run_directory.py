@@ -56,6 +56,15 @@ def test_a_run_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert find_run(tmp_path, run.path.name) == run
 
 
+def test_latest_is_no_ablation(tmp_path):
+    trained = tmp_path / "20260504T120000Z-a"
+    for path in (trained, tmp_path / "20260504T120001Z-a-ablate", tmp_path / "20260504T120001Z-a-ablate-2"):
+        path.mkdir()
+        (path / "config.json").write_text("{}", encoding="utf-8")
+    assert find_run(tmp_path, "latest").path == trained
+    assert find_run(tmp_path, "20260504T120001Z-a-ablate").path.name.endswith("-ablate")
+
+
 @pytest.mark.parametrize("wanted", ["latest", "", "20260504T120001Z-a"])
 def test_a_run_that_is_not_there_is_named(tmp_path, wanted):
     with pytest.raises(ConfigError, match="run directory"):
