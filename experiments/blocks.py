@@ -1,16 +1,8 @@
-"""Step times of several programs that take turns: blocks of steps in random order, there and back again.
-
-Only time is kept here; what a block runs is a function, in this process or behind a pipe. Ratios of rounds and
-their intervals are `ryot_jax.comparison.statistics.speed_up`.
-"""
-
-import time
-from collections.abc import Callable, Mapping
+"""How long the blocks of programs that take turns should be; the turns are `ryot_jax.comparison.interleaving`."""
 
 import numpy as np
 
-# Runs that many steps from an idle device to an idle device, and returns the seconds that they took.
-Block = Callable[[int], float]
+from ryot_jax.comparison.interleaving import Block
 
 
 def steps_within(block: Block, seconds: float, most: int = 1000) -> int:
@@ -18,40 +10,3 @@ def steps_within(block: Block, seconds: float, most: int = 1000) -> int:
     block(1)
     per_step = block(2) / 2
     return int(np.clip(round(seconds / per_step), 1, most))
-
-
-def interleave(
-    arms: Mapping[str, Block],
-    steps: Mapping[str, int],
-    *,
-    rounds: int,
-    seed: int = 0,
-    pause: float = 0.0,
-    on_round: Callable[[int], None] | None = None,
-) -> dict[str, np.ndarray]:
-    """Seconds per step of every arm in every round, float64[rounds].
-
-    A round visits all arms in a random order and then once more in the reverse order, so that a machine that drifts
-    within the round slows all of them alike: entry i of two arms is a pair.
-
-    Args:
-      arms: name -> what runs its blocks.
-      steps: steps of one visit, by arm.
-      rounds: how many.
-      seed: of the orders.
-      pause: seconds of rest before each visit, in which another arm's threads may fall asleep.
-      on_round: told the number of rounds done.
-    """
-    order = np.random.default_rng(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for done in range(1, rounds + 1):
-        names = [str(name) for name in order.permutation(list(arms))]
-        taken = dict.fromkeys(arms, 0.0)
-        for name in names + names[::-1]:
-            time.sleep(pause)
-            taken[name] += arms[name](steps[name])
-        for name in arms:
-            seconds[name].append(taken[name] / (2 * steps[name]))
-        if on_round is not None:
-            on_round(done)
-    return {name: np.array(values) for name, values in seconds.items()}

@@ -34,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
     rows, placebos, delays = [], [], []
     for seed in range(options.runs):
         placebo, delay, floor = timing_controls(
-            {name: _block_of(arm, name) for name in ("reference", "placebo", "delayed")},
+            arm.twin,
             blocks=config.comparison.control_blocks,
             block_steps=config.comparison.control_steps,
             seed=seed,
@@ -55,11 +55,6 @@ def main(words: Sequence[str] | None = None) -> int:
         notes=["An interval is one of 99 %, so that a control fails by chance in about one run of a hundred.", quiet],
         write=options.write,
     )
-
-
-def _block_of(arm, name):  # type: ignore[no-untyped-def]
-    trainer = arm.twin(name)
-    return lambda steps: trainer.run_block(steps).seconds
 
 
 def _often(name: str, controls: Sequence[Control]) -> Criterion:

@@ -18,8 +18,9 @@ import sys
 import numpy as np
 
 from experiments import matrix_peak, random_tokens, record
-from experiments.blocks import interleave, steps_within
+from experiments.blocks import steps_within
 from ryot_jax.comparison.arms import Arm
+from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load

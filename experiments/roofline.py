@@ -15,8 +15,9 @@ import sys
 import numpy as np
 
 from experiments import random_tokens, record
-from experiments.blocks import interleave, steps_within
+from experiments.blocks import steps_within
 from ryot_jax.comparison import roofline
+from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.peaks import MEMORY, Meter, build
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load

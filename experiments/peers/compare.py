@@ -42,11 +42,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import record
-from experiments.blocks import interleave, steps_within
+from experiments.blocks import steps_within
 from experiments.peers import task
 from experiments.peers.worker import Answer, Worker, WorkerError
 from experiments.record import Table
 from ryot_jax.comparison.criteria import Criterion
+from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import SpeedUp, speed_up
 from ryot_jax.config import load
 from ryot_jax.runtime.errors import RyotError

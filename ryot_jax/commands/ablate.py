@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import Devices, describe_devices, describe_processor
 from ryot_jax.runtime.errors import EXIT_PASS
-from ryot_jax.runtime.files import write_json, write_text
+from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import create_run
 
@@ -73,7 +72,7 @@ def run(config: ConfigDict, options: AblateOptions, allocator: AllocatorRecord, 
         for line in ablation_summary.lines(document):
             console.line(line)
         console.line()
-        console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {_shown(path)}")
+        console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {shown(path)}")
     return EXIT_PASS
 
 
@@ -156,8 +155,3 @@ def _manifest(
         kernel_plans={"optimized": dataclasses.asdict(optimized.plan)},
         kernel_reasons={"optimized": optimized.reasons},
     )
-
-
-def _shown(path: Path) -> Path:
-    """The path as a person would type it from here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

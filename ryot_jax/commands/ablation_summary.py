@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ryot_jax.comparison.attribution import MOST_IN_ALL_SUBSETS
+from ryot_jax.report import terminal
+from ryot_jax.report.parts import Table
 from ryot_jax.report.words import NOTHING, interval, number
 
 _WIDTH = 100
@@ -110,11 +112,8 @@ def _p(value: float | None) -> str:
     return NOTHING if value is None else "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows under their header, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    ruled = [header, ["-" * width for width in widths], *rows]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in ruled]
+def _grid(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    return terminal.grid(Table("", header, tuple(rows)), _WIDTH).splitlines()
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

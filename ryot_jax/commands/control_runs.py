@@ -5,12 +5,11 @@ from collections.abc import Mapping
 
 from ryot_jax.comparison import criteria
 from ryot_jax.comparison.arms import Arm
-from ryot_jax.comparison.controls import Control, Controls, RunBlock, judge_shuffled, timing_controls
+from ryot_jax.comparison.controls import Control, Controls, judge_shuffled, timing_controls
 from ryot_jax.comparison.criteria import ArmOutcome
 from ryot_jax.comparison.estimands import Settings
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.runtime.console import Console
-from ryot_jax.training.loop import Trainer
 
 
 def run(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings, console: Console) -> Controls:
@@ -26,7 +25,7 @@ def run(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: 
     console.line("controls: two arms of one program, and one that takes more steps than it says")
     comparison = arm.shared.config.comparison
     placebo, delay, noise_floor = timing_controls(
-        {name: _blocks_of(arm.twin(name)) for name in ("reference", "placebo", "delayed")},
+        arm.twin,
         blocks=comparison.control_blocks,
         block_steps=comparison.control_steps,
         seed=schedule.seed,
@@ -35,10 +34,6 @@ def run(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: 
     for control in controls.items:
         console.line(f"  {control.name.replace('_', ' ')}: {control.verdict}, {control.actual}")
     return controls
-
-
-def _blocks_of(trainer: Trainer) -> RunBlock:
-    return lambda steps: trainer.run_block(steps).seconds
 
 
 def _shuffled(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings) -> Control:

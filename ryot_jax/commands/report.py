@@ -37,10 +37,7 @@ def run(options: ReportOptions, console: Console) -> int:
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise ConfigError(f"{path} cannot be drawn ({error!r}): it is damaged; {_REMEDY}") from error
-    fancy = console.display is not None
-    width = min(console.display.width, 120) if console.display is not None else 100
-    for line in terminal.render(results, fancy=fancy, width=width).splitlines():
-        console.line(line)
+    terminal.show(results, console)
     console.line()
     for report in written[:2]:
         console.line(f"report: {report}")

@@ -29,6 +29,7 @@ def main() -> None:
 def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
     from ryot_jax.commands.train import same_kernels
     from ryot_jax.comparison.arms import Arm, kernel_spec, share, variants
+    from ryot_jax.comparison.interleaving import take_turns
     from ryot_jax.comparison.outcomes import ProcessTimes
     from ryot_jax.comparison.protocol import Schedule
     from ryot_jax.config import load
@@ -51,15 +52,12 @@ def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
         seed=config.seed + 1000 * index,  # of the order of arms alone
     )
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    by_name = {arm.name: arm for arm in arms}
+    blocks = {arm.name: lambda n, arm=arm: arm.run_block(n).seconds for arm in arms}
     for arm in arms:
         arm.warm_up()
     for plan in schedule.blocks():
-        taken = dict.fromkeys(by_name, 0.0)
-        for name, steps in schedule.visits(plan, list(by_name)):
-            taken[name] += by_name[name].run_block(steps).seconds
-        for name in by_name:
-            seconds[name].append(taken[name] / plan.steps)
+        for name, taken in take_turns(blocks, schedule.visits(plan, list(blocks))).items():
+            seconds[name].append(taken / plan.steps)
     return dataclasses.asdict(
         ProcessTimes(
             {name: tuple(values) for name, values in seconds.items()},

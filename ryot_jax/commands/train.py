@@ -41,7 +41,7 @@ from ryot_jax.runtime.compiler import counted_cache_hits
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices, describe_processor, enable_compilation_cache
 from ryot_jax.runtime.errors import CheckpointError, DataError
-from ryot_jax.runtime.files import write_json, write_text
+from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import RunDirectory, create_run
 from ryot_jax.runtime.run_lock import locked
@@ -357,17 +357,9 @@ def _peak_memory_bytes() -> int:
 
 
 def _print_summary(console: Console, found: Mapping[str, Any], directory: RunDirectory, seconds: float) -> None:
-    fancy = console.display is not None
-    width = min(console.display.width, 120) if console.display is not None else 100
     console.line()
-    for line in terminal.render(found, fancy=fancy, width=width).splitlines():
-        console.line(line)
+    terminal.show(found, console)
     console.line()
-    console.line(f"finished in {format_duration(seconds)}; report: {_shown(directory.path / 'report.html')}")
+    console.line(f"finished in {format_duration(seconds)}; report: {shown(directory.path / 'report.html')}")
     if "checkpoints" in found["artifacts"]:
-        console.line(f"next: ryot generate --run={_shown(directory.path)} --prompt='def '")
-
-
-def _shown(path: Path) -> Path:
-    """The path as a person would type it from here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        console.line(f"next: ryot generate --run={shown(directory.path)} --prompt='def '")

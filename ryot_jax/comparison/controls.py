@@ -11,19 +11,25 @@ How an arm is made is left to the caller; what the outcome means for the verdict
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from ryot_jax.comparison.criteria import Verdict
-from ryot_jax.comparison.protocol import there_and_back
+from ryot_jax.comparison.interleaving import take_turns, there_and_back
+from ryot_jax.comparison.protocol import BlockResult
 from ryot_jax.comparison.statistics import Interval, ratio_interval, t_interval
 
 CONFIDENCE = 0.99  # of the intervals that a control is judged by: a control is to fail by chance in 1 % of runs
 _STEPS_PER_EXTRA = 20  # the known delay: one step more for each twenty
 
-# Runs that many steps from an idle device to an idle device, and returns the seconds that they took.
-RunBlock = Callable[[int], float]
+
+class Twin(Protocol):
+    """A training of its own, with the programs of an arm."""
+
+    def run_block(self, n_steps: int) -> BlockResult:
+        """Takes `n_steps` steps; the device is idle before and after."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +92,7 @@ def delayed_steps(steps: int) -> int:
 
 
 def timing_controls(
-    arms: Mapping[str, RunBlock],
+    twin: Callable[[str], Twin],
     *,
     blocks: int,
     block_steps: int,
@@ -99,7 +105,7 @@ def timing_controls(
     device queue that the speed-up is measured with, and is the same share of a step whatever the machine's speed.
 
     Args:
-      arms: 'reference', 'placebo' and 'delayed', states of their own and the same compiled programs.
+      twin: gives an arm of a name, each a state of its own and all the same compiled programs.
       blocks: block pairs.
       block_steps: steps in a block.
       seed: of the order of arms in each block.
@@ -111,15 +117,15 @@ def timing_controls(
     start = time.perf_counter()
     steps = {"reference": block_steps, "placebo": block_steps, "delayed": delayed_steps(block_steps)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for name in steps:
-        arms[name](1)  # the first execution pays for set-up
+    twins = {name: twin(name) for name in steps}
+    arms = {name: lambda n, twin=twin: twin.run_block(n).seconds for name, twin in twins.items()}
+    for run in arms.values():
+        run(1)  # the first execution pays for set-up
     order = np.random.default_rng((seed, 0x636F6E74726F6C))  # not the order of the run's own blocks
     for block in range(blocks):
-        taken = dict.fromkeys(steps, 0.0)
-        for name, count in there_and_back([str(name) for name in order.permutation(list(steps))], steps):
-            taken[name] += arms[name](count)
-        for name in steps:
-            seconds[name].append(taken[name])
+        names = [str(name) for name in order.permutation(list(steps))]
+        for name, taken in take_turns(arms, there_and_back(names, steps)).items():
+            seconds[name].append(taken)
         if on_block is not None:
             on_block(block + 1)
     share = (time.perf_counter() - start) / 2

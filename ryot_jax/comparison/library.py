@@ -176,12 +176,8 @@ def compare(
     checks = None
     if control_blocks > 0:
         say("controls")
-        twins = {twin: arms[1].twin(twin) for twin in ("reference", "placebo", "delayed")}
         placebo, delay, floor = controls.timing_controls(
-            {twin: _seconds_of(arm) for twin, arm in twins.items()},
-            blocks=control_blocks,
-            block_steps=control_steps,
-            seed=seed,
+            arms[1].twin, blocks=control_blocks, block_steps=control_steps, seed=seed
         )
         items = [placebo, delay]
         if shuffle is not None:
@@ -241,10 +237,6 @@ def _told(say: Callable[[str], None], schedule: Schedule) -> Callable[[Record, P
         say(f"block pair {plan.index + 1} of {blocks}: training loss {losses}")
 
     return tell
-
-
-def _seconds_of(arm: FunctionArm) -> controls.RunBlock:
-    return lambda steps: arm.run_block(steps).seconds
 
 
 def _shuffled(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from ryot_jax.comparison.interleaving import there_and_back
 from ryot_jax.comparison.record import Block, HeldOut, Record
 from ryot_jax.runtime.errors import CheckpointError, RyotError
 
@@ -124,19 +125,8 @@ class Schedule:
         return tuple(names[i] for i in generator.permutation(len(names)))
 
     def visits(self, plan: Plan, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
-        """Which arm takes how many steps, one after the other: see `there_and_back`."""
+        """Which arm takes how many steps, one after the other: see `interleaving.there_and_back`."""
         return there_and_back(self.order(plan.index, names), dict.fromkeys(names, plan.steps))
-
-
-def there_and_back(order: Sequence[str], steps: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """Each arm in order with half of its steps (the larger one), then in the reverse order with the rest.
-
-    Two arms run A B B A: a drift that is linear in time takes as much from one as from the other. A block of one step
-    has no way back.
-    """
-    there = [(name, steps[name] - steps[name] // 2) for name in order]
-    back = [(name, steps[name] // 2) for name in reversed(order)]
-    return tuple((name, count) for name, count in (*there, *back) if count > 0)
 
 
 def _ignore(*_: Any) -> None:

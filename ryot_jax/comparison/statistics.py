@@ -123,10 +123,10 @@ def speed_up(baseline_seconds_n: ArrayLike, optimized_seconds_n: ArrayLike) -> S
     if n == 0 or not usable or min(baseline_n.min(), optimized_n.min()) <= 0:
         return SpeedUp(None, None, n, None, None, None)
     log_ratio_n = np.log(baseline_n) - np.log(optimized_n)
-    interval = t_interval(log_ratio_n)
+    estimate, ci95 = ratio_interval(baseline_n, optimized_n, CONFIDENCE)
     return SpeedUp(
-        estimate=float(np.exp(log_ratio_n.mean())),
-        ci95=None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1]))),
+        estimate=estimate,
+        ci95=ci95,
         pairs=n,
         median=float(np.median(baseline_n / optimized_n)),
         p_sign_flip=sign_flip_p(log_ratio_n),

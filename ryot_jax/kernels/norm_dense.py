@@ -35,12 +35,21 @@ class NormOf(NamedTuple):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The norm of x, and x to go on with as the residual: so the gradients of both meet in one backward pass."""
+        outcome: tuple[jax.Array, jax.Array] = self._apply(x, with_sum=True)
+        return outcome
+
+    def alone(self, x: jax.Array) -> jax.Array:
+        """The norm of x, where x is of no more use."""
+        y: jax.Array = self._apply(x, with_sum=False)
+        return y
+
+    def _apply(self, x: jax.Array, *, with_sum: bool) -> Any:
         norm = layer_norm if self.centre else rms_norm
         return norm(
             x,
             self.scale_D,
             self.bias_D,
-            with_sum=True,
+            with_sum=with_sum,
             epsilon=self.epsilon,
             dtype=self.dtype,
             implementation=self.implementation,

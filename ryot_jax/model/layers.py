@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, NormOf, dense, layer_norm, mlp, norm_mlp, rms_norm
+from ryot_jax.kernels import KernelPlan, NormOf, dense, mlp, norm_mlp
 from ryot_jax.model.config import ModelConfig
 
 
@@ -51,9 +51,7 @@ class Norm(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan) -> jax.Array:
         """x_BTD -> y_BTD in the dtype between the ops: the plan's `activations`, or else that of x."""
-        norm = self.of(x_BTD, plan)
-        apply = layer_norm if norm.centre else rms_norm
-        return apply(x_BTD, norm.scale_D, norm.bias_D, dtype=norm.dtype, implementation=norm.implementation)
+        return self.of(x_BTD, plan).alone(x_BTD)
 
     def of(self, x_BTD: jax.Array, plan: KernelPlan) -> NormOf:
         """The norm for ops that begin with one."""

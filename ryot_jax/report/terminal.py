@@ -1,6 +1,6 @@
 """The summary that a finished run prints: the verdict in words first, then the numbers, then the criteria.
 
-Plain ASCII, or tables drawn with lines where the caller's terminal can show them; printing is the caller's.
+Plain ASCII, or tables drawn with lines where the caller's terminal can show them.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from rich.text import Text
 from ryot_jax.report import summary, tables
 from ryot_jax.report.parts import Table as Rows
 from ryot_jax.report.words import Results
+from ryot_jax.runtime import console
 from ryot_jax.runtime.console import printable
 
 
@@ -28,11 +29,19 @@ def render(results: Results, *, fancy: bool = False, width: int = 100) -> str:
     """
     wanted = [tables.deltas(results), _controls(results), tables.criteria(results)]
     parts = [_wrapped(summary.headline(results), width)]
-    parts += [(_drawn if fancy else _grid)(table, width) for table in wanted if table is not None]
+    parts += [(_drawn if fancy else grid)(table, width) for table in wanted if table is not None]
     parts.append("\n".join(_wrapped(sentence, width, "  ") for sentence in summary.findings(results)))
     parts += [_wrapped(f"warning: {warning}", width) for warning in results["warnings"]]
     text = "\n\n".join(parts) + "\n"
     return text if fancy else text.encode("ascii", "replace").decode("ascii")
+
+
+def show(results: Results, to: console.Console) -> None:
+    """Prints the summary as the terminal can show it."""
+    fancy = to.display is not None
+    width = min(to.display.width, 120) if to.display is not None else 100
+    for line in render(results, fancy=fancy, width=width).splitlines():
+        to.line(line)
 
 
 def _controls(results: Results) -> Rows | None:
@@ -57,7 +66,7 @@ def _drawn(rows: Rows, width: int) -> str:
     return capture.get().rstrip("\n")
 
 
-def _grid(rows: Rows, width: int) -> str:
+def grid(rows: Rows, width: int) -> str:
     """A table of plain text: columns at their natural width, long cells wrapped so that a line fits."""
     lines = [tuple(map(printable, row)) for row in (rows.header, *rows.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(rows.header))]

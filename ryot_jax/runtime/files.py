@@ -35,6 +35,11 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def shown(path: Path) -> Path:
+    """The path as a person would type it from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of a JSON value, with sorted keys; non-finite numbers are refused, as JSON has none."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")

@@ -1,5 +1,7 @@
 """Controls pass on an honest machine, and fail where something is wrong with the measurement."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -22,19 +24,19 @@ class Machine:
         self.slower, self.noise, self.taken = slower or {}, noise, {}
         self.rng = np.random.default_rng(0)
 
-    def arms(self):
-        return {name: self.block_of(name) for name in ("reference", "placebo", "delayed")}
+    def twin(self, name, hides=lambda steps: steps):
+        """An arm, of whose steps the clock sees `hides(steps)`."""
 
-    def block_of(self, name):
-        def block(steps):
+        def run_block(steps):
             self.taken.setdefault(name, []).append(steps)
-            return steps * self.slower.get(name, 1.0) * self.rng.normal(1.0, self.noise)
+            seconds = hides(steps) * self.slower.get(name, 1.0) * self.rng.normal(1.0, self.noise)
+            return SimpleNamespace(seconds=seconds)
 
-        return block
+        return SimpleNamespace(run_block=run_block)
 
 
 def _verdicts(machine, blocks=16, block_steps=20):
-    placebo, delay, floor = timing_controls(machine.arms(), blocks=blocks, block_steps=block_steps, seed=0)
+    placebo, delay, floor = timing_controls(machine.twin, blocks=blocks, block_steps=block_steps, seed=0)
     return placebo.verdict, delay.verdict, floor
 
 
@@ -54,9 +56,9 @@ def test_an_arm_that_is_favoured_fails_the_placebo():
 def test_a_clock_that_misses_work_fails_the_known_delay():
     """As one that is read before the device is done: the added steps do not show in it."""
     machine = Machine()
-    arms = machine.arms()
-    hidden = {**arms, "delayed": lambda steps: arms["delayed"](10)}
-    placebo, delay, _ = timing_controls(hidden, blocks=16, block_steps=20, seed=0)
+    placebo, delay, _ = timing_controls(
+        lambda name: machine.twin(name, hides=lambda steps: min(steps, 10)), blocks=16, block_steps=20, seed=0
+    )
     assert (placebo.verdict, delay.verdict) == ("PASS", "FAIL")
     assert delay.injected == 1.05
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.comparison import protocol
+from ryot_jax.comparison.interleaving import there_and_back
 from ryot_jax.comparison.record import Record
 from ryot_jax.runtime.errors import CheckpointError, RyotError
 
@@ -42,8 +43,8 @@ def test_the_recorded_order_is_the_one_that_ran(make_arms, run):
 
 def test_arms_go_there_and_back_with_the_steps_of_a_block():
     steps = {"a": 5, "b": 1}
-    assert protocol.there_and_back(("a", "b"), steps) == (("a", 3), ("b", 1), ("a", 2))
-    assert protocol.there_and_back(("b", "a"), dict.fromkeys("ab", 4)) == (("b", 2), ("a", 2), ("a", 2), ("b", 2))
+    assert there_and_back(("a", "b"), steps) == (("a", 3), ("b", 1), ("a", 2))
+    assert there_and_back(("b", "a"), dict.fromkeys("ab", 4)) == (("b", 2), ("a", 2), ("a", 2), ("b", 2))
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
