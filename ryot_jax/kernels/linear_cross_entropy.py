@@ -18,7 +18,7 @@ from jax import lax
 from ryot_jax.kernels import cpu
 from ryot_jax.kernels.operands import accumulator, choose, operand
 
-_CHUNK_ROWS = 512  # of the `xla` implementation: large enough for full-speed products, an eighth of a small batch
+CHUNK_ROWS = 512  # of the `xla` implementation: large enough for full-speed products, an eighth of a small batch
 
 
 def linear_cross_entropy(
@@ -166,7 +166,7 @@ def _gradients_in_backward(losses: _Op, gradients: _Gradients) -> _Op:
 def _chunks(rows_N: jax.Array, fill: int) -> jax.Array:
     """[N, ...] in chunks [n, C, ...]; the last one filled up with `fill`."""
     rows = rows_N.shape[0]
-    chunk = min(_CHUNK_ROWS, max(rows, 1))
+    chunk = min(CHUNK_ROWS, max(rows, 1))
     missing = -rows % chunk
     padding = ((0, missing),) + ((0, 0),) * (rows_N.ndim - 1)
     return jnp.pad(rows_N, padding, constant_values=fill).reshape(-1, chunk, *rows_N.shape[1:])

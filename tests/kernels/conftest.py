@@ -22,7 +22,9 @@ def _case(request: pytest.FixtureRequest) -> dict[str, Any]:
 def _only_what_this_machine_can_run(request):
     """Skips cases of implementation 'cpu' (of a 'dtype') for which there are no C++ kernels here."""
     case = _case(request)
-    if case.get("implementation") == "cpu" and (reason := cpu.unavailable_reason(case.get("dtype", "float32"))):
+    if "cpu" not in (case.get("implementation"), case.get("of_dense")):
+        return
+    if reason := cpu.unavailable_reason(case.get("dtype", "float32")):
         pytest.skip(reason)
 
 
