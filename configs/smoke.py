@@ -32,5 +32,7 @@ def get_config() -> ConfigDict:
     config.evaluation.batch_size = 16
     config.comparison.block_steps = 10
     config.comparison.beat = "unigram"
+    config.compression.calibration_sequences = 256
+    config.compression.pareto = False
     config.metrics.every_steps = 10
     return config

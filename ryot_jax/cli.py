@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.config import differences, fields, get_default, load
 from ryot_jax.runtime.errors import ConfigError
-from ryot_jax.runtime.run_directory import find_run
+from ryot_jax.runtime.run_directory import NAME_PATTERN, NAME_RULE, find_run
 from ryot_jax.runtime.suggestions import did_you_mean
 
 HELP = """\
@@ -23,6 +23,9 @@ Train a transformer language model as two arms, baseline and optimized, and comp
   ryot [train] --config=configs/scaled.py [--config.FIELD=VALUE ...] [--dry_run]
   ryot [train] --resume=RUN [--config.FIELD=VALUE ...]
   ryot generate [--run=RUN] --prompt=TEXT
+  ryot compress [--run=RUN] [--budget=BUDGET]
+  ryot export [--run=RUN] --to=DIR
+  ryot import --from=DIR [--name=NAME]
   ryot tune --config=configs/scaled.py [--config.FIELD=VALUE ...]
   ryot ablate --config=configs/scaled.py [--only=NAME,...] [--config.FIELD=VALUE ...]
   ryot report [--run=RUN] [--attribution=RUN]
@@ -46,8 +49,30 @@ generate
   --temperature=X      0 takes the likeliest token each time (default: 0)
   --top_k=N            sample among the N likeliest tokens; 0: among all (default: 0)
   --seed=N             of the sampling (default: 0)
-  --checkpoint=WHICH   best or latest (default: best)
+  --checkpoint=WHICH   best or latest (default: best; latest if imported, as no loss is known then)
   --arm=NAME           baseline or optimized (default: the last of the run's arms)
+
+  --compressed         write with the checkpoint's compressed file, which compress and train make
+
+compress
+  makes one small file of a checkpoint, in the run's compressed/, and measures it on the held-out
+  text; what training does at its end (one to two minutes for configs/scaled.py)
+  --budget=BUDGET      'perplexity<=1%', 'loss<=0.01' (nats), 'ratio>=8' or 'bytes<=500000'
+                       (default: the run's compression.budget)
+  --run=RUN, --workdir=DIR, --checkpoint=WHICH, --arm=NAME as of generate
+
+export
+  writes a checkpoint as a Hugging Face GPT-2 (model.safetensors, config.json, tokenizer.json ...);
+  of models with learned positions, layer norm and gelu
+  --to=DIR             a folder that is not there yet, or is empty
+  --run=RUN, --workdir=DIR, --checkpoint=WHICH, --arm=NAME as of generate
+
+import
+  makes a run directory of a Hugging Face GPT-2, for generate and export; it cannot be resumed
+  --from=DIR           a folder with config.json and model.safetensors; with a tokenizer too, as
+                       tokenizer.json or as vocab.json and merges.txt, for generate
+  --workdir=DIR        where run directories are made (default: runs)
+  --name=NAME          of the run (default: the folder's name)
 
 tune
   measures the kernels on the sizes of a config (about a minute for configs/scaled.py) and keeps
@@ -78,7 +103,8 @@ Exit codes: 0 all criteria pass, 1 crash, 2 usage or config, 3 a criterion faile
 5 data, 6 checkpoint, 7 non-finite loss, 75 preempted and saved, 130 interrupted.
 """
 
-COMMANDS = ("train", "generate", "tune", "ablate", "report", "doctor", "help", "version")
+TRAINED = ("generate", "compress", "export")  # commands that begin with a run's checkpoint
+COMMANDS = ("train", *TRAINED, "import", "tune", "ablate", "report", "doctor", "help", "version")
 
 # What a resumed run may set anew: where things are kept and shown, never what is computed.
 RESUME_MAY_CHANGE = ("data.cache_dir", "metrics.")
@@ -94,20 +120,53 @@ class TrainOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateOptions:
-    """What `generate` takes; `run` is a run directory that exists and `arm` one of its arms.
+class CheckpointOptions:
+    """Which checkpoint a command begins with: `run` is a run directory that exists and `arm` one of its arms.
+
+    `checkpoint` is 'best' or 'latest'.
+    """
+
+    run: Path
+    arm: str
+    checkpoint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions(CheckpointOptions):
+    """What `generate` takes beside the checkpoint.
 
     `max_new_tokens` None: as many as the model has positions for.
     """
 
-    run: Path
     prompt: str
     max_new_tokens: int | None
     temperature: float
     top_k: int
     seed: int
-    checkpoint: str
-    arm: str
+    compressed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressOptions(CheckpointOptions):
+    """What `compress` takes beside the checkpoint: a budget, None: that of the run's config."""
+
+    budget: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(CheckpointOptions):
+    """What `export` takes beside the checkpoint: `to` is a folder that is not there yet, or is empty."""
+
+    to: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportOptions:
+    """What `import` takes; `source` is a folder that exists."""
+
+    source: Path
+    workdir: Path
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +194,20 @@ class NoOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Invocation:
-    """One command: `config` is set for `train`, `tune` and `ablate` (to run) and `generate` (of the run)."""
+    """One command: `config` is set for `train`, `tune` and `ablate` (to run) and those of `TRAINED` (of the run)."""
 
     command: str
     config: ConfigDict | None
-    options: TrainOptions | GenerateOptions | AblateOptions | ReportOptions | NoOptions
+    options: (
+        TrainOptions
+        | GenerateOptions
+        | CompressOptions
+        | ExportOptions
+        | ImportOptions
+        | AblateOptions
+        | ReportOptions
+        | NoOptions
+    )
 
     def require_config(self) -> ConfigDict:
         """The config; only for commands that have one."""
@@ -166,6 +234,12 @@ def parse(argv: Sequence[str]) -> Invocation:
         return _train(words)
     if command == "generate":
         return _generate(words)
+    if command == "compress":
+        return _compress(words)
+    if command == "export":
+        return _export(words)
+    if command == "import":
+        return _import(words)
     if command == "tune":
         return _tune(words)
     if command == "ablate":
@@ -191,7 +265,7 @@ def _train(words: Sequence[str]) -> Invocation:
     if resume.value is None:
         config = load(_required(config_path.value), overrides)
         return Invocation("train", config, TrainOptions(Path(workdir.value), dry_run.value, None))
-    run = find_run(Path(workdir.value), resume.value)
+    run = find_run(Path(workdir.value), resume.value, trained=True)
     stored = load(str(run.config), ())
     config = load(config_path.value or str(run.config), overrides)
     _refuse_other_config(stored, config, run.path)
@@ -200,34 +274,61 @@ def _train(words: Sequence[str]) -> Invocation:
 
 def _generate(words: Sequence[str]) -> Invocation:
     known = flags.FlagValues()
-    run_name = flags.DEFINE_string("run", "latest", "", flag_values=known)
-    workdir = flags.DEFINE_string("workdir", "runs", "", flag_values=known)
     prompt = flags.DEFINE_string("prompt", None, "", flag_values=known)
     max_new_tokens = flags.DEFINE_integer("max_new_tokens", None, "", lower_bound=1, flag_values=known)
     temperature = flags.DEFINE_float("temperature", 0.0, "", lower_bound=0.0, flag_values=known)
     top_k = flags.DEFINE_integer("top_k", 0, "", lower_bound=0, flag_values=known)
     seed = flags.DEFINE_integer("seed", 0, "", lower_bound=0, upper_bound=2**32 - 1, flag_values=known)
-    checkpoint = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "", flag_values=known)
-    arm = flags.DEFINE_string("arm", None, "", flag_values=known)
-    _parse_flags(known, "generate", words)
+    compressed = flags.DEFINE_boolean("compressed", False, "", flag_values=known)
+    config, chosen = _parse_checkpoint(known, "generate", words)
     if prompt.value is None:
         raise ConfigError("--prompt is missing, such as --prompt='def '")
-    run = find_run(Path(workdir.value), run_name.value)
-    config = load(str(run.config), ())
-    arms = config.comparison.arms
-    if arm.value is not None and arm.value not in arms:
-        raise ConfigError(f"--arm={arm.value}: run {run.path} has the arms {', '.join(arms)}")
     options = GenerateOptions(
-        run=run.path,
+        **vars(chosen),
         prompt=prompt.value,
         max_new_tokens=max_new_tokens.value,
         temperature=temperature.value,
         top_k=top_k.value,
         seed=seed.value,
-        checkpoint=checkpoint.value,
-        arm=arm.value or arms[-1],
+        compressed=compressed.value,
     )
     return Invocation("generate", config, options)
+
+
+def _compress(words: Sequence[str]) -> Invocation:
+    known = flags.FlagValues()
+    budget = flags.DEFINE_string("budget", None, "", flag_values=known)
+    config, chosen = _parse_checkpoint(known, "compress", words)
+    return Invocation("compress", config, CompressOptions(**vars(chosen), budget=budget.value))
+
+
+def _export(words: Sequence[str]) -> Invocation:
+    known = flags.FlagValues()
+    to = flags.DEFINE_string("to", None, "", flag_values=known)
+    config, chosen = _parse_checkpoint(known, "export", words)
+    if not to.value:
+        raise ConfigError("--to is missing, such as --to=exported")
+    folder = Path(to.value)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--to={folder} is there already, and is no empty folder; name another one")
+    return Invocation("export", config, ExportOptions(**vars(chosen), to=folder))
+
+
+def _import(words: Sequence[str]) -> Invocation:
+    known = flags.FlagValues()
+    source = flags.DEFINE_string("from", None, "", flag_values=known)
+    workdir = flags.DEFINE_string("workdir", "runs", "", flag_values=known)
+    name = flags.DEFINE_string("name", None, "", flag_values=known)
+    _parse_flags(known, "import", words)
+    if not source.value:
+        raise ConfigError("--from is missing: a folder with the config.json and the model.safetensors of a GPT-2")
+    folder = Path(source.value)
+    if not folder.is_dir():
+        raise ConfigError(f"--from={folder}: no such folder")
+    chosen = folder.resolve().name if name.value is None else name.value
+    if not re.fullmatch(NAME_PATTERN, chosen):
+        raise ConfigError(f"--name={chosen}: must be {NAME_RULE}")
+    return Invocation("import", None, ImportOptions(folder, Path(workdir.value), chosen))
 
 
 def _tune(words: Sequence[str]) -> Invocation:
@@ -264,7 +365,29 @@ def _report(words: Sequence[str]) -> Invocation:
     _parse_flags(known, "report", words)
     folder = Path(workdir.value)
     ablated = None if attribution.value is None else find_run(folder, attribution.value).path
-    return Invocation("report", None, ReportOptions(find_run(folder, run_name.value).path, ablated))
+    return Invocation("report", None, ReportOptions(find_run(folder, run_name.value, trained=True).path, ablated))
+
+
+def _parse_checkpoint(
+    known: flags.FlagValues, command: str, words: Sequence[str]
+) -> tuple[ConfigDict, CheckpointOptions]:
+    """Parses the words of a command that begins with a checkpoint: its own flags are in `known` already.
+
+    Returns the config of the run and what was chosen of it.
+    """
+    run_name = flags.DEFINE_string("run", "latest", "", flag_values=known)
+    workdir = flags.DEFINE_string("workdir", "runs", "", flag_values=known)
+    checkpoint = flags.DEFINE_enum("checkpoint", None, ["best", "latest"], "", flag_values=known)
+    arm = flags.DEFINE_string("arm", None, "", flag_values=known)
+    _parse_flags(known, command, words)
+    run = find_run(Path(workdir.value), run_name.value)
+    config = load(str(run.config), ())
+    arms = config.comparison.arms
+    if arm.value is not None and arm.value not in arms:
+        raise ConfigError(f"--arm={arm.value}: run {run.path} has the arms {', '.join(arms)}")
+    # What was imported has no held-out loss, so that none of its checkpoints is the best.
+    default = "latest" if run.imported.is_file() else "best"
+    return config, CheckpointOptions(run.path, arm.value or arms[-1], checkpoint.value or default)
 
 
 def _required(config_path: str | None) -> str:

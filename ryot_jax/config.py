@@ -83,6 +83,7 @@ def get_default() -> ConfigDict:
                 "embedding": "auto",
                 "dropout": "auto",
                 "optimizer": "auto",
+                "qat": "auto",  # round: the loss of rounded weights in the last part of training; never by auto
                 "dispatch": "auto",  # scan: several training steps a call of the compiled program
             },
             "comparison": {
@@ -96,6 +97,14 @@ def get_default() -> ConfigDict:
                 "beat": "bigram",  # unigram | bigram: the entropy that the final held-out loss must beat
                 "loss_margin": 0.1,  # nats
                 "tight_loss_margin": 0.02,
+            },
+            "compression": {
+                "enabled": True,  # of the last arm's best checkpoint, once both arms are trained
+                "budget": "perplexity<=1%",  # or ratio>=8, bytes<=500000, loss<=0.01 (nats)
+                "calibration_sequences": 2048,  # of the training text; half fit the codes, half measure
+                "pareto": True,  # simpler methods beside it, for the report
+                "qat_bits": 4,  # of the weights that the loss sees with optimizations.qat = 'round', 2 to 8
+                "qat_fraction": 0.12,  # of the steps, the last ones; checkpoints hold the float weights throughout
             },
             "metrics": {"tensorboard": False, "every_steps": 10},
             "runtime": {

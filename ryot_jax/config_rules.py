@@ -37,6 +37,7 @@ CHOICES = {
     "optimizations.embedding": ("off", "auto", "cpu"),
     "optimizations.dropout": ("off", "auto", "hash"),
     "optimizations.optimizer": ("off", "auto", "cpu"),
+    "optimizations.qat": ("off", "auto", "round"),
     "optimizations.dispatch": ("off", "auto", "scan"),
 }
 
@@ -62,6 +63,8 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "training.clip_norm": (0.0, None),
     "training.warmup_steps": (0, None),
     "evaluation.sequences": (1, None),
+    "compression.calibration_sequences": (1, None),
+    "compression.qat_bits": (2, 9),
     "evaluation.batch_size": (1, None),
     "checkpoint.keep_latest": (1, None),
     "checkpoint.keep_best": (1, None),
@@ -94,6 +97,7 @@ def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
         *_model(config),
         *_training(config, device_count),
         *_comparison(config),
+        *_compression(config),
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -223,6 +227,26 @@ def _comparison(config: ConfigDict) -> Iterable[str]:
             config.comparison.tight_loss_margin,
             f"must not exceed comparison.loss_margin = {config.comparison.loss_margin}",
         )
+
+
+def _compression(config: ConfigDict) -> Iterable[str]:
+    fraction = config.compression.qat_fraction
+    if not 0 < fraction <= 1:
+        yield _broken("compression.qat_fraction", fraction, "must be above 0 and at most 1")
+    elif config.optimizations.qat == "round" and rounded_steps(config) == 0:
+        steps = config.training.epochs * config.training.steps_per_epoch
+        yield _broken(
+            "compression.qat_fraction",
+            fraction,
+            f"leaves none of the {steps} steps to optimizations.qat = 'round'; it must be at least one in {steps}",
+        )
+
+
+def rounded_steps(config: ConfigDict) -> int:
+    """How many of the last training steps see rounded weights with `optimizations.qat` = 'round'."""
+    steps = config.training.epochs * config.training.steps_per_epoch
+    # A third of 300 steps is 100 of them, whatever the last digits of the product say.
+    return math.floor(round(config.compression.qat_fraction * steps, 6))
 
 
 def _get(config: ConfigDict, path: str) -> Any:

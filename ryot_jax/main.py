@@ -32,6 +32,18 @@ def main(argv: Sequence[str], console: Console) -> int:
             from ryot_jax.commands import generate
 
             return generate.run(invocation.require_config(), options, console)
+        case cli.CompressOptions() as options:
+            from ryot_jax.commands import compress
+
+            return compress.run(invocation.require_config(), options, console)
+        case cli.ExportOptions() as options:
+            from ryot_jax.commands import export_model
+
+            return export_model.run(invocation.require_config(), options, console)
+        case cli.ImportOptions() as options:
+            from ryot_jax.commands import import_model
+
+            return import_model.run(options, allocator, console)
         case cli.ReportOptions() as options:
             from ryot_jax.commands import report
 

@@ -93,6 +93,11 @@ def test_negative_number_as_a_word_of_its_own_is_the_value():
         (["doctor", "--dry_run"], "doctor has no option --dry_run"),
         (["generate", "--run=nowhere", "--prompt=x"], "nowhere is not a run directory"),
         (["generate", "--workdir=nowhere", "--prompt=x"], "no run directory in nowhere/"),
+        (["export", "--workdir=nowhere", "--to=x"], "no run directory in nowhere/"),
+        (["export", "--form=x"], "export has no option --form"),
+        (["import"], "--from is missing"),
+        (["import", "--from=nowhere"], "--from=nowhere: no such folder"),
+        (["import", "--form=x"], "import has no option --form; did you mean from?"),
     ],
 )
 def test_usage_errors_name_the_word_and_the_remedy(words, message):
@@ -182,6 +187,38 @@ def test_generate_refuses_values_out_of_range(runs, word, message):
 def test_generate_needs_a_prompt(runs):
     with pytest.raises(ConfigError, match="--prompt is missing"):
         cli.parse(["generate", f"--workdir={runs}"])
+
+
+def test_export_takes_the_checkpoint_that_generate_takes(runs):
+    chosen = dict(run=runs / "20260102T000000Z-scaled", to=runs / "out")
+    invocation = cli.parse(["export", f"--workdir={runs}", f"--to={runs / 'out'}"])
+    assert (invocation.command, invocation.config.seed) == ("export", 1)
+    assert invocation.options == cli.ExportOptions(**chosen, arm="optimized", checkpoint="best")
+    words = ["--arm=baseline", "--checkpoint=latest"]
+    invocation = cli.parse(["export", f"--workdir={runs}", f"--to={runs / 'out'}", *words])
+    assert invocation.options == cli.ExportOptions(**chosen, arm="baseline", checkpoint="latest")
+    (runs / "20260102T000000Z-scaled" / "imported.json").touch()
+    invocation = cli.parse(["export", f"--workdir={runs}", f"--to={runs / 'out'}"])
+    assert invocation.options == cli.ExportOptions(**chosen, arm="optimized", checkpoint="latest")
+
+
+def test_import_names_the_run_after_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "gpt2").mkdir()
+    wanted = cli.ImportOptions(source=tmp_path / "gpt2", workdir=Path("runs"), name="gpt2")
+    assert cli.parse(["import", f"--from={tmp_path / 'gpt2'}"]) == cli.Invocation("import", None, wanted)
+    monkeypatch.chdir(tmp_path / "gpt2")
+    assert cli.parse(["import", "--from=."]).options.name == "gpt2"
+    assert cli.parse(["import", "--from=.", "--name=mine"]).options.name == "mine"
+    (tmp_path / "my model").mkdir()
+    with pytest.raises(ConfigError, match="--name=my model: must be 1 to 64 letters"):
+        cli.parse(["import", f"--from={tmp_path / 'my model'}"])
+
+
+def test_export_needs_a_folder_that_is_not_there(runs):
+    with pytest.raises(ConfigError, match="--to is missing"):
+        cli.parse(["export", f"--workdir={runs}"])
+    with pytest.raises(ConfigError, match=r"--to=.* is there already, and is no empty folder; name another one"):
+        cli.parse(["export", f"--workdir={runs}", f"--to={runs}"])
 
 
 def test_report_takes_the_latest_run_or_the_one_that_is_named(runs):

@@ -72,6 +72,19 @@ def test_defaults_are_valid():
             {"optimizations__dispatch": "step"},
             "optimizations.dispatch = 'step' must be one of off, auto, scan",
         ),
+        (
+            {"optimizations__qat": "int4"},
+            "optimizations.qat = 'int4' must be one of off, auto, round",
+        ),
+        ({"compression__qat_bits": 1}, "compression.qat_bits = 1 must be at least 2 and below 9"),
+        ({"compression__qat_bits": 9}, "compression.qat_bits = 9 must be at least 2 and below 9"),
+        ({"compression__qat_fraction": 0.0}, "compression.qat_fraction = 0.0 must be above 0 and at most 1"),
+        ({"compression__qat_fraction": 1.01}, "compression.qat_fraction = 1.01 must be above 0 and at most 1"),
+        ({"compression__qat_fraction": math.nan}, "compression.qat_fraction = nan must be above 0"),
+        (
+            {"optimizations__qat": "round", "compression__qat_fraction": 0.001},
+            "compression.qat_fraction = 0.001 leaves none of the 800 steps to optimizations.qat = 'round'",
+        ),
         ({"name": "../x"}, "name = '../x' must be 1 to 64 letters"),
         ({"name": ".."}, "name = '..' must be 1 to 64 letters"),
         ({"seed": -1}, "seed = -1 must be at least 0"),
@@ -82,6 +95,19 @@ def test_a_broken_rule_names_field_value_and_rule(values, message):
     with pytest.raises(ConfigError) as caught:
         validate(changed(**values))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "epochs", "steps_per_epoch", "rounded"),
+    [(0.12, 8, 100, 96), (1.0, 8, 100, 800), (0.7, 1, 10, 7), (1 / 3, 3, 100, 100), (0.29, 1, 100, 29)],
+)
+def test_the_share_of_the_steps_that_see_rounded_weights_is_never_exceeded(fraction, epochs, steps_per_epoch, rounded):
+    """The first of them is the step ceil((1 - fraction) * steps), counted from 0."""
+    config = changed(
+        compression__qat_fraction=fraction, training__epochs=epochs, training__steps_per_epoch=steps_per_epoch
+    )
+    assert config_rules.rounded_steps(config) == rounded
+    validate(changed(optimizations__qat="round", compression__qat_fraction=1 / 800))
 
 
 def test_all_broken_rules_are_told_at_once():

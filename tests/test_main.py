@@ -41,6 +41,7 @@ TINY = [
     "--config.runtime.check_programs=False",
     "--config.comparison.control_blocks=2",
     "--config.comparison.control_steps=6",
+    "--config.compression.enabled=False",
 ]
 
 
@@ -235,12 +236,18 @@ def test_one_arm_alone_is_trained_without_a_comparison(text, tmp_path):
     # Its one op that is left to 'auto' is measured first.
     words += [f"--config.optimizations.{op}=off" for op in ("activations", "linear_cross_entropy", "attention")]
     words += [f"--config.optimizations.{op}=off" for op in ("dense", "embedding")]
+    words += ["--config.compression.enabled=True", "--config.compression.calibration_sequences=64"]
+    words += ["--config.compression.budget=ratio>=6", "--config.compression.pareto=False"]
     done = _run(_command([*words, "--config.runtime.tune_kernels=True"], text, tmp_path))
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
     assert "tuning norm: reference" in done.stdout and "(measured:" in done.stdout
     results = json.loads((_only_run(tmp_path) / "results.json").read_text(encoding="utf-8"))
     validate_results(results)
     assert list(results["arms"]) == ["optimized"] and results["comparison"] is None
+    found = results["compression"]
+    assert found["kept"] and found["ratio"] >= 6 and "compressing the best checkpoint" in done.stdout
+    small = _only_run(tmp_path) / found["file"]
+    assert small.stat().st_size == found["bytes"] and results["artifacts"]["compressed"] == found["file"]
 
 
 @pytest.mark.parametrize(

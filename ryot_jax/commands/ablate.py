@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.cli import AblateOptions
 from ryot_jax.commands import ablation_summary
-from ryot_jax.commands.train import open_tuning_cache, use_compilation_cache
+from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.comparison import ablation, attribution, results, tuning
 from ryot_jax.comparison.ablation import Built, Design
 from ryot_jax.comparison.arms import Shared, kernel_spec, share

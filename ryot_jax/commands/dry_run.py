@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ryot_jax.commands.train import open_tuning_cache, use_compilation_cache
+from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.comparison.arms import kernel_spec, variants
 from ryot_jax.config import to_json
 from ryot_jax.model import ModelConfig, functional

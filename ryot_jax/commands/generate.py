@@ -1,7 +1,5 @@
 """`ryot generate`: continue a prompt with a run's checkpoint."""
 
-import contextlib
-import json
 import time
 
 import jax
@@ -9,17 +7,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ryot_jax.cli import GenerateOptions
-from ryot_jax.commands.train import use_compilation_cache
-from ryot_jax.data.tokenizer import JsonTokenizer, from_json
+from ryot_jax.commands.caches import use_compilation_cache
+from ryot_jax.commands.checkpoint_of_run import restore, restore_compressed
 from ryot_jax.decoding.generate import generate
-from ryot_jax.model.config import from_config
 from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.devices import describe_devices
-from ryot_jax.runtime.errors import CheckpointError, ConfigError
-from ryot_jax.runtime.run_directory import RunDirectory
-from ryot_jax.training.checkpoints import Checkpoints
-from ryot_jax.training.optimizer import evaluation_params, make_optimizer
-from ryot_jax.training.state import init_state
+from ryot_jax.runtime.errors import ConfigError
 
 
 def run(config: ConfigDict, options: GenerateOptions, console: Console) -> int:
@@ -30,22 +22,16 @@ def run(config: ConfigDict, options: GenerateOptions, console: Console) -> int:
       ConfigError: prompt and new tokens do not fit into the model's positions.
     """
     use_compilation_cache(config)
-    run_directory = RunDirectory(options.run)
-    tokenizer = _tokenizer(run_directory)
-    model = from_config(config.model, describe_devices().platform)
-    total_steps = config.training.epochs * config.training.steps_per_epoch
-    graphdef, fresh = init_state(model, make_optimizer(config.training, total_steps), config.seed)
-    checkpoints = Checkpoints(run_directory.checkpoints / options.arm, read_only=True)
-    with contextlib.closing(checkpoints):
-        state, _ = checkpoints.restore(options.checkpoint, fresh)
+    trained = (restore_compressed if options.compressed else restore)(config, options)
+    tokenizer, model = trained.require_tokenizer(), trained.model
     prompt_ids = tokenizer.encode(options.prompt)
     if not prompt_ids:
         raise ConfigError("--prompt is empty; give at least one character")
     new_tokens = options.max_new_tokens or max(model.max_len - len(prompt_ids), 1)
     start = time.perf_counter()
     ids_BN = generate(
-        graphdef,
-        evaluation_params(config.training.optimizer, state),
+        trained.graphdef,
+        trained.params,
         model,
         jnp.asarray([prompt_ids]),
         max_new_tokens=new_tokens,
@@ -61,21 +47,8 @@ def run(config: ConfigDict, options: GenerateOptions, console: Console) -> int:
     console.line(tokenizer.decode([*prompt_ids, *new_ids]))
     console.line()
     console.line(
-        f"({options.arm}, {options.checkpoint} checkpoint of step {int(state.step)}; "
+        f"({options.arm}, {options.checkpoint} checkpoint of step {trained.step}"
+        f"{', compressed' if options.compressed else ''}; "
         f"{new_tokens} tokens in {seconds:.2f} s, compilation included)"
     )
     return 0
-
-
-def _tokenizer(directory: RunDirectory) -> JsonTokenizer:
-    if not directory.tokenizer.is_file():
-        raise CheckpointError(
-            f"{directory.path} has no tokenizer.json: it was trained on token files without a tokenizer; "
-            "train with tokenizer.kind = 'file' and tokenizer.path to generate text"
-        )
-    text = directory.tokenizer.read_text(encoding="utf-8")
-    found = json.loads(directory.manifest.read_text(encoding="utf-8"))
-    tokenizer = from_json(text, eod=found["end_of_document"])
-    if tokenizer.hash != found["tokenizer_hash"]:
-        raise CheckpointError(f"{directory.tokenizer} is not the tokenizer that the run was trained with; restore it")
-    return tokenizer

@@ -7,14 +7,15 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ryot_jax.cli import TrainOptions
-from ryot_jax.commands import control_runs, fresh_process, training_pair
+from ryot_jax.cli import CheckpointOptions, TrainOptions
+from ryot_jax.commands import checkpoint_of_run, compress, control_runs, fresh_process, training_pair
+from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.comparison import estimands, results, roofline, tuning
 from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
 from ryot_jax.comparison.criteria import EXIT_CODES
@@ -23,13 +24,11 @@ from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.variants import Variant, check_active, describe, differences, is_statistical
 from ryot_jax.config import to_json, validate
-from ryot_jax.data.cache import root as cache_root
 from ryot_jax.data.entropy import ngram_entropies
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.kernels import KernelPlan, Resolution, Spec
 from ryot_jax.kernels.plan import Choice, Lookup
-from ryot_jax.kernels.tuning_cache import TuningCache
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import parameters_by_part
 from ryot_jax.model.config import from_config
@@ -39,8 +38,8 @@ from ryot_jax.runtime import manifest
 from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.compiler import counted_cache_hits
 from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.devices import describe_devices, describe_processor, enable_compilation_cache
-from ryot_jax.runtime.errors import CheckpointError, DataError
+from ryot_jax.runtime.devices import describe_devices, describe_processor
+from ryot_jax.runtime.errors import CheckpointError, RyotError
 from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import RunDirectory, create_run
@@ -63,21 +62,6 @@ def run(config: ConfigDict, options: TrainOptions, allocator: AllocatorRecord, c
             console.line(previous_owner)
         write_text(directory.config, to_json(config))
         return _run(config, directory, console, allocator, resumed=options.resume is not None)
-
-
-def use_compilation_cache(config: ConfigDict) -> None:
-    """Turns JAX's cache of compiled programs on, if the config wants it; before the first JAX array."""
-    if config.runtime.compilation_cache:
-        enable_compilation_cache(cache_root(config.data.cache_dir))
-
-
-def open_tuning_cache(config: ConfigDict, log: Callable[[str], None]) -> TuningCache:
-    """The measured kernels on disk; where that cannot be, a cache that forgets, and `log` is told why."""
-    try:
-        return TuningCache(cache_root(config.data.cache_dir), log)
-    except DataError as error:
-        log(f"tuned kernels: {error}")
-        return TuningCache(None, log)
 
 
 def _run(
@@ -108,6 +92,7 @@ def _run(
     wanted, resolutions = variants(config, spec, lookup)
     reasons = {name: resolution.reasons for name, resolution in resolutions.items()}
     settings = _settings(config)
+    compress.parse_budget(config.compression.budget)  # before hours of training, not after
     stated_at = _state(directory, settings, statistical=is_statistical(wanted[-1]))
     built = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
     arms = [arm for arm, _ in built]
@@ -143,6 +128,8 @@ def _run(
     peak_memory_bytes = _peak_memory_bytes()  # before the roofline, which takes hundreds of megabytes of its own
     under_roof, roof_warnings = roofline.of_run(shared, wanted, pairs[0].record)
     clock.end("roofline")
+    compressed, compression_warnings = _compress_best(config, arms[-1], corpus, directory, console)
+    clock.end("compression")
     facts = [
         dataclasses.replace(
             _facts(shared, arm, wanted[0], evidence.get(arm.name, {}), reasons[arm.name]),
@@ -153,7 +140,7 @@ def _run(
     ]
     clock.end("compilation from the cache")
     found = results.assemble(
-        results.Found(pairs, processes, controls, under_roof),
+        results.Found(pairs, processes, controls, under_roof, compressed),
         facts,
         schedule,
         settings,
@@ -166,9 +153,9 @@ def _run(
             "seconds_by_phase": clock.seconds,
             "peak_memory_bytes": peak_memory_bytes,
         },
-        artifacts=_artifacts(directory, config),
+        artifacts=_artifacts(directory, config, compressed),
         stated_at=stated_at,
-        warnings=roof_warnings,
+        warnings=[*roof_warnings, *compression_warnings],
     )
     results.write(directory.results, found)
     report_files.write(directory.path, found)
@@ -326,7 +313,25 @@ def _facts(
     )
 
 
-def _artifacts(directory: RunDirectory, config: ConfigDict) -> dict[str, str]:
+def _compress_best(
+    config: ConfigDict, arm: Arm, corpus: Corpus, directory: RunDirectory, console: Console
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """What compressing the arm's best checkpoint gave, and what the reader should know if it gave nothing."""
+    if not (config.compression.enabled and config.checkpoint.enabled):
+        return None, []
+    # The best of the run, not of these weights: training goes on after it.
+    chosen = CheckpointOptions(directory.path, arm.name, "best")
+    budget = compress.parse_budget(config.compression.budget)
+    try:
+        checkpoint = checkpoint_of_run.restore(config, chosen)
+        found = compress.compress_checkpoint(checkpoint, chosen, corpus, budget, console)
+    except RyotError as error:  # the training is done and its comparison stands without
+        console.line(f"not compressed: {error}")
+        return None, [f"The best checkpoint was not compressed: {error}."]
+    return found, []
+
+
+def _artifacts(directory: RunDirectory, config: ConfigDict, compressed: Mapping[str, Any] | None) -> dict[str, str]:
     paths = {
         "config": directory.config,
         "manifest": directory.manifest,
@@ -338,6 +343,8 @@ def _artifacts(directory: RunDirectory, config: ConfigDict) -> dict[str, str]:
     }
     if config.checkpoint.enabled:
         paths["checkpoints"] = directory.checkpoints
+    if compressed is not None:
+        paths["compressed"] = directory.path / compressed["file"]
     return {name: str(path.relative_to(directory.path)) for name, path in paths.items()}
 
 

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from ryot_jax.commands.train import open_tuning_cache, use_compilation_cache
+from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.comparison import tuning
 from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.config import validate

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ryot_jax.comparison import hlo
-from ryot_jax.comparison.arms import Arm, Shared
+from ryot_jax.comparison.arms import Arm, Shared, with_all_at_work
 from ryot_jax.comparison.attribution import MOST_IN_ALL_SUBSETS, Player, Subset, subsets
 from ryot_jax.comparison.interleaving import Block, interleave
 from ryot_jax.comparison.probes import Evidence
@@ -187,11 +187,12 @@ def measure(
     Raises:
       NonFiniteLossError: training diverged.
     """
-    first = next(iter(built.values()))
+    first, *_ = built.values()
+    *_, last = built.values()  # has everything on that one of the others has
     trainer = Trainer(
         first.variant.name,
         first.programs["step"],
-        shared.state,
+        with_all_at_work(shared.state, shared.config, last.variant.plan),
         training_iterator(shared.dataset),
         optimizer_name=shared.config.training.optimizer,
     )

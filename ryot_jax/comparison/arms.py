@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison.protocol import tree_hash
 from ryot_jax.comparison.variants import Variant
+from ryot_jax.config_rules import rounded_steps
 from ryot_jax.data.batches import heldout_batches, training_dataset, training_iterator
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.kernels import KernelPlan, Resolution, Spec, resolve
@@ -29,6 +30,7 @@ from ryot_jax.training.loop import BlockResult, Trainer
 from ryot_jax.training.optimizer import Optimizer, make_optimizer, with_adamw_kernel
 from ryot_jax.training.parallel import STEPS_PER_CALL, CompiledStep, StepFn, compile_step, stack
 from ryot_jax.training.program_check import ProgramCheck, checked, checked_scan
+from ryot_jax.training.qat import rounded_from
 from ryot_jax.training.state import State, init_state
 from ryot_jax.training.step import train_step
 
@@ -154,11 +156,34 @@ def step_function(
         dropout_key = key if model.dropout > 0 else None
         return functional.loss(graphdef, params, batch, plan=plan, key=dropout_key)
 
+    total_steps = training.epochs * training.steps_per_epoch
     step_optimizer: Optimizer = optimizer
     if plan.optimizer != "reference":
-        total_steps = training.epochs * training.steps_per_epoch
         step_optimizer = with_adamw_kernel(optimizer, training, total_steps, plan.optimizer)
-    return functools.partial(train_step, loss_fn=loss_fn, optimizer=step_optimizer, accumulation=training.accumulation)
+    params_fn = None
+    if plan.qat == "round":
+        params_fn = rounded_from(_first_rounded_step(config), config.compression.qat_bits)
+    return functools.partial(
+        train_step,
+        loss_fn=loss_fn,
+        optimizer=step_optimizer,
+        params_fn=params_fn,
+        accumulation=training.accumulation,
+    )
+
+
+def with_all_at_work(state: State, config: ConfigDict, plan: KernelPlan) -> State:
+    """The state, numbered as one of a step in which everything that the plan switches on is at work.
+
+    For what is to speak of all of a step's program: its start-up check, its warm-up, and the times of an ablation.
+    """
+    if plan.qat != "round":
+        return state
+    return dataclasses.replace(state, step=jnp.asarray(_first_rounded_step(config), state.step.dtype))
+
+
+def _first_rounded_step(config: ConfigDict) -> int:
+    return int(config.training.epochs * config.training.steps_per_epoch - rounded_steps(config))
 
 
 def _compiled(
@@ -169,14 +194,13 @@ def _compiled(
         return _unchecked(shared, variant, batches), {}
     step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, variant.plan)
     parallelism, tolerance = shared.config.training.parallelism, _tolerance(shared.model, variant.plan)
+    state = with_all_at_work(shared.state, shared.config, variant.plan)
     programs: dict[str, CompiledStep] = {}
     checks: dict[str, ProgramCheck] = {}
-    programs["step"], checks["step"] = checked(
-        step_fn, shared.state, batches[0], parallelism=parallelism, tolerance=tolerance
-    )
+    programs["step"], checks["step"] = checked(step_fn, state, batches[0], parallelism=parallelism, tolerance=tolerance)
     if variant.plan.dispatch == "scan":
         programs["scan"], checks["scan"] = checked_scan(
-            step_fn, shared.state, batches, step=programs["step"], tolerance=tolerance
+            step_fn, state, batches, step=programs["step"], tolerance=tolerance
         )
     return programs, checks
 
@@ -288,6 +312,7 @@ class Arm:
         """Runs every program once on copies: what a first execution costs more is not a step's time."""
         for program in self.programs.values():
             copy = jax.tree.map(jnp.copy, self.trainer.state)
+            copy = with_all_at_work(copy, self.shared.config, self.variant.plan)
             batch = self._first_batches[0] if program.steps == 1 else stack(self._first_batches)
             jax.block_until_ready(program(copy, batch))
 

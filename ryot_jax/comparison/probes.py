@@ -128,6 +128,22 @@ def no_random_bits(program: Program, baseline: Program, spec: Spec) -> Evidence:
     return _vanished(program, baseline, is_bits, shape, shared=True)
 
 
+def rounded_weights(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """An arm that trains on rounded weights rounds arrays of their sizes to integers; the baseline never does."""
+    # In whatever shape a compiler keeps them; a scan over layers has stacks of matrices.
+    sizes = [spec.d_model * width for width in (spec.d_ff, spec.vocab_size)]
+
+    def count(which: Program) -> int:
+        return sum(
+            opcode.startswith("round-nearest") and any(array.size and array.size % size == 0 for size in sizes)
+            for opcode, array in which.operations
+        )
+
+    ours, theirs = count(program), count(baseline)
+    text = f"{ours} roundings of arrays with the size of an MLP weight or the embedding, {theirs} in the baseline"
+    return Evidence(ours > theirs, text)
+
+
 def scanned_steps(program: Program, baseline: Program, spec: Spec) -> Evidence:
     """An arm with several steps a call has a loop of as many turns over their stacked token ids; the baseline none."""
     size = STEPS_PER_CALL * _per_device(spec.rows, spec)  # of one microbatch, where gradients are accumulated

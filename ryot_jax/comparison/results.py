@@ -64,12 +64,14 @@ class Found:
       processes: block pairs that fresh processes timed.
       controls: None where none were run.
       roofline: as in the schema; None where it was not measured.
+      compression: as in the schema; None where nothing was compressed.
     """
 
     pairs: Sequence[TrainingPair]
     processes: Sequence[ProcessTimes] = ()
     controls: Controls | None = None
     roofline: Mapping[str, Any] | None = None
+    compression: Mapping[str, Any] | None = None
 
 
 def assemble(
@@ -134,6 +136,7 @@ def assemble(
             "data": {**data, "entropies": dict(entropies)},
             "roofline": found.roofline,
             "attribution": None,
+            "compression": found.compression,
             "initial_params_hash": record.initial_params_hash,
             "batches_hash": record.blocks[-1].batches_hash if record.blocks else None,
             "warnings": [*warnings, *_control_warnings(controls)],

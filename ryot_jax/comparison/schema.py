@@ -1,7 +1,8 @@
 """The shape of `results.json`, version 2, and a validator for it.
 
 Readers of the file (reports, tests, other people's scripts) rely on this; a field that goes or changes its
-meaning raises the version. Fields beyond those listed are allowed.
+meaning raises the version. Fields beyond those listed are allowed. `compression` was added within the version: it may
+be absent, which is read as null.
 """
 
 from collections.abc import Mapping
@@ -116,6 +117,29 @@ _CONTROLS = {
         }
     ],
 }
+_MEASURED = {"estimate": _MAYBE_NUMBER, "ci95": _Interval}
+_COMPRESSION = {
+    **dict.fromkeys(("arm", "budget", "file", "lossless_coder"), str),
+    **dict.fromkeys(("step", "parameters", "training_tokens", "sequences"), int),
+    "kept": bool,
+    **dict.fromkeys(("bytes", "float_bytes", "lossless_bytes"), int),
+    **dict.fromkeys(("codes_bytes", "side_bytes", "plain_bytes", "header_bytes"), int),
+    **dict.fromkeys(("ratio", "bits_per_parameter", "entropy_bytes", "order0_entropy_bytes", "seconds"), _NUMBER),
+    **dict.fromkeys(("overhead", "float_loss", "loss"), _MAYBE_NUMBER),
+    **dict.fromkeys(("loss_change", "perplexity_change", "kl", "agreement"), _MEASURED),
+    **dict.fromkeys(("tokens_per_second", "float_tokens_per_second"), _MAYBE_NUMBER),
+    "speed": (dict, type(None)),
+    "arrays": [
+        {
+            "name": str,
+            "parameters": int,
+            "bits_per_parameter": _NUMBER,
+            "rise": _MAYBE_NUMBER,
+            "expected_rise": _NUMBER,
+        }
+    ],
+    "pareto": [{"method": str, "setting": str, "bytes": int, "perplexity_change": _MEASURED, "sequences": int}],
+}
 _RESULTS = {
     "schema_version": int,
     "name": str,
@@ -161,6 +185,8 @@ def validate_results(results: Mapping[str, Any]) -> None:
             _check(results["comparison"], _COMPARISON, "comparison", faults)
         if results["controls"] is not None:
             _check(results["controls"], _CONTROLS, "controls", faults)
+        if results.get("compression") is not None:
+            _check_compression(results["compression"], faults)
         if results["schema_version"] != SCHEMA_VERSION:
             faults.append(f"schema_version is {results['schema_version']}, not {SCHEMA_VERSION}")
         for verdict in (results["verdict"], *(criterion["verdict"] for criterion in results["criteria"])):
@@ -170,6 +196,17 @@ def validate_results(results: Mapping[str, Any]) -> None:
             faults.append(f"comparison is wanted with two arms and null with one, not {results['comparison']}")
     if faults:
         raise ValueError("not a results file of this program: " + "; ".join(faults))
+
+
+def _check_compression(found: Any, faults: list[str]) -> None:
+    _check(found, _COMPRESSION, "compression", faults)
+    if not isinstance(found, Mapping):
+        return
+    if isinstance(found.get("speed"), Mapping):
+        _check(found["speed"], _MEASURED, "compression.speed", faults)
+    for name in ("bytes", "parameters"):  # what others are divided by
+        if _is(found.get(name), int) and found[name] <= 0:
+            faults.append(f"compression.{name} is {found[name]}, not above zero")
 
 
 def _check(value: Any, shape: Any, path: str, faults: list[str]) -> None:

@@ -138,9 +138,10 @@ def choose(preferred: str, seconds: Mapping[str, Sequence[float]]) -> str:
 def _plans(config: ConfigDict, spec: Spec, static: KernelPlan, winners: Mapping[str, str]) -> dict[str, KernelPlan]:
     """The plans to take whole steps with, by name, each plan once.
 
-    All have the dispatch of the static order: what is timed is a step, not how many of them go into a call.
+    All have the dispatch and the qat of the static order: what is timed is a step, not how many of them go into a call
+    or whose weights it sees.
     """
-    reference = KernelPlan(dispatch=static.dispatch)
+    reference = KernelPlan(dispatch=static.dispatch, qat=static.qat)
     named = [(REFERENCE, reference), (TUNED, dataclasses.replace(static, **winners)), (STATIC, static)]
     for op, name in winners.items():
         named.append((f"static order but {op}={name}", dataclasses.replace(static, **{op: name})))

@@ -110,6 +110,13 @@ OPTIMIZATIONS = (
         probe={"cpu": probes.custom_call("ryot_adamw")},
     ),
     Optimization(
+        name="qat",
+        switch="optimizations.qat",
+        equivalence={"round": "statistical"},
+        description="the loss of weights rounded to compression.qat_bits in the last part of training; float ones kept",
+        probe={"round": probes.rounded_weights},
+    ),
+    Optimization(
         name="dispatch",
         switch="optimizations.dispatch",
         equivalence={"scan": "allclose"},

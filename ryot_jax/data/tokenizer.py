@@ -66,6 +66,11 @@ class JsonTokenizer:
         self.vocab_size = 1 + max(inner.get_vocab(with_added_tokens=True).values())
         self.hash = hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @property
+    def eod_name(self) -> str:
+        """The token whose id is `eod`."""
+        return str(self._inner.id_to_token(self.eod))
+
     def to_json(self) -> str:
         """The content of `tokenizer.json`."""
         return self._inner.to_str()
@@ -164,6 +169,27 @@ def from_file(path: str, vocab_size: int) -> JsonTokenizer:
             f"tokenizer.path = {path!r} is not a file; give the path of a tokenizer.json, "
             "or set tokenizer.kind to 'bpe' or 'byte'"
         )
+    tokenizer = read(file)
+    _check_vocabulary("file", vocab_size)
+    if tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"model.vocab_size = {vocab_size}, but {file} has {tokenizer.vocab_size} ids; "
+            f"set model.vocab_size to at least {tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def read(file: Path, eod: int | None = None) -> JsonTokenizer:
+    """A `tokenizer.json` that is there, whatever its vocabulary.
+
+    Args:
+      file: the file.
+      eod: the id that ends a document, where it is known; one that the file does not have, and None: that of the
+        first of the usual names.
+
+    Raises:
+      DataError: the file is damaged, or it has no token that ends a document.
+    """
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain Exception for whatever is wrong
@@ -171,21 +197,42 @@ def from_file(path: str, vocab_size: int) -> JsonTokenizer:
             f"{file}: not a tokenizer.json that this version of `tokenizers` reads ({error}); "
             "save it again with Tokenizer.save()"
         ) from error
+    return JsonTokenizer(inner, _end(inner, file, eod))
+
+
+def read_gpt2(vocab: Path, merges: Path, eod: int | None = None) -> JsonTokenizer:
+    """The two files that GPT-2's tokenizer was published in: `vocab.json` and `merges.txt`.
+
+    Args:
+      vocab: token to id, JSON.
+      merges: a pair of tokens a line, in the order of their merging.
+      eod: as in `read`.
+
+    Raises:
+      DataError: as `read`.
+    """
+    try:
+        inner = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    except Exception as error:
+        raise DataError(f"{vocab} and {merges.name} cannot be read ({error}); fetch them again") from error
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    end = _end(inner, vocab, eod)
+    inner.add_special_tokens([inner.id_to_token(end)])  # which keeps its id
+    return JsonTokenizer(inner, end)
+
+
+def _end(inner: tokenizers.Tokenizer, file: Path, eod: int | None) -> int:
+    if eod is not None and inner.id_to_token(eod) is not None:
+        return eod
     vocabulary = inner.get_vocab(with_added_tokens=True)
-    ends = [vocabulary[name] for name in _END_NAMES if name in vocabulary]
+    ends = [int(vocabulary[name]) for name in _END_NAMES if name in vocabulary]
     if not ends:
         raise DataError(
             f"{file}: no token ends a document (looked for {', '.join(_END_NAMES)}); "
             f"add one: tokenizer.add_special_tokens(['{END_OF_DOCUMENT}'])"
         )
-    _check_vocabulary("file", vocab_size)
-    tokenizer = JsonTokenizer(inner, ends[0])
-    if tokenizer.vocab_size > vocab_size:
-        raise ConfigError(
-            f"model.vocab_size = {vocab_size}, but {file} has {tokenizer.vocab_size} ids; "
-            f"set model.vocab_size to at least {tokenizer.vocab_size}"
-        )
-    return tokenizer
+    return ends[0]
 
 
 def settings(kind: str, path: str, vocab_size: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ryot_jax.compression.compressed import decode
 from ryot_jax.decoding.sampling import greedy, sample
 from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import ModelConfig, functional
@@ -31,7 +32,8 @@ def generate(
 ) -> jax.Array:
     """Generate `max_new_tokens` tokens after each prompt: ids_BN, int32[B, max_new_tokens], without the prompt.
 
-    `temperature` 0 is greedy; above 0, tokens are drawn with `key` from the `top_k` most likely ones (0: from all).
+    `params` may hold compressed arrays, which are decoded once a call. `temperature` 0 is greedy; above 0, tokens
+    are drawn with `key` from the `top_k` most likely ones (0: from all).
     Compiles once for each (B, S, max_new_tokens, top_k, greedy or not). Raises ConfigError where an argument cannot
     be used; above all where prompt and new tokens together exceed `cfg.max_len`: the model has never seen such
     positions (and has no weights for them where they are learned), so the window is not moved silently.
@@ -69,6 +71,8 @@ def _loop(
     temperature: jax.Array,
     key: jax.Array,
 ) -> jax.Array:
+    # Once for all tokens; the codes are what lies in memory between two calls.
+    params = decode(params)
     if cfg.scan_layers:
         # Sliced once here: inside the loop, each step would copy every layer's weights out of the stack.
         cfg, params = functional.unstack_layers(cfg, params)

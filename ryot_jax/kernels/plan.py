@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from ryot_jax.kernels import cpu
+from ryot_jax.kernels.linear_cross_entropy import CHUNK_ROWS
 from ryot_jax.runtime.errors import ConfigError
 
 
@@ -19,7 +20,8 @@ class KernelPlan:
 
     `dense` is every product with a weight matrix, with the activation or the residual sum behind it; `norm` layer
     norm and RMS norm; `optimizer` the step of AdamW. `activations` is the dtype of the arrays between the ops of a
-    block ('': the model's compute dtype); the residual stream keeps the model's dtype. `dispatch` is no op: 'step' is
+    block ('': the model's compute dtype); the residual stream keeps the model's dtype. `qat` and `dispatch` are no ops:
+    'float' is the loss of the weights as they are, 'round' that of rounded ones in the last part of training; 'step' is
     one training step a call of the compiled program, 'scan' several.
     """
 
@@ -31,6 +33,7 @@ class KernelPlan:
     embedding: str = "reference"
     dropout: str = "reference"
     optimizer: str = "reference"
+    qat: str = "float"
     dispatch: str = "step"
 
 
@@ -132,6 +135,8 @@ def _scan_refusal(spec: Spec) -> str | None:
     if spec.n_devices > 1:
         # Its chunks lie one after the other on the axis that is sharded: each device would wait for the others.
         return f"a scan over rows cannot be partitioned over {spec.n_devices} devices (shard_map can)"
+    if spec.rows <= CHUNK_ROWS:
+        return f"its first chunk of {CHUNK_ROWS} rows is the whole of {spec.rows}: it would do what the reference does"
     return None
 
 
@@ -181,6 +186,11 @@ def _hash_drawback(spec: Spec, wanted: Wishes) -> str | None:
     return "its masks are others than the baseline's, so one pair of arms would compare two seeds"
 
 
+def _qat_drawback(spec: Spec, wanted: Wishes) -> str | None:
+    del spec, wanted
+    return "it changes what is trained, the loss of rounded weights, so the arms would be compared at other losses"
+
+
 def _xla_norm_drawback(spec: Spec, wanted: Wishes) -> str | None:
     del spec, wanted
     return "no faster than XLA's own derivative where it was measured; it saves memory"
@@ -207,6 +217,7 @@ _CANDIDATES: dict[str, dict[str, _Candidate]] = {
     "embedding": {"cpu": _Candidate(_cpu_embedding_refusal)},
     "dropout": {"hash": _Candidate(_no_dropout_refusal, _hash_drawback)},
     "optimizer": {"cpu": _Candidate(_cpu_optimizer_refusal)},
+    "qat": {"round": _Candidate(drawback=_qat_drawback)},
     "dispatch": {"scan": _Candidate(_several_steps_refusal, _several_steps_drawback)},
 }
 

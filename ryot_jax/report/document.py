@@ -4,13 +4,17 @@ A pure function of the results dict, laid out by `markdown` and `html`. Where da
 why.
 """
 
-from ryot_jax.report import limits, machine_tables, summary, tables
+from ryot_jax.report import compression, limits, machine_tables, summary, tables
 from ryot_jax.report.parts import Bullets, Command, Paragraph, Part, Pictures, Section, Table
 from ryot_jax.report.words import Results, duration, of_language_model, percent
 
 _REDRAW = (
     Paragraph("This draws the report again, where RUN is the directory that holds results.json:"),
     Command("ryot report --run=RUN"),
+)
+_WRITE = (
+    Paragraph("This writes text with the compressed file, where RUN is the run directory:"),
+    Command("ryot generate --run=RUN --compressed"),
 )
 
 
@@ -28,11 +32,12 @@ def sections(results: Results) -> list[Section]:
         ("compilation", "Compilation and break-even", _compilation(results)),
         ("attribution", "Attribution", _attribution(results)),
         ("roofline", "Roofline and memory", _roofline(results)),
+        ("compression", "Compression", _compression(results)),
         ("config", "Config differences", _config(results)),
         ("manifest", "Manifest and warnings", _manifest(results)),
         ("artifacts", "Artifacts", _artifacts(results)),
         ("not-shown", "What this does not show", [Bullets(tuple(limits.not_shown(results)))]),
-        ("next", "What next", [Bullets(tuple(limits.next_steps(results)))]),
+        ("next", "What next", _next(results)),
     ]
     return [Section(id, title, _present(parts)) for id, title, parts in wanted if _present(parts)]
 
@@ -156,6 +161,27 @@ def _roofline(results: Results) -> list[Part | None]:
     return parts
 
 
+def _compression(results: Results) -> list[Part | None]:
+    found = results.get("compression")
+    if found is None:
+        return []
+    parts: list[Part | None] = [
+        Paragraph(compression.size_and_cost(found)),
+        Paragraph(compression.caution(found)),
+        compression.sizes(found),
+        Paragraph(compression.coding(found)),
+        compression.quality(found),
+        compression.arrays(found),
+    ]
+    if found["pareto"]:
+        parts += [
+            Paragraph(compression.how_to_read_trade_off(found)),
+            Pictures(("compression",)),
+            compression.trade_off(found),
+        ]
+    return parts
+
+
 def _config(results: Results) -> list[Part | None]:
     differ = machine_tables.config_differences(results)
     if results["comparison"] is None:
@@ -178,6 +204,11 @@ def _manifest(results: Results) -> list[Part | None]:
 
 def _artifacts(results: Results) -> list[Part | None]:
     return [machine_tables.artifacts(results) or Paragraph("The results name no files.")]
+
+
+def _next(results: Results) -> list[Part | None]:
+    steps = Bullets(tuple(limits.next_steps(results)))
+    return [steps, *(() if results.get("compression") is None else _WRITE)]
 
 
 def _sentence(text: str | None) -> Paragraph | None:

@@ -24,6 +24,10 @@ _ADVICE = {
         "Turn off the optimizations of class statistical first: they change the rounding.",
         "Look for what the second step computes otherwise, before a margin is widened.",
     ),
+    "budget_missed": (
+        "Compress again with more room in the budget: on held-out text it is missed.",
+        "Compress again with more room in the budget: on held-out data it is missed.",
+    ),
     "one_seed": (
         "Repeat with other seeds (comparison.pairs=8) before claiming a difference of losses.",
         "Repeat from other initial states and with other batches before claiming a difference of losses.",
@@ -57,7 +61,13 @@ def not_shown(results: Results) -> list[str]:
 
 def next_steps(results: Results) -> list[str]:
     """What to do next, by what the criteria and the controls found."""
-    return [*_after_controls(results), *_after_criteria(results), *_after_comparison(results)] or [
+    found = [
+        *_after_controls(results),
+        *_after_criteria(results),
+        *_after_comparison(results),
+        *_after_compression(results),
+    ]
+    return found or [
         "Train a second arm (comparison.arms) to compare with this one."
         if results["comparison"] is None
         else "Repeat on the machine that the speed-up is to be claimed for."
@@ -135,6 +145,11 @@ def _after_comparison(results: Results) -> list[str]:
     if comparison is not None and not comparison["processes"]:
         steps.append(_advice(results, "one_process"))
     return steps
+
+
+def _after_compression(results: Results) -> list[str]:
+    found = results.get("compression")
+    return [] if found is None or found["kept"] else [_advice(results, "budget_missed")]
 
 
 def _advice(results: Results, situation: str) -> str:

@@ -7,6 +7,7 @@ conclude, and what to do next, is in `limits`.
 from collections.abc import Mapping
 from typing import Any
 
+from ryot_jax.report import compression
 from ryot_jax.report.words import (
     Results,
     counted,
@@ -41,6 +42,7 @@ def findings(results: Results) -> list[str]:
         break_even(results),
         roofline(results),
         attribution(results),
+        compressed(results),
         seed_noise(results),
     )
     return [sentence for sentence in sentences if sentence]
@@ -166,6 +168,12 @@ def attribution(results: Results) -> str | None:
             f"(95 % interval {interval(interaction['ci95'])}; 1 means that they multiply)"
         )
     return text + "."
+
+
+def compressed(results: Results) -> str | None:
+    """Size, cost and name of the compressed file; None where nothing was compressed."""
+    found = results.get("compression")
+    return None if found is None else compression.in_a_line(found)
 
 
 def seed_noise(results: Results) -> str | None:

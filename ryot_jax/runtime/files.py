@@ -1,4 +1,4 @@
-"""Text and JSON files that are either the old version or the whole new one, never a part.
+"""Text and JSON files that are either the old version or the whole new one, never a part; folders likewise.
 
 Every JSON file of a run directory but the append-only `metrics.jsonl` is written here.
 """
@@ -6,7 +6,9 @@ Every JSON file of a run directory but the append-only `metrics.jsonl` is writte
 import contextlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,32 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         with contextlib.suppress(OSError):
             Path(name).unlink()
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write files into, which is at `path` once the block has ended; no part of it is there before.
+
+    Args:
+      path: is not there yet, or is an empty folder; what it lies in is made if need be.
+
+    Raises:
+      OSError: there is something already, or the place cannot be written; no file is left behind.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield folder
+        for file in folder.iterdir():
+            file.chmod(0o644)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        folder.chmod(0o755)
+        folder.replace(path)  # which refuses a file, and a folder with something in it
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -46,6 +46,15 @@ class RunDirectory:
         """One folder an arm."""
         return self.path / "checkpoints"
 
+    def compressed(self, arm: str, checkpoint: str) -> Path:
+        """The compressed file of an arm's 'best' or 'latest' checkpoint."""
+        return self.path / "compressed" / f"{arm}-{checkpoint}.ryot"
+
+    @property
+    def imported(self) -> Path:
+        """What the run was made of by `ryot import`; there is no such file where the run was trained."""
+        return self.path / "imported.json"
+
     @property
     def record(self) -> Path:
         """The finished blocks and evaluations, once training is done."""
@@ -109,13 +118,14 @@ def create_run(workdir: Path, name: str, now: datetime.datetime | None = None) -
             return RunDirectory(path.absolute())
 
 
-def find_run(workdir: Path, wanted: str) -> RunDirectory:
+def find_run(workdir: Path, wanted: str, *, trained: bool = False) -> RunDirectory:
     """The run that a person means.
 
     Args:
       workdir: where run directories are.
       wanted: a run directory, the name of one in `workdir`, or `'latest'`: the newest there by name that is
         no ablation, as those (`-ablate`) hold nothing to go on with, to write with or to report on.
+      trained: whether it must be a run of training, which an imported checkpoint is not.
 
     Raises:
       ConfigError: there is no such run.
@@ -123,6 +133,7 @@ def find_run(workdir: Path, wanted: str) -> RunDirectory:
     if wanted == "latest":
         runs = sorted((path.parent for path in workdir.glob("*/config.json")), key=_age)
         runs = [run for run in runs if not re.search(r"-ablate(-\d+)?$", run.name)]
+        runs = [run for run in runs if not (trained and RunDirectory(run).imported.is_file())]
         if not runs:
             raise ConfigError(f"no run directory in {workdir}/; make one with --config=..., or name it in full")
         return RunDirectory(runs[-1].absolute())
@@ -130,7 +141,13 @@ def find_run(workdir: Path, wanted: str) -> RunDirectory:
         raise ConfigError("a run directory is named by the empty string; name one, or 'latest'")
     for path in (Path(wanted), workdir / wanted):
         if (path / "config.json").is_file():
-            return RunDirectory(path.absolute())
+            found = RunDirectory(path.absolute())
+            if trained and found.imported.is_file():
+                raise ConfigError(
+                    f"{path} is an imported checkpoint: it holds no training to go on with or to report on; "
+                    "name a run that was trained"
+                )
+            return found
     raise ConfigError(f"{wanted} is not a run directory: there is no {Path(wanted) / 'config.json'}")
 
 

@@ -9,9 +9,11 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +77,8 @@ class Checkpoints:
             save_interval_steps=0 if read_only else 1,
         )
         try:
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            with _quiet() if read_only else contextlib.nullcontext():
+                self._manager = ocp.CheckpointManager(self.directory, options=options)
         except Exception as error:
             raise CheckpointError(
                 f"cannot use {self.directory} for checkpoints: {error}; name a directory that can be written"
@@ -253,6 +256,17 @@ class Checkpoints:
         """Drops the failed step from orbax's list, where it would pass for the latest one."""
         with contextlib.suppress(OSError):  # The directory is gone; the error that is being raised says so.
             self._manager.reload()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax's warning that what was asked to be read only is read only."""
+    level = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(level)
 
 
 def _rank(metrics: dict[str, float] | None) -> float:

@@ -18,6 +18,8 @@ Batch = dict[str, jax.Array]
 Params = Any
 # (params, batch, key) -> (sum of the losses of all targets in nats f32[], number of targets f32[])
 LossFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]
+# (params, number of the step i32[]) -> params of the same shapes
+ParamsFn = Callable[[Params, jax.Array], Params]
 Metrics = dict[str, jax.Array]
 
 
@@ -27,6 +29,7 @@ def train_step(
     *,
     loss_fn: LossFn,
     optimizer: Optimizer,
+    params_fn: ParamsFn | None = None,
     accumulation: int = 1,
     axis_name: str | None = None,
 ) -> tuple[State, Metrics]:
@@ -40,6 +43,8 @@ def train_step(
       batch: arrays with the sequences on axis 0, `[B, ...]`; under a named axis, this device's part of them.
       loss_fn: `(params, batch, key) -> (loss_sum, n_targets)`, pure.
       optimizer: of the mean gradient.
+      params_fn: what the loss sees instead of the parameters, such as rounded ones, once for all microbatches. The
+        gradient is taken there and goes to the optimizer as if it were the parameters' own (straight through).
       accumulation: number of microbatches that the batch is cut into; divides B.
       axis_name: the mapped axis to add up over (`shard_map`, `pmap`); None where the arrays are global.
 
@@ -49,7 +54,8 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    sums = _accumulated_sums(state.params, batch, key, loss_fn, accumulation)
+    seen = state.params if params_fn is None else params_fn(state.params, state.step)
+    sums = _accumulated_sums(seen, batch, key, loss_fn, accumulation)
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
     loss_sum, n_targets, grad_sum = sums

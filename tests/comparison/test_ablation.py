@@ -279,6 +279,21 @@ def test_each_arm_gets_its_own_times(shared, built, slow):
     assert (seconds[slow] >= SLOW_SECONDS).all()
 
 
+def test_rounded_weights_are_timed_in_the_part_of_training_that_sees_them(shared, spec, monkeypatch):
+    starts = []
+
+    class Noted(ablation.Trainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            starts.append(self.steps_taken)
+
+    monkeypatch.setattr(ablation, "Trainer", Noted)
+    for wishes in ({"norm": "xla"}, {"norm": "xla", "qat": "round"}):
+        arms, _ = build(shared, design(resolve(wishes, spec=spec), spec, block_steps=5), spec, log=lambda line: None)
+        measure(shared, arms, rounds=1, block_steps=5, log=lambda line: None)
+    assert starts == [0, 704], "of 800 steps the last 12 %"
+
+
 def test_memory_does_not_grow_with_the_number_of_arms(shared, built):
     arms, _, left_behind = built
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(shared.state))

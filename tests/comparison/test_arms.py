@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from ryot_jax.comparison import arms as arms_module
 from ryot_jax.comparison.arms import Arm, kernel_spec, share, variants
 from ryot_jax.comparison.variants import Variant, check_active
 from ryot_jax.config import get_default
@@ -15,6 +16,7 @@ from ryot_jax.kernels import KernelPlan
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.training import program_check
 from ryot_jax.training.parallel import STEPS_PER_CALL
 
 PLANS = {"baseline": KernelPlan(), "optimized": KernelPlan(dispatch="scan")}
@@ -117,3 +119,48 @@ def test_arms_train_alike_and_nothing_compiles_once_they_are_warm(arms):
     assert arms["baseline"].params_hash() == arms["optimized"].params_hash()
     assert arms["baseline"].batches_hash() == arms["optimized"].batches_hash()
     assert {arm.step for arm in arms.values()} == {15}
+
+
+@pytest.fixture(scope="module")
+def rounding():
+    """A config of ten steps, of which the last three see rounded weights, and what its arms share."""
+    config = tiny_config()
+    config.training.update({"epochs": 2, "steps_per_epoch": 5, "warmup_steps": 0})
+    config.compression.update({"qat_bits": 2, "qat_fraction": 0.3})
+    ids = np.random.default_rng(0).integers(0, 260, size=5000).astype(np.uint16)
+    corpus = Corpus(ids, ids[:1000], NoTokenizer(260), "", {})
+    return share(config, from_config(config.model, describe_devices().platform), corpus)
+
+
+@pytest.mark.parametrize("dispatch", ["step", "scan"])
+def test_the_last_part_of_training_sees_rounded_weights_and_nothing_before_it_changes(rounding, dispatch):
+    arms = {qat: Arm(rounding, Variant(qat, KernelPlan(qat=qat, dispatch=dispatch))) for qat in ("float", "round")}
+    for arm in arms.values():
+        arm.warm_up()
+        assert arm.step == 0 == int(arm.trainer.state.step), "the step that warms up is no step of training"
+    float_losses, round_losses = (arm.run_block(10).losses for arm in arms.values())
+    assert [a == b for a, b in zip(float_losses, round_losses, strict=True)] == [True] * 7 + [False] * 3
+    losses = {name: arm.evaluate().mean_loss for name, arm in arms.items()}
+    assert losses["float"] != losses["round"]
+    # What is judged are the float weights: nobody has rounded those.
+    kernel = np.asarray(arms["round"].trainer.state.params["blocks"]["layer_000"]["mlp"]["up"]["kernel"])
+    assert len(np.unique(kernel)) > 0.9 * kernel.size
+
+
+def test_rounded_weights_are_checked_warmed_up_and_proven(rounding, monkeypatch):
+    numbers = []
+
+    def noted(step_fn, state, *arguments, **options):
+        numbers.append(int(state.step))
+        return program_check.checked(step_fn, state, *arguments, **options)
+
+    monkeypatch.setattr(arms_module, "checked", noted)
+    made = [Variant("baseline", KernelPlan()), Variant("optimized", KernelPlan(qat="round"))]
+    arms = [Arm(rounding, variant) for variant in made]
+    assert numbers == [0, 7] and all(check.ok for arm in arms for check in arm.program_checks.values())
+    texts = {arm.name: arm.hlo_text() for arm in arms}
+    evidence = check_active(made, texts, spec_of(rounding.config))["optimized"]
+    assert list(evidence) == ["qat"] and evidence["qat"].active and evidence["qat"].text.endswith("0 in the baseline")
+    with pytest.raises(ConfigError, match=r"optimizations\.qat=round is on .* does not show it: 0 roundings"):
+        other = Arm(rounding, Variant("optimized", KernelPlan(norm="xla")))
+        check_active(made, texts | {"optimized": other.hlo_text()}, spec_of(rounding.config))

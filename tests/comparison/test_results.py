@@ -82,6 +82,111 @@ def test_plain_turns_numpy_and_non_finite_values_into_json():
     assert results.plain(value) == {"a": 1.5, "b": [2, None], "c": [1.0, None]}
 
 
+@pytest.fixture
+def compression():
+    """What a run found that compressed a checkpoint, with values of numpy and tuples as it has them."""
+    measured = {"estimate": np.float64(0.01), "ci95": (0.009, 0.011)}
+    return {
+        "arm": "optimized",
+        "step": 100,
+        "budget": "perplexity<=1%",
+        "kept": np.bool_(False),
+        "file": "best.ryot",
+        "parameters": 1000,
+        "training_tokens": 6400,
+        "bytes": np.int64(500),
+        "float_bytes": 4000,
+        "ratio": 8.0,
+        "bits_per_parameter": 4.0,
+        "lossless_bytes": 3600,
+        "lossless_coder": "lzma",
+        "entropy_bytes": 399.5,
+        "order0_entropy_bytes": 420.0,
+        "codes_bytes": 400,
+        "side_bytes": 60,
+        "plain_bytes": 0,
+        "header_bytes": 40,
+        "overhead": 1.001,
+        "sequences": 40,
+        "float_loss": 3.0,
+        "loss": 3.01,
+        "loss_change": measured,
+        "perplexity_change": measured,
+        "kl": measured,
+        "agreement": measured,
+        "tokens_per_second": 10.0,
+        "float_tokens_per_second": 11.0,
+        "speed": measured,
+        "seconds": 2.0,
+        "arrays": [
+            {"name": "a", "parameters": 1000, "bits_per_parameter": 3.2, "rise": math.nan, "expected_rise": 0.01}
+        ],
+        "pareto": [
+            {"method": "ours", "setting": "4 bits", "bytes": 600, "perplexity_change": measured, "sequences": 40}
+        ],
+    }
+
+
+def test_a_compression_is_passed_on_as_plain_json(make_arms, assemble, compression, tmp_path):
+    found = assemble(make_arms(), compression=compression)
+    validate_results(found)
+    assert found["compression"]["kept"] is False and type(found["compression"]["bytes"]) is int
+    assert found["compression"]["loss_change"] == {"estimate": 0.01, "ci95": [0.009, 0.011]}
+    assert found["compression"]["arrays"][0]["rise"] is None
+    results.write(tmp_path / "results.json", found)
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == found
+
+
+def test_without_a_compression_the_field_is_null_and_older_files_lack_it(make_arms, assemble):
+    found = assemble(make_arms())
+    assert found["compression"] is None
+    del found["compression"]
+    validate_results(found)
+
+
+def test_what_a_compression_may_lack_may_be_null(make_arms, assemble, compression):
+    unknown = {"estimate": None, "ci95": None}
+    compression.update(speed=None, tokens_per_second=None, float_tokens_per_second=None, overhead=None)
+    compression.update(loss=None, loss_change=unknown, kl=unknown, pareto=[], arrays=[])
+    validate_results(assemble(make_arms(), compression=compression))
+
+
+def _without(key):
+    return lambda found: found.pop(key)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        *((_without(key), f"compression.{key} is missing") for key in ("arm", "kept", "speed", "pareto", "seconds")),
+        (lambda c: c.update(kept=1), "compression.kept is int, not bool"),
+        (lambda c: c.update(bytes=3.5), "compression.bytes is float, not int"),
+        (lambda c: c.update(bytes=0), "compression.bytes is 0, not above zero"),
+        (lambda c: c.update(parameters=-1), "compression.parameters is -1, not above zero"),
+        (lambda c: c.update(ratio=None), "compression.ratio is NoneType"),
+        (lambda c: c.update(speed=0.9), "compression.speed is float"),
+        (lambda c: c["speed"].pop("ci95"), "compression.speed.ci95 is missing"),
+        (lambda c: c["kl"].update(ci95=[2, 1]), r"compression.kl.ci95 is \[2, 1\]"),
+        (lambda c: c["arrays"][0].pop("name"), r"compression.arrays\[0\].name is missing"),
+        (lambda c: c["arrays"][0].update(expected_rise=None), r"compression.arrays\[0\].expected_rise is NoneType"),
+        (lambda c: c["pareto"][0].update(bytes="600"), r"compression.pareto\[0\].bytes is str"),
+        (lambda c: c["pareto"][0]["perplexity_change"].pop("estimate"), "perplexity_change.estimate is missing"),
+        (lambda c: c.update(pareto=None), "compression.pareto is NoneType, not a list"),
+    ],
+)
+def test_a_damaged_compression_is_named_by_field(make_arms, assemble, compression, damage, message):
+    found = assemble(make_arms(), compression=compression)
+    damage(found["compression"])
+    with pytest.raises(ValueError, match=message):
+        validate_results(found)
+
+
+def test_a_compression_that_is_no_object_is_refused(make_arms, assemble):
+    found = assemble(make_arms()) | {"compression": ["best.ryot"]}
+    with pytest.raises(ValueError, match="compression is list, not an object"):
+        validate_results(found)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -10,9 +10,9 @@ from ryot_jax.comparison import tuning
 from ryot_jax.comparison.arms import kernel_spec, variants
 from ryot_jax.comparison.tuning import REFERENCE, STATIC, TUNED, WITHOUT_ADAMW, WITHOUT_BF16, choose
 from ryot_jax.config import get_default
-from ryot_jax.kernels import KernelPlan, resolve
+from ryot_jax.kernels import KernelPlan, cpu, resolve
 from ryot_jax.kernels import tuning as kernel_tuning
-from ryot_jax.kernels.tuning_cache import TuningCache
+from ryot_jax.kernels.tuning_cache import Entry, TuningCache
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.devices import describe_devices
 
@@ -24,6 +24,9 @@ def tiny():
     config.model.update({"vocab_size": 260, "d_model": 16, "d_ff": 32, "n_layers": 1, "n_heads": 2, "max_len": 8})
     config.training.update({"batch_size": 8, "seq_len": 8})
     return config
+
+
+needs_cpp = pytest.mark.skipif(cpu.unavailable_reason() is not None, reason="with XLA's kernels nothing wins here")
 
 
 def work(config):
@@ -78,6 +81,7 @@ def test_only_what_is_left_to_auto_is_measured(tiny, tmp_path):
     assert len(list((tmp_path / "kernels" / "v1").iterdir())) == 1
 
 
+@needs_cpp
 def test_a_wrong_winner_is_stopped_by_the_whole_step(tiny, tmp_path, monkeypatch):
     from ryot_jax.kernels import norm_dense  # `NormOf`, by which the model calls it
 
@@ -95,6 +99,7 @@ def test_a_wrong_winner_is_stopped_by_the_whole_step(tiny, tmp_path, monkeypatch
     assert outcome.chosen not in failed and outcome.plan.norm == "reference"
 
 
+@needs_cpp
 def test_a_plan_that_does_not_compile_is_a_failed_trial(tiny, tmp_path, monkeypatch):
     compile_step = tuning.compile_step
     calls = []
@@ -162,6 +167,18 @@ def test_how_many_steps_go_into_a_call_is_not_measured_and_no_plan_differs_by_it
     assert list(plans) == [REFERENCE, STATIC], "what is tuned is the reference, by its first name"
     assert {plan.dispatch for plan in plans.values()} == {"scan"}
     assert list(tuning._plans(tiny, spec, KernelPlan(dispatch="scan"), {})) == [REFERENCE]
+
+
+def test_rounded_weights_are_in_every_plan_or_in_none_and_change_nothing_that_was_measured(tiny, tmp_path):
+    _, spec = work(tiny)
+    tiny.optimizations.qat = "round"
+    static = resolve(tiny.optimizations, spec=spec).plan
+    assert {plan.qat for plan in tuning._plans(tiny, spec, static, {"attention": "reference"}).values()} == {"round"}
+    cache = TuningCache(tmp_path, print)
+    cache.store("attention", dataclasses.replace(spec, activations=static.activations), Entry("reference", "nothing"))
+    for qat in ("auto", "round"):
+        resolution = resolve({**tiny.optimizations, "qat": qat}, spec=spec, lookup=cache.lookup)
+        assert resolution.reasons["attention"].startswith("measured: nothing")
 
 
 def test_dropout_is_compared_by_statistics_and_its_steps_by_time_alone(tiny, tmp_path):

@@ -109,6 +109,10 @@ def _bf16_mlp(x_ND, w_DF, w_FD):
     return product(jax.nn.gelu(product(x_ND, w_DF)), w_FD)
 
 
+def _rounded(w):
+    return w + jax.lax.stop_gradient(jnp.round(8 * w) / 8 - w)
+
+
 def _step_text(switched: KernelPlan, rename: str = "step") -> str:
     """HLO text of a compiled gradient step that uses what `switched` says."""
     attention = _attention if switched.attention == "reference" else _blocked_attention
@@ -118,6 +122,7 @@ def _step_text(switched: KernelPlan, rename: str = "step") -> str:
     dropout = _dropout if switched.dropout == "reference" else _hashed_dropout
 
     def step(params, x_BTD, targets_N, key):
+        params = params if switched.qat == "float" else jax.tree.map(_rounded, params)
         x_BTHK = x_BTD.reshape(B, T, H, D // H)
         x_ND = (x_BTD + attention(x_BTHK).reshape(B, T, D)).reshape(-1, D)
         h_ND = norm(dropout(x_ND, key)).astype(switched.activations or "float32")
@@ -149,7 +154,7 @@ def baseline_text():
     return _step_text(KernelPlan())
 
 
-BY_XLA = KernelPlan("bfloat16", "xla", "xla", "xla", "xla", dropout="hash", dispatch="scan")
+BY_XLA = KernelPlan("bfloat16", "xla", "xla", "xla", "xla", dropout="hash", qat="round", dispatch="scan")
 SWITCHES = {name: value for name, value in dataclasses.asdict(BY_XLA).items() if value != "reference"}
 
 

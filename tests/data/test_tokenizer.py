@@ -130,6 +130,37 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path):
         tokenizer.from_file(str(file), 284)
 
 
+def test_the_end_may_be_named_by_its_id(tmp_path):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(BPE.to_json())
+    assert tokenizer.read(file).eod == 0
+    assert tokenizer.read(file, eod=7).eod == 7
+    assert tokenizer.read(file, eod=50_256).eod == 0, "an id that the file does not have"
+    file.write_text(BPE.to_json().replace(tokenizer.END_OF_DOCUMENT, "[OTHER]"))
+    found = tokenizer.read(file, eod=0)
+    assert (found.eod, found.eod_name) == (0, "[OTHER]")
+
+
+def test_gpt2s_two_files_give_its_ids(tmp_path):
+    tokenizers.Tokenizer.from_str(BPE.to_json()).model.save(str(tmp_path))
+    found = tokenizer.read_gpt2(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    text = f"def value(self): \u00e9{tokenizer.END_OF_DOCUMENT}"
+    assert found.encode(text) == BPE.encode(text)
+    assert found.decode([*found.encode(text), found.eod]) == text
+    assert (found.eod, found.eod_name, found.vocab_size) == (0, tokenizer.END_OF_DOCUMENT, 285)
+    assert tokenizer.from_json(found.to_json(), found.eod).hash == found.hash
+
+
+def test_gpt2s_two_files_that_cannot_be_used_are_refused(tmp_path):
+    vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    vocab.write_text('{"a": 0}')
+    with pytest.raises(DataError, match=r"vocab\.json and merges\.txt cannot be read .*; fetch them again"):
+        tokenizer.read_gpt2(vocab, merges)
+    merges.write_text("#version: 0.2\n")
+    with pytest.raises(DataError, match=r"vocab\.json: no token ends a document"):
+        tokenizer.read_gpt2(vocab, merges)
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match=r"tokenizer\.kind = 'word' is unknown; choose"):
         tokenizer.settings("word", "", 300)

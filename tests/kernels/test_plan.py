@@ -10,7 +10,7 @@ from ryot_jax.kernels.plan import Choice, supported
 from ryot_jax.runtime.errors import ConfigError
 
 SPEC = Spec(
-    platform="cpu", n_devices=1, compute_dtype="float32", rows=64, d_model=32, d_ff=64, vocab_size=100,
+    platform="cpu", n_devices=1, compute_dtype="float32", rows=1024, d_model=32, d_ff=64, vocab_size=100,
     seq_len=16, n_heads=2,
 )  # fmt: skip
 FIELDS = [field.name for field in dataclasses.fields(KernelPlan)]
@@ -36,7 +36,8 @@ def machine(monkeypatch):
 def test_off_is_the_reference_everywhere():
     assert resolve(dict.fromkeys(FIELDS, "off"), spec=SPEC).plan == KernelPlan()
     assert resolve({}, spec=SPEC).plan == KernelPlan()
-    assert KernelPlan().activations == "" and set(dataclasses.astuple(KernelPlan())) == {"", "reference", "step"}
+    references = {"", "reference", "float", "step"}
+    assert KernelPlan().activations == "" and set(dataclasses.astuple(KernelPlan())) == references
 
 
 def test_auto_takes_the_cpp_kernels_and_bfloat16_where_they_are(machine):
@@ -144,6 +145,17 @@ def test_a_hashed_mask_needs_dropout():
     assert resolve({"dropout": "auto"}, spec=with_dropout).plan.dropout == "reference"
 
 
+def test_rounded_weights_are_had_by_name_alone():
+    left = resolve({"qat": "auto"}, spec=SPEC, lookup=lambda op, spec: Choice("round", "measured"))
+    assert left.plan == KernelPlan() and left.plan.qat == "float"
+    # The loss of other weights is another loss: a faster or slower step at it would say nothing.
+    assert left.reasons["qat"].startswith("not round: it changes what is trained")
+    assert resolve({"qat": "round"}, spec=SPEC).plan == KernelPlan(qat="round")
+    assert resolve({"qat": "round"}, spec=SPEC).reasons["qat"] == "asked for"
+    with pytest.raises(ConfigError, match=r"optimizations\.qat = 'int4': not an implementation.*'round'"):
+        resolve({"qat": "int4"}, spec=SPEC)
+
+
 def test_several_steps_a_call_are_what_auto_takes_on_a_cpu_and_elsewhere_where_asked_for(machine):
     machine(built=False)
     on_cpu = resolve({"dispatch": "auto"}, spec=SPEC)
@@ -222,3 +234,12 @@ def test_a_resolution_says_each_choice_in_a_line_of_its_own(machine):
     lines = resolve({"attention": "xla"}, spec=SPEC).lines()
     assert lines[0] == "activations: as the model (off)"
     assert lines[2] == "attention: xla (asked for)" and len(lines) == len(FIELDS)
+
+
+def test_xla_linear_cross_entropy_refuses_what_its_first_chunk_holds(machine):
+    """Its logits would be whole, as the reference's are: the switch would do nothing."""
+    machine(built=False)
+    few = dataclasses.replace(SPEC, rows=512)
+    assert "xla" in supported("linear_cross_entropy", SPEC) and "xla" not in supported("linear_cross_entropy", few)
+    with pytest.raises(ConfigError, match="its first chunk of 512 rows is the whole of 512"):
+        resolve({"linear_cross_entropy": "xla"}, spec=few)

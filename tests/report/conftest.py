@@ -272,6 +272,7 @@ def _passed() -> dict:
         },
         "roofline": _roofline(),
         "attribution": None,
+        "compression": None,
         "initial_params_hash": "ab" * 32,
         "batches_hash": "cd" * 32,
         "warnings": [],
@@ -369,6 +370,87 @@ def _many_seeds(results: dict) -> dict:
     return results
 
 
+def _measured(estimate: float, half: float) -> dict:
+    return {"estimate": estimate, "ci95": [estimate - half, estimate + half]}
+
+
+def _pareto(method: str, sizes: range, factor: float) -> list[dict]:
+    """Files of 2, 3, ... bits a parameter, whose rise falls with the square of the step."""
+    return [
+        {
+            "method": method,
+            "setting": f"{bits} bits",
+            "bytes": 134_000 * bits + 9000,
+            "perplexity_change": _measured(factor * 4.0**-bits, 0.12 * factor * 4.0**-bits),
+            "sequences": 512,
+        }
+        for bits in sizes
+    ]
+
+
+def _compressed(results: dict) -> dict:
+    """With a compressed checkpoint whose interval reaches over its budget, and files of other methods beside it."""
+    sizes = {"embedding": (262_144, 3.25), "mlp": (589_824, 2.25), "small arrays": (219_904, 2.2)}
+    results["compression"] = {
+        "arm": "optimized",
+        "step": 800,
+        "budget": "perplexity<=1%",
+        "kept": False,
+        "file": "compressed/best.ryot",
+        "parameters": 1_071_872,
+        "training_tokens": 3_276_800,
+        "bytes": 349_757,
+        "float_bytes": 4_287_488,
+        "ratio": 4_287_488 / 349_757,
+        "bits_per_parameter": 8 * 349_757 / 1_071_872,
+        "lossless_bytes": 3_800_000,
+        "lossless_coder": "lzma",
+        "entropy_bytes": 336_436.3,
+        "order0_entropy_bytes": 359_626.2,
+        "codes_bytes": 336_664,
+        "side_bytes": 12_237,
+        "plain_bytes": 0,
+        "header_bytes": 856,
+        "overhead": 1.0007,
+        "sequences": 2462,
+        "float_loss": 3.4555,
+        "loss": 3.4652,
+        "loss_change": _measured(0.0097, 0.0006),
+        "perplexity_change": {"estimate": 0.0097, "ci95": [0.0092, 0.0103]},
+        "kl": _measured(0.0051, 0.0002),
+        "agreement": _measured(0.934, 0.003),
+        "tokens_per_second": 2900.0,
+        "float_tokens_per_second": 3000.0,
+        "speed": {"estimate": 0.97, "ci95": [0.94, 1.0]},
+        "seconds": 55.0,
+        "arrays": [
+            {"name": name, "parameters": n, "bits_per_parameter": bits, "rise": n * 9e-9, "expected_rise": n * 1e-8}
+            for name, (n, bits) in sizes.items()
+        ],
+        "pareto": [
+            *_pareto("ours", range(2, 7), 0.3),
+            *_pareto("GPTQ, equal bits", range(2, 7), 0.8),
+            *_pareto("rounding to nearest", range(2, 9), 12.0),
+            {
+                "method": "lossless",
+                "setting": "lzma",
+                "bytes": 3_800_000,
+                "perplexity_change": _measured(0.0, 0.0),
+                "sequences": 512,
+            },
+        ],
+    }
+    return results
+
+
+def _compressed_alone(results: dict) -> dict:
+    """The compressed checkpoint of a single arm, with no other files and without what may be left out."""
+    compression = _compressed(_single_arm(results))["compression"]
+    compression.update(budget="ratio>=12", kept=True, pareto=[], arrays=[])
+    compression.update(speed=None, tokens_per_second=None, float_tokens_per_second=None)
+    return results
+
+
 def _nothing_measured(results: dict) -> dict:
     """Null wherever version 2 allows it: a run that ended before it had measured anything."""
     for arm in results["arms"].values():
@@ -441,6 +523,8 @@ SITUATIONS = {
     "single_arm": _single_arm,
     "ablated": _ablated,
     "many_seeds": _many_seeds,
+    "compressed": _compressed,
+    "compressed_alone": _compressed_alone,
     "nothing_measured": _nothing_measured,
     "brought": _brought,
 }

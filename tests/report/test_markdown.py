@@ -37,6 +37,19 @@ def test_the_attribution_has_a_section_where_there_is_one(situation):
     assert titles == [*SECTIONS[:8], "Attribution", *SECTIONS[8:]]
 
 
+def test_the_compression_has_a_section_where_there_is_one(situation):
+    titles = [section.title for section in document.sections(situation("compressed"))]
+    assert titles == [*SECTIONS[:9], "Compression", *SECTIONS[9:]]
+
+
+def test_a_file_older_than_the_field_is_a_run_that_compressed_nothing(results):
+    assert results["compression"] is None
+    text = markdown.render(results, {})
+    assert "ompress" not in text
+    del results["compression"]
+    assert markdown.render(results, {}) == text
+
+
 def test_every_table_row_has_the_columns_of_its_header(any_results):
     text = markdown.render(any_results, {})
     tables = re.findall(r"(?:^\|.*\|$\n?)+", text, re.M)
@@ -100,6 +113,46 @@ def test_what_was_not_measured_is_said_with_its_reason(situation):
         assert sentence in text
 
 
+def test_the_numbers_of_the_compression_are_in_its_tables(situation):
+    text = markdown.render(situation("compressed"), {})
+    for row in (
+        "| parameters in float32 | 4,287,488 | 32.000 | 12.258 |",
+        "| the same, lossless (lzma) | 3,800,000 | 28.362 | 10.865 |",
+        "| the file | 349,757 | 2.610 | 1.000 |",
+        "| in it: side information | 12,237 | 0.091 | 0.035 |",
+        "| entropy of the codes, given their classes | 336,436 | 2.511 | 0.962 |",
+        "| held-out loss (nats/token) | 3.4555 | 3.4652 | +0.0097 | +0.0091 to +0.0103 |",
+        "| perplexity | 31.67 | 31.98 | +0.97 % | +0.92 to +1.03 % |",
+        "| KL divergence (nats/token) |  |  | 0.0051 | 0.0049 to 0.0053 |",
+        "| same likeliest token |  |  | 93.40 % | 93.10 to 93.70 % |",
+        "| tokens/s, one text at a time | 3,000 | 2,900 | 0.970 x | 0.940 to 1.000 |",
+        "| mlp | 589,824 | 2.25 | +0.0053 | +0.0059 | 55.0 % |",
+        "| all | 1,071,872 | 2.48 | +0.0096 | +0.011 | 100.0 % |",
+        "| GPTQ, equal bits | 3 bits | 411,000 | +1.250 % | +1.100 to +1.400 % | 512 |",
+        "| lossless | lzma | 3,800,000 | +0.000 % | +0.000 to +0.000 % | 512 |",
+    ):
+        assert row in text
+    assert text.index("rises by 0.97 %") < text.index("Caution: this model") < text.index("parameters in float32 |")
+
+
+def test_what_the_compression_lacks_is_left_out_or_said_to_be_missing(situation):
+    text = markdown.render(situation("compressed_alone"), {"compression": "compression.png"})
+    assert "| tokens/s, one text at a time | n/a | n/a | n/a | no interval |" in text
+    assert "by method" not in text and "share of the rise" not in text and "lower and further" not in text
+    results = situation("compressed")
+    results["compression"]["arrays"][1]["rise"] = None
+    text = markdown.render(results, {})
+    assert "| mlp | 589,824 | 2.25 | n/a | +0.0059 | n/a |" in text
+    assert "| all | 1,071,872 | 2.48 | n/a | +0.011 | n/a |" in text
+
+
+def test_the_command_that_writes_with_the_compressed_file_is_for_runs_that_have_one(situation):
+    command = "\n    ryot generate --run=RUN --compressed\n"
+    text = markdown.render(situation("compressed"), {})
+    assert text.index("## What next") < text.index(command)
+    assert command not in markdown.render(situation("passed"), {})
+
+
 def test_the_command_that_draws_it_again_is_for_the_runs_that_have_a_directory(situation):
     assert "\n    ryot report --run=RUN\n" in markdown.render(situation("passed"), {})
     assert "ryot report" not in markdown.render(situation("brought"), {})
@@ -108,8 +161,9 @@ def test_the_command_that_draws_it_again_is_for_the_runs_that_have_a_directory(s
 HOSTILE = "<script>alert(1)</script> | a_b *c* `d` [e](f)\n# g"
 
 
-@pytest.mark.parametrize("place", ["name", "warning", "criterion", "config", "arm", "artifact"])
-def test_markup_in_any_text_stays_text(results, renamed, place):
+@pytest.mark.parametrize("place", ["name", "warning", "criterion", "config", "arm", "artifact", "compression"])
+def test_markup_in_any_text_stays_text(situation, renamed, place):
+    results = situation("compressed")
     match place:
         case "name":
             results["name"] = HOSTILE
@@ -123,6 +177,10 @@ def test_markup_in_any_text_stays_text(results, renamed, place):
             renamed(results, {"optimized": HOSTILE})
         case "artifact":
             results["artifacts"][HOSTILE] = HOSTILE
+        case "compression":
+            found = results["compression"]
+            found.update(dict.fromkeys(("arm", "budget", "file", "lossless_coder"), HOSTILE))
+            found["arrays"][0]["name"] = found["pareto"][0]["method"] = found["pareto"][1]["setting"] = HOSTILE
     text = markdown.render(results, dict.fromkeys(plots.PLOTS, "x.png"))
     assert "<script>" not in text and "\n# g" not in text
     assert r"&lt;script&gt;alert(1)&lt;/script&gt; \| a\_b \*c\* \`d\` \[e\](f) \# g" in text
@@ -130,7 +188,7 @@ def test_markup_in_any_text_stays_text(results, renamed, place):
 
 def test_write_leaves_the_reports_and_their_plots(results, tmp_path):
     written = files.write(tmp_path, results)
-    drawn = {f"{name}.png" for name in plots.PLOTS if name != "attribution"}
+    drawn = {f"{name}.png" for name in plots.PLOTS if name not in ("attribution", "compression")}
     assert [path.name for path in written[:2]] == ["report.html", "report.md"]
     assert {path.name for path in written[2:]} == drawn
     text = (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -65,6 +65,16 @@ def test_latest_is_no_ablation(tmp_path):
     assert find_run(tmp_path, "20260504T120001Z-a-ablate").path.name.endswith("-ablate")
 
 
+def test_an_imported_checkpoint_is_no_run_of_training(tmp_path):
+    trained, imported = finished(tmp_path, "a"), finished(tmp_path, "b", second=1)
+    imported.imported.write_text("{}", encoding="utf-8")
+    assert find_run(tmp_path, "latest") == imported
+    assert find_run(tmp_path, "latest", trained=True) == trained
+    assert find_run(tmp_path, imported.path.name) == imported
+    with pytest.raises(ConfigError, match=r"b is an imported checkpoint: .* name a run that was trained"):
+        find_run(tmp_path, imported.path.name, trained=True)
+
+
 @pytest.mark.parametrize("wanted", ["latest", "", "20260504T120001Z-a"])
 def test_a_run_that_is_not_there_is_named(tmp_path, wanted):
     with pytest.raises(ConfigError, match="run directory"):

@@ -17,6 +17,7 @@ from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.evaluation import make_evaluator
 from ryot_jax.training.parallel import compile_step, data_mesh, stack
 from ryot_jax.training.program_check import checked
+from ryot_jax.training.qat import rounded_from
 
 
 def load_tiny():
@@ -27,9 +28,9 @@ def load_tiny():
     return module.Tiny()
 
 
-def run(tiny, parallelism, mesh, accumulation, steps=1):
+def run(tiny, parallelism, mesh, accumulation, steps=1, params_fn=None):
     """Metrics of three steps, `steps` a call, final numbers, and where the program ran."""
-    step_fn = tiny.step_fn(accumulation=accumulation)
+    step_fn = tiny.step_fn(accumulation=accumulation, params_fn=params_fn)
     batches = [tiny.make_batch(seed=i, rows=32) for i in range(3)]
     calls = batches if steps == 1 else [stack(batches)]
     compiled = compile_step(step_fn, tiny.state(), calls[0], steps=steps, parallelism=parallelism, mesh=mesh)
@@ -68,6 +69,8 @@ def main():
             results[f"{name} {accumulation}"] = run(tiny, parallelism, mesh, accumulation)
             if name in ("jit", "shard_map"):
                 results[f"{name} {accumulation} scan"] = run(tiny, parallelism, mesh, accumulation, steps=3)
+            if accumulation == 2:
+                results[f"{name} rounded"] = run(tiny, parallelism, mesh, accumulation, params_fn=rounded_from(1, 3))
     try:
         compile_step(tiny.step_fn(), tiny.state(), stack([tiny.make_batch(rows=30)] * 8), steps=8)
     except ConfigError as error:

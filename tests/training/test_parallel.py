@@ -41,6 +41,19 @@ def test_numbers_are_those_of_one_device(eight_devices, way, accumulation):
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_weights_are_rounded_alike_on_every_device(eight_devices, way):
+    """From the second of three steps on; the same rounding of sums as above, which moves no weight over a boundary."""
+    many, one, plain = eight_devices[f"{way} rounded"], eight_devices["one rounded"], eight_devices["one 2"]
+    assert many["devices"] == 8 and many["all_reduce"] and many["placed"] and many["compiles"] == 0
+    for a, b in zip(many["metrics"], one["metrics"], strict=True):
+        chex.assert_trees_all_close(a, b, rtol=1e-5)
+    for a, b in zip(many["state"], one["state"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    differs = [a["loss"] != b["loss"] for a, b in zip(one["metrics"], plain["metrics"], strict=True)]
+    assert differs == [False, True, True]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_the_step_really_runs_on_eight_devices(eight_devices, way):
     many, one = eight_devices[f"{way} 1"], eight_devices["one 1"]
     assert (many["devices"], one["devices"]) == (8, 1)

@@ -1,5 +1,7 @@
 """The training step against the same arithmetic in float64 numpy, and its rules about weights and keys."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,24 @@ def test_loss_and_gradient_are_those_of_the_mean_over_all_targets(tiny, accumula
         jax.tree.map(lambda before, after: before - after, state.params, after.params), grads, atol=1e-6
     )
     assert float(metrics["n_targets"]) == (batch["targets"] >= 0).sum()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_gradient_is_taken_where_the_loss_sees_the_parameters_and_goes_straight_to_them(tiny, accumulation):
+    def halved_from_step_3(params, step):
+        return jax.tree.map(lambda x: x * jnp.where(step < 3, 1.0, 0.5), params)
+
+    batch = tiny.make_batch()
+    for step, factor in ((2, 1.0), (3, 0.5)):
+        state = dataclasses.replace(tiny.state(SGD), step=jnp.int32(step))
+        options = {"params_fn": halved_from_step_3, "accumulation": accumulation}
+        after, metrics = train_step(state, batch, loss_fn=tiny.loss_fn, optimizer=SGD, **options)
+        loss, grads = reference_loss_and_grads(jax.tree.map(lambda x, f=factor: f * x, state.params), batch)
+        np.testing.assert_allclose(metrics["loss"], loss, rtol=2e-6)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda before, after: before - after, state.params, after.params), grads, atol=1e-6
+        )
+        assert int(after.step) == step + 1
 
 
 def test_a_mean_of_microbatch_means_would_be_noticed(tiny):

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from ryot_jax.report.plots import evidence, loss, timing
+from ryot_jax.report.plots import compression, evidence, loss, timing
 from ryot_jax.report.plots.style import STYLE
 from ryot_jax.report.plots.svg import to_svg
 from ryot_jax.report.words import Results
@@ -50,6 +50,7 @@ PLOTS = {
     "compilation": Plot("Seconds of compilation", evidence.compilation, evidence.describe_compilation),
     "attribution": Plot("Attribution waterfall", evidence.attribution, evidence.describe_attribution),
     "roofline": Plot("Roofline", evidence.roofline, evidence.describe_roofline),
+    "compression": Plot("Bytes against the rise of perplexity", compression.trade_off, compression.describe_trade_off),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.report import plots
-from ryot_jax.report.plots import evidence, loss, style, timing
+from ryot_jax.report.plots import compression, evidence, loss, style, timing
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -132,6 +132,93 @@ def test_roofline_points_lie_where_the_results_put_them_and_the_roof_has_its_rid
     assert y_n[0] < 260.0 == y_n[-1]
 
 
+def _methods(axis):
+    """What each method's points, and the file that was chosen, are at, by name."""
+    drawn = {}
+    for container in axis.containers:
+        line, _, (bars,) = container.lines
+        drawn[container.get_label()] = (line, np.array(bars.get_segments())[:, :, 1])
+    return drawn
+
+
+def test_the_trade_off_shows_each_file_in_per_cent_with_its_interval_and_a_look_of_its_methods_own(situation):
+    results = situation("compressed")
+    results["compression"]["pareto"].reverse()  # in any order: the line goes from few bytes to many
+    axis = compression.trade_off(results).axes[0]
+    drawn = _methods(axis)
+    assert list(drawn) == ["lossless", "rounding to nearest", "GPTQ, equal bits", "ours", "the chosen file"]
+    for method in ("lossless", "rounding to nearest", "GPTQ, equal bits", "ours"):
+        points = [p for p in results["compression"]["pareto"] if p["method"] == method][::-1]
+        line, ends = drawn[method]
+        assert list(line.get_xdata()) == [p["bytes"] for p in points]
+        chex.assert_trees_all_close(
+            line.get_ydata(orig=False), np.array([100 * p["perplexity_change"]["estimate"] for p in points])
+        )
+        chex.assert_trees_all_close(ends, np.array([[100 * e for e in p["perplexity_change"]["ci95"]] for p in points]))
+    for look in ("get_color", "get_marker", "get_linestyle"):
+        assert (
+            len({getattr(drawn[method][0], look)() for method in ("rounding to nearest", "GPTQ, equal bits", "ours")})
+            == 3
+        )
+    assert drawn["lossless"][0].get_linestyle() == "None", "one point has no line"
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "symlog")
+    assert axis.get_ylim()[0] < 0, "what costs nothing is within the axis"
+
+
+def test_the_chosen_file_is_marked_and_labelled(situation):
+    axis = compression.trade_off(situation("compressed")).axes[0]
+    line, ends = _methods(axis)["the chosen file"]
+    assert (line.get_xdata()[0], line.get_ydata()[0]) == (349_757, pytest.approx(0.97))
+    assert ends[0] == pytest.approx([0.92, 1.03])
+    (label,) = axis.texts
+    assert label.get_text() == "best.ryot\n349,757 bytes\n+0.97 %"
+    assert label.xy == (349_757, pytest.approx(0.97))
+
+
+@pytest.mark.parametrize(
+    ("place", "corner"),
+    [((545_000, 0.5), (0.03, 0.05)), ((349_757, -0.02), (0.97, 0.95)), ((300_000, 0.0), (0.97, 0.95))],
+)
+def test_the_label_is_in_a_corner_without_lines(situation, place, corner):
+    results = situation("compressed")
+    found = results["compression"]
+    found.update(bytes=place[0], perplexity_change={"estimate": place[1] / 100, "ci95": None})
+    figure = compression.trade_off(results)
+    figure.canvas.draw()
+    (axis,), (label,) = figure.axes, figure.axes[0].texts
+    assert label.get_position() == corner
+    box = label.get_bbox_patch().get_window_extent()
+    for line, _ in _methods(axis).values():
+        path = line.get_path().transformed(line.get_transform())
+        assert not path.intersects_bbox(box, filled=False)
+        assert not any(box.contains(*place) for place in path.vertices)
+
+
+def test_what_of_the_trade_off_was_not_measured_is_not_drawn(situation):
+    results = situation("compressed")
+    found = results["compression"]
+    found["pareto"][0]["perplexity_change"] = {"estimate": None, "ci95": None}
+    found["pareto"][1]["perplexity_change"]["ci95"] = None
+    found["perplexity_change"] = {"estimate": None, "ci95": None}
+    axis = compression.trade_off(results).axes[0]
+    assert len(_methods(axis)["ours"][0].get_xdata()) == 4
+    assert "the chosen file" not in _methods(axis) and not axis.texts
+    assert "chosen" not in compression.describe_trade_off(results)
+    for point in found["pareto"]:
+        point["perplexity_change"] = {"estimate": None, "ci95": None}
+    assert compression.trade_off(results) is None
+
+
+def test_the_trade_off_in_words(situation):
+    said = compression.describe_trade_off(situation("compressed"))
+    assert said.startswith(
+        "Rise of perplexity over the bytes of the file: ours from 277,000 bytes at +1.88 % to 813,000"
+    )
+    assert said.endswith(
+        "; lossless 3,800,000 bytes at +0.00 %; the chosen file, marked by a star, 349,757 bytes at +0.97 %."
+    )
+
+
 def test_missing_numbers_are_gaps(results):
     results["arms"]["optimized"]["epochs"][3]["heldout_loss"] = None
     results["comparison"]["step_time_speedup"]["blocks"][2]["ratio"] = None
@@ -151,8 +238,10 @@ def test_a_clock_that_stood_still_is_drawn_without_a_complaint(results, tmp_path
     [
         ("single_arm", {"convergence", "wall_clock", "compilation"}),
         ("nothing_measured", set()),
-        ("passed", set(plots.PLOTS) - {"attribution"}),
-        ("ablated", set(plots.PLOTS)),
+        ("passed", set(plots.PLOTS) - {"attribution", "compression"}),
+        ("ablated", set(plots.PLOTS) - {"compression"}),
+        ("compressed", set(plots.PLOTS) - {"attribution"}),
+        ("compressed_alone", {"convergence", "wall_clock", "compilation"}),
     ],
 )
 def test_what_there_are_no_numbers_for_is_not_drawn(situation, situation_name, drawn, tmp_path):
@@ -189,10 +278,12 @@ def test_an_svg_says_what_it_shows_and_brings_neither_style_nor_date_nor_ids_of_
 @pytest.mark.parametrize(
     "text", [r"$\frac{$", "<script>alert(1)</script> & -->", "\u65e5\u672c \U0001f600 \x1b[2J\n \ud800"]
 )
-def test_any_name_is_drawn_as_text(results, renamed, text, tmp_path):
+def test_any_name_is_drawn_as_text(situation, renamed, text, tmp_path):
+    results = situation("compressed")
     renamed(results, {"optimized": text})
-    results["controls"]["items"][0]["name"] = text
-    assert "convergence" in plots.write(tmp_path, results)
+    results["controls"]["items"][0]["name"] = results["compression"]["file"] = text
+    results["compression"]["pareto"][0]["method"] = text
+    assert {"convergence", "compression"} <= set(plots.write(tmp_path, results))
     for name in plots.PLOTS:
         drawn = plots.svg(name, results)
         assert drawn is None or not [e for e in ET.fromstring(drawn).iter() if "script" in e.tag]

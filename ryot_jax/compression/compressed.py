@@ -1,0 +1,112 @@
+"""What a compressed array is: a pytree node that stands where the array stood, and decodes within a program.
+
+Its kinds are in `quantized`, `nested`, `lowrank`, `sparse` and `binary`; how to make them in the transforms. Everything
+here works under `jax.jit`; what a file of them takes is for `coding` and `file`.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+T = TypeVar("T", bound="Compressed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bits:
+    """What an array takes in memory, in bits.
+
+    Attributes:
+      payload: of the codes or values.
+      side: of what is needed to decode them: scales, indices.
+    """
+
+    payload: int
+    side: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.payload + self.side
+
+
+class Compressed(abc.ABC):
+    """An array in fewer bits. Subclasses are frozen dataclasses registered as pytree nodes."""
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array that it stands for."""
+
+    @abc.abstractmethod
+    def decode(self, dtype: Any = jnp.float32) -> jax.Array:
+        """The array."""
+
+    @abc.abstractmethod
+    def bits(self) -> Bits:
+        """What it takes in memory."""
+
+    def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        """Rows `ids` of the array, [*ids.shape, *shape[1:]]: an embedding's look-up."""
+        return jnp.take(self.decode(dtype), ids, axis=0)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the array that it stands for."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+
+def register(kind: type[T]) -> type[T]:
+    """Registers a dataclass as a pytree node: fields with `metadata={'static': True}` are part of the structure."""
+    return jax.tree_util.register_dataclass(kind)
+
+
+def is_compressed(x: Any) -> bool:
+    """Whether `x` is a compressed array; `is_leaf` of tree functions that shall not look into them."""
+    return isinstance(x, Compressed)
+
+
+def decode(params: PyTree, dtype: Any = jnp.float32) -> PyTree:
+    """The tree with every compressed array decoded; other leaves stay as they are."""
+    return jax.tree.map(lambda x: x.decode(dtype) if is_compressed(x) else x, params, is_leaf=is_compressed)
+
+
+def named_leaves(params: PyTree) -> dict[str, Any]:
+    """Leaves by their dotted path, compressed arrays in one piece."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_compressed)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+
+
+def map_named(function: Callable[[str, Any], Any], params: PyTree) -> PyTree:
+    """The tree of `function(dotted path, leaf)`, compressed arrays in one piece."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="."), leaf),
+        params,
+        is_leaf=is_compressed,
+    )
+
+
+def float_leaves(params: PyTree) -> Iterator[tuple[str, jax.Array]]:
+    """The floating-point arrays of a tree by their dotted path, those within compressed arrays too."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            yield jax.tree_util.keystr(path, simple=True, separator="."), leaf
+
+
+def memory_bits(params: PyTree) -> Bits:
+    """What a tree takes in memory; arrays that are not compressed are all payload."""
+    payload = side = 0
+    for leaf in named_leaves(params).values():
+        if is_compressed(leaf):
+            bits = leaf.bits()
+            payload, side = payload + bits.payload, side + bits.side
+        else:
+            payload += 8 * jnp.asarray(leaf).nbytes
+    return Bits(payload, side)

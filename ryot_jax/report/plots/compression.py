@@ -1,0 +1,156 @@
+"""Plot of what files of one checkpoint take and cost: bytes against the rise of perplexity, by method."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from ryot_jax.report.plots import style
+from ryot_jax.report.words import Results, counted, percent
+
+_LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": style.BLUE, "marker": "o", "linestyle": "-"},
+    {"color": style.VERMILLION, "marker": "s", "linestyle": "--"},
+    {"color": style.GREEN, "marker": "^", "linestyle": ":"},
+    {"color": style.INK, "marker": "D", "linestyle": "-."},
+)
+_LEAST, _MOST = 0.01, 1.0  # per cent: where the axis of rises may turn from logarithmic to linear
+
+
+def trade_off(results: Results) -> Figure | None:
+    """Rise of perplexity over bytes, a line a method, and the file that was chosen.
+
+    The axis of rises is linear about zero and logarithmic beyond, so that what costs nothing has a place on it.
+    """
+    methods = _methods(results)
+    if not methods:
+        return None
+    found = results["compression"]
+    made, (axis,) = style.figure(height=4.2)
+    axis.axhline(0.0, color=style.GREY, linestyle=":", linewidth=1.2)
+    for (method, points), look in zip(methods.items(), itertools.cycle(_LOOKS), strict=False):
+        line = look if len(points) > 1 else look | {"linestyle": "none"}
+        axis.errorbar(
+            [point["bytes"] for point in points], [_rise(point) for point in points],
+            yerr=_bars(points), label=style.plain(method, 22), markersize=5, capsize=2.5, elinewidth=1.2, **line,
+        )  # fmt: skip
+    lines = [*methods.values(), [found]] if _is_drawn(found) else list(methods.values())
+    _scale(axis, [abs(_rise(point)) for points in lines for point in points])
+    if _is_drawn(found):
+        _mark_chosen(axis, found)
+        _label_chosen(axis, found, lines)
+    style.legend(made, [axis])
+    return made
+
+
+def describe_trade_off(results: Results) -> str:
+    """The ends of each line and the chosen file in words."""
+    found = results["compression"]
+    words = [_span(method, points) for method, points in _methods(results).items()]
+    if _is_drawn(found):
+        words.append(f"the chosen file, marked by a star, {_place(found)}")
+    return f"Rise of perplexity over the bytes of the file: {'; '.join(words)}."
+
+
+def _methods(results: Results) -> dict[str, list[Any]]:
+    """The measured points of each method, from the fewest bytes to the most."""
+    found = results.get("compression")
+    methods: dict[str, list[Any]] = {}
+    for point in [] if found is None else found["pareto"]:
+        if _is_drawn(point):
+            methods.setdefault(point["method"], []).append(point)
+    return {method: sorted(points, key=lambda point: point["bytes"]) for method, points in methods.items()}
+
+
+def _is_drawn(point: Any) -> bool:
+    return point["bytes"] > 0 and point["perplexity_change"]["estimate"] is not None
+
+
+def _rise(point: Any) -> float:
+    """Per cent."""
+    return 100 * float(point["perplexity_change"]["estimate"])
+
+
+def _bars(points: Sequence[Any]) -> tuple[list[float], list[float]]:
+    """What each interval extends below and above its estimate; nothing where there is none."""
+    below, above = [], []
+    for point in points:
+        estimate, ci = point["perplexity_change"]["estimate"], point["perplexity_change"]["ci95"]
+        low, high = (estimate, estimate) if ci is None else ci
+        below.append(100 * max(0.0, estimate - low))
+        above.append(100 * max(0.0, high - estimate))
+    return below, above
+
+
+def _mark_chosen(axis: Axes, found: Any) -> None:
+    look: dict[str, Any] = {"markersize": 15, "markerfacecolor": style.ORANGE, "markeredgecolor": style.INK}
+    axis.errorbar(
+        found["bytes"], _rise(found), yerr=_bars([found]), marker="*", color=style.INK, linestyle="none",
+        capsize=2.5, zorder=5, label="the chosen file", **look,
+    )  # fmt: skip
+
+
+def _label_chosen(axis: Axes, found: Any, lines: Sequence[Sequence[Any]]) -> None:
+    """Name, bytes and rise, in a corner that no line comes to."""
+    right, top = _free_corner(axis, lines)
+    name = style.plain(found["file"].rpartition("/")[2], 18)
+    axis.annotate(
+        f"{name}\n{found['bytes']:,} bytes\n{percent(found['perplexity_change']['estimate'], '+.2f')}",
+        (found["bytes"], _rise(found)), xytext=(0.97 if right else 0.03, 0.95 if top else 0.05),
+        textcoords="axes fraction", ha="right" if right else "left", va="top" if top else "bottom",
+        fontsize=9, zorder=4,
+        bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": style.GREY, "linewidth": 0.6},
+        arrowprops={"arrowstyle": "-", "color": style.INK, "linewidth": 0.9, "shrinkB": 7},
+    )  # fmt: skip
+
+
+def _free_corner(axis: Axes, lines: Sequence[Sequence[Any]]) -> tuple[bool, bool]:
+    """Right or left and top or bottom: first that of few bytes and no rise, which files seldom come near."""
+    axis.autoscale_view()
+    strokes = [[(point["bytes"], _rise(point)) for point in points] for points in lines]
+    for point in itertools.chain(*lines):
+        below, above = _bars([point])
+        strokes.append([(point["bytes"], _rise(point) - below[0]), (point["bytes"], _rise(point) + above[0])])
+    # Every stroke at 20 places of each of its parts, in fractions of the axes.
+    seen = []
+    for stroke in strokes:
+        ends_N2 = (axis.transData - axis.transAxes).transform(stroke)
+        at_S = np.linspace(0, len(stroke) - 1, 20 * len(stroke))
+        seen.append(np.stack([np.interp(at_S, np.arange(len(stroke)), ends_N) for ends_N in ends_N2.T], axis=-1))
+    seen_S2 = np.concatenate(seen)
+    corners = ((False, False), (True, True), (True, False), (False, True))
+    near = (0.36, 0.27)  # of the axes' width and height: what the label takes
+    return next((c for c in corners if not np.any(np.all(np.abs(seen_S2 - c) < near, axis=-1))), corners[0])
+
+
+def _linear_up_to(rises: Sequence[float]) -> float:
+    """The power of ten at or below the least rise that is told from none."""
+    least = min((rise for rise in rises if rise >= _LEAST), default=_MOST)
+    return min(_MOST, max(_LEAST, 10.0 ** math.floor(math.log10(least))))
+
+
+def _scale(axis: Axes, rises: Sequence[float]) -> None:
+    axis.set_xscale("log")
+    axis.set_yscale("symlog", linthresh=_linear_up_to(rises), linscale=0.6)
+    axis.margins(x=0.08, y=0.08)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set(xlabel="bytes of the file (logarithmic)", ylabel="rise of perplexity (%)")
+
+
+def _span(method: str, points: Sequence[Any]) -> str:
+    if len(points) == 1:
+        return f"{method} {_place(points[0])}"
+    return f"{method} from {_place(points[0])} to {_place(points[-1])} ({counted(len(points), 'setting')})"
+
+
+def _place(point: Any) -> str:
+    return f"{point['bytes']:,} bytes at {percent(point['perplexity_change']['estimate'], '+.2f')}"
