@@ -221,7 +221,8 @@ class _Search:
             compressed = allocated(self.groups, settings)(self.params, self.stats)
             rise = self.losses.curvature(named_leaves(decode(compressed)), most=2 * _MEASURED)
             costs.append(rise * 4.0 ** (code_bits(compressed) / self.n_parameters))
-        self.log(f"measured shares cost {costs[0] / costs[1]:.3f} times what equal ones do")
+        ratio = costs[0] / costs[1] if costs[1] else math.inf  # no rise at all where the budget is ample
+        self.log(f"measured shares cost {ratio:.3f} times what equal ones do")
         return chosen if costs[0] < costs[1] else equal
 
     def result(self, budget: Budget, table: Table, shares: Mapping[str, float]) -> Compression:

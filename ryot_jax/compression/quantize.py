@@ -115,16 +115,18 @@ def balanced(
         if moments is None:
             raise ValueError("balanced needs the stats of `calibrate` for this array: give them to `init`")
         rows, columns = factor(moments, damping, sides=feedback).step_scales()
+        # Codes have 16 bits, one of which is room for what feedback adds: no step is finer than holds the array.
+        largest = np.abs(np.asarray(w, np.float64).reshape(as_matrix_shape(np.shape(w)))) / 2 ** (MAX_BITS - 2)
+        if jnp.ndim(w) < 2:
+            steps = np.maximum((24 * rise) ** 0.5 * rows[:, None] * columns, largest)
+            return Grid((exponents_of(steps, scale_resolution).reshape(np.shape(w)),), moments)
         # The factors' common size is all in one of them, which then is the only one that `rise` changes.
         size = np.exp(np.mean(np.log(columns)))
-        if jnp.ndim(w) < 2:
-            return Grid(
-                (exponents_of((24 * rise) ** 0.5 * rows * columns, scale_resolution).reshape(np.shape(w)),), moments
-            )
         shape = ((*np.shape(w)[:-1], 1), (1,) * (jnp.ndim(w) - 1) + np.shape(w)[-1:])
         rows_exponents = exponents_of(rows * size, scale_resolution).reshape(shape[0])
         columns_exponents = exponents_of(columns / size, scale_resolution).reshape(shape[1])
-        overall = exponents_of((24 * rise) ** 0.5)  # apart, at the full resolution
+        finest = np.max(largest / (rows[:, None] * columns), initial=0.0)
+        overall = exponents_of(max((24 * rise) ** 0.5, finest))  # apart, at the full resolution
         return Grid((rows_exponents + overall, columns_exponents), moments)
 
     def compress(w: jax.Array, grid: Grid) -> Any:

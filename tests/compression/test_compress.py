@@ -125,13 +125,25 @@ def test_the_file_keeps_a_budget_of_bytes_and_uses_it_up(tmp_path, params, found
     chex.assert_trees_all_equal(decode(loaded), decode(result.params))
 
 
-def test_metadata_is_part_of_the_bytes_and_progress_is_told(params, calibration):
+def test_metadata_is_part_of_the_bytes_and_progress_is_told(tmp_path, params, calibration):
     metadata, told = {"note": np.random.default_rng(0).bytes(150).hex()}, []
     result = compress(params, loss, calibration[:8], "bytes<=2500", metadata=metadata, log=told.append)
     assert 2400 < result.size.total <= 2500
-    assert result.size.header > 150
+    assert save(tmp_path / "x", result.params, metadata) == result.size
+    assert save(tmp_path / "x", result.params).total < 2500 - 150
     assert len(told) == len(result.groups) + 1 and all("bits" in line for line in told[:-1])
-    assert "times what equal ones do" in told[-1]
+    # Measured shares are taken where they are the better ones.
+    assert float(told[-1].split()[3]) < 1 and len(set(result.settings.values())) > 1
+
+
+@pytest.mark.parametrize("budget", ["ratio>=1", "bytes<=100000"])
+def test_an_ample_budget_costs_next_to_nothing(params, calibration, budget):
+    told = []
+    result = compress(params, loss, calibration[:4], budget, log=told.append)
+    # Of the largest elements of an array the widest codes there are keep 14 bits.
+    assert abs(result.rise.estimate) < 1e-4
+    # Where nothing is to be won by measured shares, all have the same.
+    assert float(told[-1].split()[3]) >= 1 and len(set(result.settings.values())) == 1
 
 
 def test_a_budget_of_loss_is_kept_on_fresh_examples_and_used_up(params, found):

@@ -12,7 +12,7 @@ from ryot_jax.compression.calibration import Moments
 from ryot_jax.compression.coding import entropy_bits
 from ryot_jax.compression.compressed import is_compressed
 from ryot_jax.compression.feedback import factor
-from ryot_jax.compression.quantize import _BEST_STEP, balanced, quantize
+from ryot_jax.compression.quantize import _BEST_STEP, balanced, best_clip, quantize
 from ryot_jax.compression.quantized import PER_OCTAVE, Quantized
 
 DAMPING = 0.05
@@ -76,6 +76,12 @@ def test_clip_is_half_the_range_in_deviations(bits, clip):
     cut = (np.abs(w) > 1.1 * clip * deviation).any(0)
     assert cut.sum() > 100
     assert np.abs(reached[cut]).max() <= 1 / 16 + 1e-6 and reached.max() <= 1 / 16 + 1e-6
+
+
+@pytest.mark.parametrize("bits", _BEST_STEP)
+def test_the_best_clip_is_the_range_that_is_taken_without_one(bits):
+    w = {"w": normal(300, 400)}
+    chex.assert_trees_all_equal(quantize(bits, clip=best_clip(bits))(w), quantize(bits)(w))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +227,20 @@ def test_codes_take_no_more_bits_than_the_largest_needs(correlated):
     codes = np.asarray(found.integers(), int)
     assert 2 ** (found.n_bits - 1) <= np.ptp(codes) < 2**found.n_bits
     assert float(found.decode()[4, 5]) == pytest.approx(300.0, abs=2 * step_of(found)[4, 5])
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (20,), ()])
+def test_a_rise_that_is_too_small_for_16_bits_takes_the_finest_steps_that_hold_the_array(correlated, shape):
+    w = normal(*shape)
+    moments = correlated(30, 20)
+    if len(shape) < 2:
+        columns = np.linspace(1, 20, w.size)
+        moments = Moments(columns.sum(keepdims=True), columns)
+    found = balanced(1e-30)({"w": w}, {"w": moments})["w"]
+    codes = np.asarray(found.integers(), int) - found.offset
+    assert 2**13 < np.abs(codes).max() < 2**15 - 1  # none is cut off
+    # Feedback adds some steps to the half of one.
+    assert np.all(np.abs(found.decode() - w) <= 8 * step_of(found))
 
 
 def test_an_array_that_the_loss_does_not_mind_takes_one_code():
