@@ -15,7 +15,7 @@ from ryot_jax.compression import allocation
 from ryot_jax.compression.allocation import Trial
 from ryot_jax.compression.calibration import calibrate
 from ryot_jax.compression.coding import entropy_bits
-from ryot_jax.compression.compress import Measured, allocated, code_bits, compress
+from ryot_jax.compression.compress import Measured, _Losses, _Search, allocated, code_bits, compress
 from ryot_jax.compression.compressed import decode, float_leaves, is_compressed, map_named, named_leaves
 from ryot_jax.compression.file import load, save
 from ryot_jax.compression.quantize import balanced
@@ -246,6 +246,23 @@ def test_the_allocation_beats_equal_bits_at_equal_bytes(params, calibration):
     assert shared_out != equal
     assert bits <= equal_bits
     assert rise < 0.9 * equal_rise
+
+
+def test_a_table_that_misleads_is_not_followed(params, calibration):
+    stats, start, told = calibrate(loss, params, calibration[:1]), 1e-6, []
+    searches = [
+        _Search(params, stats, _Losses(function, params, calibration[:2]), None, told.append)
+        for function in (loss, lambda params, batch: jnp.float32(1.0))
+    ]
+    # By it the embedding is as good with steps a hundred times as coarse, and the others have use for its bits.
+    table = {name: [Trial(start, 100.0, 1.0), Trial(start / 4, 110.0, 0.5)] for name in searches[0].groups}
+    table["embedding"] = [Trial(start, 100.0, 1.0), Trial(1e4 * start, 10.0, 1.0)]
+    bits = 100.0 * len(table)
+    assert allocation.allocate(table, bits)["embedding"].setting == 1e4 * start
+    for search in searches:
+        assert search.shares(table, start) == dict.fromkeys(table, start)
+    # Of a loss that nothing changes, nothing can be said.
+    assert float(told[0].split()[3]) > 1 and told[1].split()[3] == "inf"
 
 
 def test_bits_of_codes_are_their_entropy_given_their_classes():
