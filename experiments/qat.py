@@ -240,7 +240,7 @@ def step_times(arms: dict[str, Arm], first_rounded: int, rounds: int) -> Table:
         ratio = "" if which == "without" else record.in_words(speed_up(times, seconds["without"]))
         rows.append((which, f"{1e3 * np.median(times):.1f}", f"{1e3 * times.min():.1f}", ratio))
     header = ("step", "median ms", "min ms", "times the step without (95 %)")
-    return Table(f"time of a step, {name}, on a machine with other work", header, rows)
+    return Table(f"time of a step, {name}", header, rows)
 
 
 def step_block(arm: Arm, step: int) -> Block:
