@@ -27,6 +27,7 @@ from ryot_jax.compression.packing import pack
 from ryot_jax.compression.quantized import Quantized
 from ryot_jax.compression.sparse import Sparse
 from ryot_jax.compression.transforms import Sum
+from ryot_jax.runtime.files import write_bytes
 
 MAGIC = b"RYOTCMP1"
 _KINDS: dict[str, type[Compressed]] = {
@@ -129,20 +130,14 @@ def to_bytes(params: PyTree, metadata: Mapping[str, Any] | None = None) -> tuple
     )
 
 
-def save(path: Path, params: PyTree, metadata: Mapping[str, Any] | None = None) -> FileSize:
+def save(path: str | Path, params: PyTree, metadata: Mapping[str, Any] | None = None) -> FileSize:
     """Writes the file, which is never seen half written; returns where its bytes go. See `to_bytes`."""
     content, size = to_bytes(params, metadata)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    write_bytes(Path(path), content)
     return size
 
 
-def load(path: Path, *, stages: int | None = None) -> tuple[PyTree, dict[str, Any]]:
+def load(path: str | Path, *, stages: int | None = None) -> tuple[PyTree, dict[str, Any]]:
     """The tree and the metadata of a file; the arrays are on JAX's default device.
 
     Args:
@@ -153,6 +148,7 @@ def load(path: Path, *, stages: int | None = None) -> tuple[PyTree, dict[str, An
       FileError: it is no such file, or damaged.
       OSError: it cannot be read.
     """
+    path = Path(path)
     with path.open("rb") as file:
         start = file.read(len(MAGIC) + 8)
         if len(start) < len(MAGIC) + 8 or not start.startswith(MAGIC):
@@ -300,8 +296,3 @@ class _Reader:
 
     def _integers(self, shape: tuple[int, ...], family: int, section: int) -> np.ndarray:
         return coding.decode(next(self.sections[section]), np.full(shape, _FAMILY * family), self.distributions)
-
-
-def arrays_bytes(params: PyTree) -> int:
-    """Bytes of the floating-point arrays of a tree that is not compressed, as they lie in memory."""
-    return sum(jnp.asarray(leaf).nbytes for leaf in jax.tree.leaves(params))

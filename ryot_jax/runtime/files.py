@@ -1,4 +1,4 @@
-"""Text and JSON files that are either the old version or the whole new one, never a part; folders likewise.
+"""Files that are either the old version or the whole new one, never a part; folders likewise.
 
 Every JSON file of a run directory but the append-only `metrics.jsonl` is written here.
 """
@@ -14,19 +14,24 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file's content in one step: readers and a crash see the old text or the new one.
+    """`write_bytes` of a text as UTF-8, with the line ends as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file's content in one step: readers and a crash see the old content or the new one.
 
     Args:
       path: the file; its folder exists.
-      text: written as UTF-8 with the line ends as they are.
+      content: all of it.
 
     Raises:
       OSError: the folder cannot be written; the old file is untouched.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
