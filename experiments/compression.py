@@ -22,7 +22,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,7 @@ from experiments.record import Table
 from ryot_jax.cli import CheckpointOptions
 from ryot_jax.commands import checkpoint_of_run
 from ryot_jax.commands.caches import use_compilation_cache
-from ryot_jax.commands.compress import ALL, Subject, batches, compress_checkpoint, parse_budget
-from ryot_jax.commands.pareto import SequenceJudge
+from ryot_jax.commands.compress import Subject, batches, compress_checkpoint, parse_budget
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import SpeedUp, paired_difference
 from ryot_jax.compression import balanced, calibrate, chain, compress, decode, matryoshka, prefix, quantize
@@ -47,9 +46,11 @@ from ryot_jax.model import functional
 from ryot_jax.runtime.allocator import configure_allocator
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.run_directory import find_run
+from ryot_jax.training.evaluation import Evaluator
 
 WIDTHS = (3, 4)  # bits a parameter at which allocations are compared
 NESTED = (2, 4, 8)
+SEQUENCES = 2048  # held-out sequences that allocations and prefixes are judged on
 LEAST_RATIO, TARGET_RATIO, MOST_RISE = 8.0, 10.0, 0.01
 MOST_OVERHEAD, LESS_RISE, MOST_NESTED, LEAST_SPEED, MOST_DELAY = 1.05, 0.15, 0.02, 0.8, 2.0
 STARTS = 5
@@ -160,22 +161,24 @@ class _Study:
     calibration: list[dict[str, np.ndarray]]
     stats: Any
     targets: int
-    losses: Callable[[Any], np.ndarray]
+    evaluator: Evaluator
     before: np.ndarray
 
     @classmethod
     def of(cls, checkpoint: Any, corpus: Any) -> "_Study":
         config = checkpoint.config
         model, params = functional.unstack_layers(checkpoint.model, checkpoint.params)
-        subject = Subject.of(config, dataclasses.replace(checkpoint, model=model, params=params))
+        subject = Subject.of(config, model)
         calibration = batches(corpus.train, config, config.compression.calibration_sequences)
-        judge = SequenceJudge(subject.sequence_losses, batches(corpus.heldout, config, ALL), 2048)
+        evaluator = subject.evaluator(corpus.heldout, config, SEQUENCES, params)
         stats = calibrate(subject.loss, params, calibration[::2], targets=config.training.seq_len)
-        return cls(params, subject, calibration, stats, config.training.seq_len, judge, judge(params))
+        return cls(
+            params, subject, calibration, stats, config.training.seq_len, evaluator, evaluator(params).sequence_losses
+        )
 
     def change(self, compressed: Any) -> dict[str, Any]:
         """The change of perplexity, and that of the loss."""
-        found = paired_difference(self.before, self.losses(decode(compressed)))
+        found = paired_difference(self.before, self.evaluator(decode(compressed)).sequence_losses)
         assert found.estimate is not None and found.ci95 is not None
         low, high = np.expm1(found.ci95)
         return {"loss": found.estimate, "estimate": float(np.expm1(found.estimate)), "ci95": (low, high)}

@@ -16,7 +16,6 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,9 +26,7 @@ from ml_collections import ConfigDict
 from experiments import record
 from experiments.record import Table
 from ryot_jax.commands.caches import use_compilation_cache
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun
-from ryot_jax.commands.compress import ALL, Subject, batches
-from ryot_jax.commands.pareto import SequenceJudge
+from ryot_jax.commands.compress import Subject, batches
 from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
 from ryot_jax.comparison.interleaving import Block, interleave
 from ryot_jax.comparison.statistics import paired_difference, speed_up
@@ -42,7 +39,6 @@ from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.allocator import configure_allocator
 from ryot_jax.runtime.devices import describe_devices
-from ryot_jax.runtime.run_directory import RunDirectory
 from ryot_jax.training.optimizer import evaluation_params
 from ryot_jax.training.qat import rounded
 
@@ -159,11 +155,14 @@ def quality(
 ) -> list[Table]:
     """Held-out losses of every model as it is, compressed to equal bytes, and rounded to the nearest code."""
     config = shared.config
-    model, _ = functional.unstack_layers(shared.model, shared.state.params)
-    checkpoint = CheckpointOfRun(RunDirectory(Path()), config, model, functional.graph(model), {}, 0, None)
-    subject = Subject.of(config, checkpoint)
+    model, untrained = functional.unstack_layers(shared.model, shared.state.params)
+    subject = Subject.of(config, model)
     calibration = batches(corpus.train, config, config.compression.calibration_sequences)
-    judge = SequenceJudge(subject.sequence_losses, batches(corpus.heldout, config, ALL), SEQUENCES)
+    evaluator = subject.evaluator(corpus.heldout, config, SEQUENCES, untrained)
+
+    def judge(params: Any) -> np.ndarray:
+        return evaluator(params).sequence_losses
+
     floats: dict[str, np.ndarray] = {}
     compressed: dict[float, dict[str, tuple[int, np.ndarray]]] = {ratio: {} for ratio in ratios}
     nearest: dict[int, dict[str, np.ndarray]] = {bits: {} for bits in widths}

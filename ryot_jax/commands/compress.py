@@ -27,13 +27,16 @@ from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.decoding.generate import generate
 from ryot_jax.kernels import KernelPlan, resolve
 from ryot_jax.model import functional
+from ryot_jax.model.config import ModelConfig
 from ryot_jax.report.compression import size_and_cost
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_PASS, CheckpointError, ConfigError
 from ryot_jax.runtime.files import shown
+from ryot_jax.training.evaluation import Evaluator, make_evaluator
 
 ALL = 2**31 - 1  # sequences: as many as the text has
+_PARETO_SEQUENCES = 512  # that a point is measured on
 _SPEED_ROUNDS = 8
 
 
@@ -88,7 +91,7 @@ def compress_checkpoint(
     start = time.perf_counter()
     config = checkpoint.config
     model, params = functional.unstack_layers(checkpoint.model, checkpoint.params)
-    subject = Subject.of(config, dataclasses.replace(checkpoint, model=model, params=params))
+    subject = Subject.of(config, model)
     console.line(f"compressing the {chosen.checkpoint} checkpoint of {chosen.arm}: {budget.text}")
     metadata = {"model": dataclasses.asdict(model), "arm": chosen.arm, "step": checkpoint.step}
     try:
@@ -109,9 +112,12 @@ def compress_checkpoint(
     small, _ = load(path)
     heldout = batches(corpus.heldout, config, ALL)
     quality = Judge(subject.logits, params, heldout)(small)
-    points = pareto.points(params, found, subject.sequence_losses, heldout) if config.compression.pareto else []
-    interval = quality.loss_change.ci95
     lossless_bytes, coder = smallest(params)
+    points = []
+    if config.compression.pareto:
+        losses = subject.evaluator(corpus.heldout, config, _PARETO_SEQUENCES, params)
+        points = pareto.points(params, found, losses, (lossless_bytes, coder))
+    interval = quality.loss_change.ci95
     return {
         "arm": chosen.arm,
         "step": checkpoint.step,
@@ -150,10 +156,10 @@ class Subject:
     sequence_losses: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
     @classmethod
-    def of(cls, config: ConfigDict, checkpoint: CheckpointOfRun) -> "Subject":
-        """The model of a checkpoint, whose layers are not stacked."""
-        graphdef = functional.graph(checkpoint.model)
-        spec = kernel_spec(config, checkpoint.model, describe_devices())
+    def of(cls, config: ConfigDict, model: ModelConfig) -> "Subject":
+        """The model of a checkpoint of this run, whose layers are not stacked."""
+        graphdef = functional.graph(model)
+        spec = kernel_spec(config, model, describe_devices())
         # Rounding to bfloat16 would drown the small rises that are measured.
         wanted = {**config.optimizations, "activations": "off", "dropout": "off", "dispatch": "off"}
         fast = resolve(wanted, spec=spec).plan
@@ -176,13 +182,21 @@ class Subject:
             functools.partial(functional.sequence_losses, graphdef),
         )
 
+    def evaluator(self, ids: np.ndarray, config: ConfigDict, sequences: int, params: Any) -> Evaluator:
+        """Losses of trees like `params` on windows of the text, evenly spread over it; at most `sequences`."""
+        return make_evaluator(self.sequence_losses, _windows(ids, config, sequences), params)
+
 
 def batches(ids: np.ndarray, config: ConfigDict, sequences: int) -> list[dict[str, np.ndarray]]:
     """Windows of the text in batches of `evaluation.batch_size`, evenly spread over it; at most `sequences`."""
-    stacked = heldout_batches(
+    stacked = _windows(ids, config, sequences)
+    return [{name: array[i] for name, array in stacked.items()} for i in range(len(stacked["targets"]))]
+
+
+def _windows(ids: np.ndarray, config: ConfigDict, sequences: int) -> dict[str, np.ndarray]:
+    return heldout_batches(
         ids, seq_len=config.training.seq_len, batch_size=config.evaluation.batch_size, sequences=sequences
     )
-    return [{name: array[i] for name, array in stacked.items()} for i in range(len(stacked["targets"]))]
 
 
 def _sizes(size: FileSize, n_parameters: int) -> dict[str, Any]:

@@ -1,10 +1,7 @@
 """Size against quality: the compressed file beside what simpler methods make of the same checkpoint."""
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ryot_jax.comparison.statistics import paired_difference
@@ -12,26 +9,26 @@ from ryot_jax.compression import Compression, balanced, decode, quantize
 from ryot_jax.compression.compress import code_bits
 from ryot_jax.compression.compressed import named_leaves
 from ryot_jax.compression.file import to_bytes
-from ryot_jax.compression.lossless import smallest
 from ryot_jax.compression.transforms import Transform, chain
+from ryot_jax.training.evaluation import Evaluator
 
-_SEQUENCES = 512  # held-out sequences that a point is measured on
 _BITS = (3, 4, 5, 6)
 _MULTIPLES = (0.25, 1.0, 4.0)  # of the file's own settings
 
-SequenceLosses = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
-
-def points(
-    params: Any, found: Compression, sequence_losses: SequenceLosses, heldout: Sequence[Mapping[str, np.ndarray]]
-) -> list[dict[str, Any]]:
+def points(params: Any, found: Compression, losses: Evaluator, lossless: tuple[int, str]) -> list[dict[str, Any]]:
     """Points (method, setting, bytes, change of perplexity with its interval), as `results.json` holds them.
 
     All methods have the same entropy coder and the same codes for vectors: what differs is how the codes of matrices
     are chosen, and how bits are shared out.
+
+    Args:
+      params: what was compressed.
+      found: what it became.
+      losses: on the held-out text.
+      lossless: bytes and name of the best lossless coder; see `compression.lossless`.
     """
-    losses = SequenceJudge(sequence_losses, heldout)
-    before = losses(params)
+    before = losses(params).sequence_losses
     # What a method leaves as it is, vectors that are few and cost much if they are bad, all have from the file.
     vectors = balanced(min(found.settings.values()))
     methods: dict[tuple[str, str], Transform] = {}
@@ -43,32 +40,12 @@ def points(
     made = []
     for (method, setting), transform in methods.items():
         compressed = transform(params, found.stats)
-        made.append(_point(method, setting, to_bytes(compressed)[1].total, before, losses(decode(compressed))))
-    n_bytes, coder = smallest(params)
+        after = losses(decode(compressed)).sequence_losses
+        made.append(_point(method, setting, to_bytes(compressed)[1].total, before, after))
+    n_bytes, coder = lossless
     no_change = {"estimate": 0.0, "ci95": (0.0, 0.0)}
     exact = {"method": "lossless", "setting": coder, "bytes": n_bytes, "sequences": len(before)}
     return [*made, exact | {"perplexity_change": no_change}]
-
-
-class SequenceJudge:
-    """Mean loss of each of a fixed set of sequences, about `sequences` of them."""
-
-    def __init__(
-        self, sequence_losses: SequenceLosses, heldout: Sequence[Mapping[str, np.ndarray]], sequences: int = _SEQUENCES
-    ):
-        self._compiled = jax.jit(sequence_losses)
-        per_batch = len(heldout[0]["targets"])
-        # Evenly spread over the text, as neighbours resemble each other.
-        count = max(1, min(len(heldout), sequences // per_batch))
-        chosen = np.linspace(0, len(heldout) - 1, count).astype(int)
-        self._batches = [jax.tree.map(jnp.asarray, dict(heldout[i])) for i in chosen]
-
-    def __call__(self, params: Any) -> np.ndarray:
-        """float64[n], nats per target."""
-        found = jax.device_get([self._compiled(params, batch) for batch in self._batches])
-        sums = np.concatenate([s for s, _ in found]).astype(np.float64)
-        counts = np.concatenate([n for _, n in found]).astype(np.float64)
-        return sums[counts > 0] / counts[counts > 0]
 
 
 def _point(method: str, setting: str, n_bytes: int, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:

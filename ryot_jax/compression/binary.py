@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ryot_jax.compression.calibration import Moments, as_matrix_shape
-from ryot_jax.compression.compressed import Bits, Compressed, register
-from ryot_jax.compression.lowrank import take_rows
+from ryot_jax.compression.compressed import Bits, Compressed, register, take_rows
 from ryot_jax.compression.quantized import exponents_of, scale_of
 from ryot_jax.compression.transforms import Transform, leafwise
 
@@ -39,7 +38,7 @@ class Binary(Compressed):
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
         """Rows `ids`: only their bytes are looked up."""
-        if len(self.array_shape) < 2:
+        if len(self.array_shape) < 2 or not jnp.size(ids):  # unpackbits takes no empty array
             return super().take(ids, dtype)
         signs, exponents = (take_rows(x, self.array_shape[0], ids) for x in (self.signs, self.exponents))
         return self._rows(signs, exponents).reshape(jnp.shape(ids) + self.array_shape[1:]).astype(dtype)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ryot_jax.compression.compressed import PyTree
+from ryot_jax.compression.compressed import PyTree, path_name
 
 # (params, batch) -> mean loss of the batch, a scalar; the batch is a mapping of arrays with the examples on axis 0.
 LossFn = Callable[[PyTree, Any], jax.Array]
@@ -103,9 +103,7 @@ def calibrate(
         raise ValueError("no batches to calibrate with: give at least one")
     paths, _ = jax.tree_util.tree_flatten_with_path(sums, is_leaf=lambda x: isinstance(x, tuple))
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): Moments(
-            *(np.asarray(s, np.float64) * (targets / examples) for s in pair)
-        )
+        path_name(path): Moments(*(np.asarray(s, np.float64) * (targets / examples) for s in pair))
         for path, pair in paths
     }
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from ryot_jax.compression import allocation, coding
 from ryot_jax.compression.allocation import Table, Trial
@@ -17,6 +16,7 @@ from ryot_jax.compression.budget import Budget, parse
 from ryot_jax.compression.calibration import LossFn, Stats, as_matrix_shape, calibrate
 from ryot_jax.compression.compressed import PyTree, decode, map_named, named_leaves
 from ryot_jax.compression.file import FileSize, to_bytes
+from ryot_jax.compression.quality import Estimate
 from ryot_jax.compression.quantize import balanced
 from ryot_jax.compression.quantized import Quantized
 from ryot_jax.compression.transforms import Transform, by_path
@@ -32,24 +32,6 @@ Log = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """A rise of the mean loss, measured on the same batches with and without compression.
-
-    Attributes:
-      estimate: mean over batches.
-      half_width: of the 95 % Student t interval, batches as the unit.
-    """
-
-    estimate: float
-    half_width: float
-
-    @property
-    def safe(self) -> float:
-        """What the upper end of a second sample's interval stays under: it too may lie as far off as this one."""
-        return self.estimate + 2 * self.half_width
-
-
-@dataclasses.dataclass(frozen=True)
 class Compression:
     """What `compress` found.
 
@@ -59,7 +41,7 @@ class Compression:
       size: where the bytes of its file go.
       n_parameters: elements of all arrays.
       budget: what was asked for.
-      rise: of the loss, measured jointly on batches that the rounding has not seen.
+      rise: of the mean loss, measured jointly on batches that the rounding has not seen, which are the interval's unit.
       table: every trial by group of arrays.
       settings: expected rise for each parameter, by group.
       groups: the arrays of each group, by dotted path.
@@ -70,7 +52,7 @@ class Compression:
     size: FileSize
     n_parameters: int
     budget: Budget
-    rise: Measured
+    rise: Estimate
     table: Table
     settings: Mapping[str, float]
     groups: Mapping[str, Sequence[str]]
@@ -145,11 +127,9 @@ class _Losses:
         self._batches = [jax.tree.map(jnp.asarray, batch) for batch in batches]
         self._before = self._of(params, len(batches))
 
-    def rise(self, compressed: PyTree) -> Measured:
+    def rise(self, compressed: PyTree) -> Estimate:
         """Of a whole tree."""
-        rises = self._of(decode(compressed), len(self._batches)) - self._before
-        half = scipy.stats.t.ppf(0.975, len(rises) - 1) * rises.std(ddof=1) / math.sqrt(len(rises))
-        return Measured(float(rises.mean()), float(half))
+        return Estimate.of(self._of(decode(compressed), len(self._batches)) - self._before)
 
     def curvature(self, decoded: Mapping[str, jax.Array], most: int = _MEASURED) -> float:
         """The rise for the error of a few arrays, without what is first-order in it.
@@ -233,7 +213,7 @@ class _Search:
             compressed = allocated(self.groups, shares, 2.0**octaves)(self.params, self.stats)
             if most is not None:
                 return self._content(compressed).total <= most
-            return self.losses.rise(compressed).safe <= budget.limit
+            return _safe(self.losses.rise(compressed)) <= budget.limit
 
         # Coarser settings take fewer bytes and cost more loss: the edge is approached from the side that keeps.
         good, bad = (_WIDEST, -_WIDEST) if most is not None else (-_WIDEST, _WIDEST)
@@ -273,6 +253,12 @@ def code_bits(compressed: PyTree) -> float:
             levels = np.asarray(leaf.integers(), np.float64).reshape(as_matrix_shape(leaf.shape)) - leaf.offset
             total += coding.entropy_bits(levels, coding.classify(levels).of_elements(levels.shape))
     return total
+
+
+def _safe(rise: Estimate) -> float:
+    """What the upper end of a second sample's interval stays under: it too may lie as far off as this one."""
+    assert rise.ci95 is not None
+    return rise.estimate + (rise.ci95[1] - rise.ci95[0])
 
 
 def _edge(keeps: Callable[[float], bool], *, good: float, bad: float, steps: int, budget: Budget) -> float:

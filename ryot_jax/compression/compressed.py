@@ -6,7 +6,7 @@ here works under `jax.jit`; what a file of them takes is for `coding` and `file`
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -78,26 +78,37 @@ def decode(params: PyTree, dtype: Any = jnp.float32) -> PyTree:
     return jax.tree.map(lambda x: x.decode(dtype) if is_compressed(x) else x, params, is_leaf=is_compressed)
 
 
+def path_name(path: Any) -> str:
+    """A path of `jax.tree_util`, dotted: 'blocks.0.mlp.up'."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def named_leaves(params: PyTree) -> dict[str, Any]:
     """Leaves by their dotted path, compressed arrays in one piece."""
     paths, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_compressed)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    return {path_name(path): leaf for path, leaf in paths}
 
 
 def map_named(function: Callable[[str, Any], Any], params: PyTree) -> PyTree:
     """The tree of `function(dotted path, leaf)`, compressed arrays in one piece."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="."), leaf),
-        params,
-        is_leaf=is_compressed,
+        lambda path, leaf: function(path_name(path), leaf), params, is_leaf=is_compressed
     )
 
 
-def float_leaves(params: PyTree) -> Iterator[tuple[str, jax.Array]]:
+def float_leaves(params: PyTree) -> dict[str, Any]:
     """The floating-point arrays of a tree by their dotted path, those within compressed arrays too."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            yield jax.tree_util.keystr(path, simple=True, separator="."), leaf
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {path_name(path): leaf for path, leaf in paths if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)}
+
+
+def take_rows(factor: Any, entries: int, ids: jax.Array) -> jax.Array:
+    """Rows of a matrix [R, K], an array or compressed, that belong to entries `ids` of an array's first axis.
+
+    The array has `entries` of them, each of which has R / entries rows: [*ids.shape, R / entries, K].
+    """
+    rows = jnp.take(jnp.arange(factor.shape[0]).reshape(entries, -1), ids, axis=0)
+    return factor.take(rows) if isinstance(factor, Compressed) else jnp.take(factor, rows, axis=0)
 
 
 def memory_bits(params: PyTree) -> Bits:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ryot_jax.compression.calibration import Moments, as_matrix_shape
-from ryot_jax.compression.compressed import Bits, Compressed, decode, memory_bits, register
+from ryot_jax.compression.compressed import Bits, Compressed, decode, memory_bits, register, take_rows
 from ryot_jax.compression.feedback import factor
 from ryot_jax.compression.transforms import Transform, leafwise
 
@@ -105,15 +105,6 @@ def lowrank(
         return LowRank(left_RK.astype(dtype), right_KC.astype(dtype), jnp.shape(w))
 
     return leafwise(fit, compress)
-
-
-def take_rows(factor: Any, entries: int, ids: jax.Array) -> jax.Array:
-    """Rows of a matrix [R, K], an array or compressed, that belong to entries `ids` of an array's first axis.
-
-    The array has `entries` of them, each of which has R / entries rows: [*ids.shape, R / entries, K].
-    """
-    rows = jnp.take(jnp.arange(factor.shape[0]).reshape(entries, -1), ids, axis=0)
-    return factor.take(rows) if isinstance(factor, Compressed) else jnp.take(factor, rows, axis=0)
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -106,7 +106,7 @@ def matryoshka(bits: tuple[int, ...] = (2, 4, 8), *, feedback: Feedback = "none"
         def apply(params: PyTree, states: State) -> PyTree:
             stages, errors = [], params
             for quantizer, state in zip(quantizers, states, strict=True):
-                function = (quantizer.traceable if traceable else None) or quantizer.apply
+                function = quantizer.within_program if traceable else quantizer.apply
                 stages.append(function(errors, state))
                 errors = _errors(errors, stages[-1])
             # Array by array, also where they are within something compressed before.

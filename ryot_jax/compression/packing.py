@@ -23,7 +23,9 @@ def module_of(*arrays: Any) -> Any:
 
 
 def pack(codes: Any, bits: int) -> Any:
-    """Packs integers of `bits` bits each: uint8[ceil(n / 8) * bits], and n more where they have more than eight.
+    """Packs integers of `bits` bits each into uint8[ceil(n / 8) * bits].
+
+    Of more than eight bits they take n + ceil(n / 8) * (bits - 8) bytes.
 
     Args:
       codes: any shape, n numbers from 0 to 2^bits - 1.

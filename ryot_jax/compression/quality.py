@@ -18,10 +18,19 @@ LogitsFn = Callable[[PyTree, Any], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over sequences and the 95 % Student t interval of it; None: of one sequence there is none."""
+    """A mean and its 95 % Student t interval; None: of one value there is none."""
 
     estimate: float
     ci95: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Estimate":
+        """Of values that are independent of each other, at least one."""
+        mean = float(values.mean())
+        if len(values) < 2:
+            return cls(mean, None)
+        half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+        return cls(mean, (mean - half, mean + half))
 
     def map(self, function: Callable[[float], float]) -> "Estimate":
         """The same under an increasing function."""
@@ -87,21 +96,13 @@ class Judge:
         real = sums["n"] > 0
         means = {name: values[real] / sums["n"][real] for name, values in sums.items() if name != "n"}
         tokens = sums["n"][real].sum()
-        change = _estimate(means["after"] - means["before"])
+        change = Estimate.of(means["after"] - means["before"])
         return Quality(
             sequences=int(real.sum()),
             float_loss=float(sums["before"][real].sum() / tokens),
             loss=float(sums["after"][real].sum() / tokens),
             loss_change=change,
             perplexity_change=change.map(math.expm1),
-            kl=_estimate(means["kl"]),
-            agreement=_estimate(means["agreement"]),
+            kl=Estimate.of(means["kl"]),
+            agreement=Estimate.of(means["agreement"]),
         )
-
-
-def _estimate(values: np.ndarray) -> Estimate:
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Estimate(mean, None)
-    half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return Estimate(mean, (mean - half, mean + half))

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ryot_jax.compression.calibration import Moments, as_matrix_shape
-from ryot_jax.compression.compressed import Bits, Compressed, decode, memory_bits, register
+from ryot_jax.compression.compressed import Bits, Compressed, decode, memory_bits, register, take_rows
 from ryot_jax.compression.feedback import factor
-from ryot_jax.compression.lowrank import take_rows
 from ryot_jax.compression.transforms import Transform, leafwise
 
 
@@ -49,7 +48,7 @@ class Sparse(Compressed):
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
         """Rows `ids`: only they are decoded."""
-        if len(self.array_shape) < 2:
+        if len(self.array_shape) < 2 or not jnp.size(ids):  # unpackbits takes no empty array
             return super().take(ids, dtype)
         values, positions = (take_rows(x, self.array_shape[0], ids) for x in (self.values, self.positions))
         return self._rows(values, positions).reshape(jnp.shape(ids) + self.array_shape[1:]).astype(dtype)

@@ -18,9 +18,11 @@ from ryot_jax.compression.compressed import (
     Compressed,
     PyTree,
     decode,
+    float_leaves,
     is_compressed,
     map_named,
     named_leaves,
+    path_name,
     register,
 )
 
@@ -46,13 +48,18 @@ class Transform:
         """Fits and applies."""
         return self.apply(params, self.init(params, stats))
 
+    @property
+    def within_program(self) -> Callable[[PyTree, State], PyTree]:
+        """`traceable`, or `apply` where that is traceable itself."""
+        return self.traceable or self.apply
+
     def fake(self, params: PyTree, state: State, strength: Any = 1.0) -> PyTree:
         """The parameters moved towards their compressed values, with the gradient of the identity.
 
         The straight-through estimator (arXiv:1308.3432): w + strength * (decode(apply(w)) - w), of which only w is
         differentiated. `strength` from 0 (w itself) to 1 may be traced.
         """
-        compressed = decode((self.traceable or self.apply)(jax.lax.stop_gradient(params), state))
+        compressed = decode(self.within_program(jax.lax.stop_gradient(params), state))
 
         def moved(w: Any, c: Any) -> Any:
             if not jnp.issubdtype(jnp.result_type(w), jnp.floating):
@@ -72,13 +79,13 @@ def leafwise(fit: Fit, compress: Compress, traceable: Compress | None = None) ->
 
     def init(params: PyTree, stats: Stats | None) -> State:
         moments = stats or {}
-        fitted = {name: fit(leaf, moments.get(name)) for name, leaf in _floating(params).items()}
+        fitted = {name: fit(leaf, moments.get(name)) for name, leaf in float_leaves(params).items()}
         return {name: state for name, state in fitted.items() if state is not None}
 
     def applied(compress: Compress) -> Callable[[PyTree, State], PyTree]:
         def apply(params: PyTree, state: State) -> PyTree:
             def of_leaf(path: Any, leaf: Any) -> Any:
-                name = _name(path)
+                name = path_name(path)
                 return compress(leaf, state[name]) if name in state else leaf
 
             return jax.tree_util.tree_map_with_path(of_leaf, params)
@@ -106,17 +113,15 @@ def chain(*transforms: Transform) -> Transform:
             params = transform.apply(params, states[-1])
         return tuple(states)
 
-    def apply(params: PyTree, states: State) -> PyTree:
-        for transform, state in zip(transforms, states, strict=True):
-            params = transform.apply(params, state)
-        return params
+    def applied(traceable: bool) -> Callable[[PyTree, State], PyTree]:
+        def apply(params: PyTree, states: State) -> PyTree:
+            for transform, state in zip(transforms, states, strict=True):
+                params = (transform.within_program if traceable else transform.apply)(params, state)
+            return params
 
-    def traceable(params: PyTree, states: State) -> PyTree:
-        for transform, state in zip(transforms, states, strict=True):
-            params = (transform.traceable or transform.apply)(params, state)
-        return params
+        return apply
 
-    return Transform(init, apply, traceable)
+    return Transform(init, applied(False), applied(True))
 
 
 def by_path(transforms: Mapping[str, Transform]) -> Transform:
@@ -147,7 +152,7 @@ def by_path(transforms: Mapping[str, Transform]) -> Transform:
         def apply(params: PyTree, states: State) -> PyTree:
             done: dict[str, Any] = {}
             for transform, part, state in zip(transforms.values(), parts(params), states, strict=True):
-                function = (transform.traceable if traceable else None) or transform.apply
+                function = transform.within_program if traceable else transform.apply
                 done |= function(part, state)
             return map_named(lambda name, leaf: done.get(name, leaf), params)
 
@@ -191,22 +196,21 @@ def residual(base: Transform, correction: Transform) -> Transform:
 
     def errors(params: PyTree, compressed: PyTree) -> dict[str, jax.Array]:
         # Array by array, also where they are within something compressed before.
-        return _floating(jax.tree.map(lambda w, c: w - c.decode() if is_compressed(c) else None, params, compressed))
+        return float_leaves(jax.tree.map(lambda w, c: w - c.decode() if is_compressed(c) else None, params, compressed))
 
     def init(params: PyTree, stats: Stats | None) -> State:
         state = base.init(params, stats)
         return state, correction.init(errors(params, base.apply(params, state)), stats)
 
     def applied(traceable: bool) -> Callable[[PyTree, State], PyTree]:
-        def chosen(transform: Transform) -> Callable[[PyTree, State], PyTree]:
-            return (transform.traceable if traceable else None) or transform.apply
+        of_base, of_correction = (t.within_program if traceable else t.apply for t in (base, correction))
 
         def apply(params: PyTree, states: State) -> PyTree:
-            compressed = chosen(base)(params, states[0])
-            corrections = chosen(correction)(errors(params, compressed), states[1])
+            compressed = of_base(params, states[0])
+            corrections = of_correction(errors(params, compressed), states[1])
 
             def corrected(path: Any, _: Any, leaf: Any) -> Any:
-                correction = corrections.get(_name(path))
+                correction = corrections.get(path_name(path))
                 return Sum(leaf, correction) if is_compressed(correction) else leaf
 
             return jax.tree_util.tree_map_with_path(corrected, params, compressed)
@@ -214,12 +218,3 @@ def residual(base: Transform, correction: Transform) -> Transform:
         return apply
 
     return Transform(init, applied(False), applied(True))
-
-
-def _floating(params: PyTree) -> dict[str, Any]:
-    paths, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {_name(path): leaf for path, leaf in paths if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

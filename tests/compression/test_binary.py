@@ -93,6 +93,7 @@ def test_vectors_are_one_row_where_they_are_asked_for():
     decoded = np.asarray(compressed.decode())
     chex.assert_trees_all_equal(np.sign(decoded), np.sign(w))
     chex.assert_trees_all_equal(np.asarray(compressed.take(jnp.asarray([[7, 2]]))), decoded[[[7, 2]]])
+    assert compressed.take(jnp.zeros((0, 2), int)).shape == (0, 2, *decoded.shape[1:])
 
 
 def test_empty_arrays_are_left_as_they_are():

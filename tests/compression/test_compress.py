@@ -15,9 +15,10 @@ from ryot_jax.compression import allocation
 from ryot_jax.compression.allocation import Trial
 from ryot_jax.compression.calibration import calibrate
 from ryot_jax.compression.coding import entropy_bits
-from ryot_jax.compression.compress import Measured, _Losses, _Search, allocated, code_bits, compress
+from ryot_jax.compression.compress import _Losses, _safe, _Search, allocated, code_bits, compress
 from ryot_jax.compression.compressed import decode, float_leaves, is_compressed, map_named, named_leaves
 from ryot_jax.compression.file import load, save
+from ryot_jax.compression.quality import Estimate
 from ryot_jax.compression.quantize import balanced
 from ryot_jax.compression.quantized import quantized
 
@@ -148,7 +149,7 @@ def test_an_ample_budget_costs_next_to_nothing(params, calibration, budget):
 
 def test_a_budget_of_loss_is_kept_on_fresh_examples_and_used_up(params, found):
     result = found("loss<=0.02")
-    assert result.rise.safe <= 0.02
+    assert _safe(result.rise) <= 0.02
     fresh = rises(params, result.params, batches(5, 60))
     half = scipy.stats.t.ppf(0.975, 59) * fresh.std(ddof=1) / 60**0.5
     assert fresh.mean() + half <= 0.02
@@ -159,7 +160,7 @@ def test_a_budget_of_loss_is_kept_on_fresh_examples_and_used_up(params, found):
 
 def test_every_floating_point_array_is_compressed(params, found):
     result = found("bytes<=2000")
-    assert list(float_leaves(result.params)) == []
+    assert float_leaves(result.params) == {}
     compressed = named_leaves(result.params)
     assert compressed.keys() == named_leaves(params).keys() == result.stats.keys()
     assert all(is_compressed(leaf) for leaf in compressed.values())
@@ -173,8 +174,9 @@ def test_what_is_measured_is_the_rise_on_the_batches_that_rounding_has_not_seen(
     measured = rises(params, result.params, calibration[1::2])
     assert result.rise.estimate == pytest.approx(measured.mean(), abs=1e-6)
     # 2.2009852 is the 97.5 % quantile of Student's t with 11 degrees of freedom, from a table.
-    assert result.rise.half_width == pytest.approx(2.2009852 * measured.std(ddof=1) / 12**0.5, rel=1e-3)
-    assert Measured(1.0, 0.25).safe == 1.5
+    half = 2.2009852 * measured.std(ddof=1) / 12**0.5
+    assert result.rise.ci95 == pytest.approx((measured.mean() - half, measured.mean() + half), rel=1e-3)
+    assert _safe(Estimate(1.0, (0.75, 1.25))) == 1.5
     wanted = calibrate(loss, params, calibration[::2])
     for name, moments in result.stats.items():
         chex.assert_trees_all_equal((moments.rows, moments.columns), (wanted[name].rows, wanted[name].columns))

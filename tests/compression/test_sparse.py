@@ -165,6 +165,7 @@ def test_vectors_are_rows_where_they_are_asked_for():
     expected = np.where(kept_by_hand(np.abs(w), 1, 3), w, 0)
     chex.assert_trees_all_equal(np.asarray(compressed.decode()), expected)
     chex.assert_trees_all_equal(np.asarray(compressed.take(jnp.asarray([[7, 2]]))), expected[[[7, 2]]])
+    assert compressed.take(jnp.zeros((0, 2), int)).shape == (0, 2, *expected.shape[1:])
 
 
 def test_the_choice_is_made_anew_as_parameters_move():

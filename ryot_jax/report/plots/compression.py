@@ -98,7 +98,7 @@ def _mark_chosen(axis: Axes, found: Any) -> None:
 def _label_chosen(axis: Axes, found: Any, lines: Sequence[Sequence[Any]]) -> None:
     """Name, bytes and rise, in a corner that no line comes to."""
     right, top = _free_corner(axis, lines)
-    name = style.plain(found["file"].rpartition("/")[2], 18)
+    name = style.plain(found["file"].rpartition("/")[2], 28)
     axis.annotate(
         f"{name}\n{found['bytes']:,} bytes\n{percent(found['perplexity_change']['estimate'], '+.2f')}",
         (found["bytes"], _rise(found)), xytext=(0.97 if right else 0.03, 0.95 if top else 0.05),
