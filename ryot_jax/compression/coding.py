@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 import constriction
 import numpy as np
 
+from ryot_jax.compression.header import inflate
+
 _CLASSES_PER_OCTAVE = 2  # of the expected size
 _SMALLEST = -6  # expected sizes below 2^(-6 / 2) are one class: such codes are zero
 _LARGEST = 30
 # An axis gets classes of its own only if each stands for enough codes to pay for them.
 _LEAST_CODES = 24
 
+_MOST_BYTES = 2**28  # of all distributions of a file: a class has at most 2^16 symbols
 _PROBABILITY_STEPS = 16  # probabilities are stored as whole multiples of 2^(-1 / 16)
 _PROBABILITY_RANGE = 255
 # Whole numbers, so that every machine makes the same model of them; exp2 and sums differ in the last bit.
@@ -136,7 +139,7 @@ def pack_distributions(distributions: Mapping[int, Distribution]) -> bytes:
 
 def unpack_distributions(data: bytes) -> dict[int, Distribution]:
     """What `pack_distributions` was given."""
-    raw, found, at = zlib.decompress(data), {}, 0
+    raw, found, at = inflate(data, _MOST_BYTES), {}, 0
     while at < len(raw):
         name, lowest, length = (int(x) for x in np.frombuffer(raw, "<i4", 3, at))
         differences = np.frombuffer(raw, np.uint8, length, at + 12)

@@ -21,6 +21,7 @@ from ryot_jax.compression import coding
 from ryot_jax.compression.binary import Binary
 from ryot_jax.compression.calibration import as_matrix_shape
 from ryot_jax.compression.compressed import Compressed, PyTree
+from ryot_jax.compression.header import array_bytes, check_lengths, check_memory, inflate, parse
 from ryot_jax.compression.lowrank import LowRank
 from ryot_jax.compression.nested import Nested
 from ryot_jax.compression.packing import pack
@@ -37,6 +38,12 @@ _KINDS: dict[str, type[Compressed]] = {
 _FAMILY = 64
 _EXPONENTS, _CLASS_NUMBERS = 10, 11
 _HALVES = 1  # + width: codes of a grid without a zero
+
+
+# What a header that is not one of ours makes Python, NumPy and zlib raise.
+_DAMAGES = (
+    ValueError, LookupError, TypeError, AttributeError, StopIteration, OverflowError, RecursionError, zlib.error,
+)  # fmt: skip
 
 
 class FileError(ValueError):
@@ -155,8 +162,10 @@ def load(path: str | Path, *, stages: int | None = None) -> tuple[PyTree, dict[s
             raise FileError(f"{path} is no compressed model: it does not begin with {MAGIC.decode()}")
         length = int.from_bytes(start[len(MAGIC) :], "little")
         try:
-            header = json.loads(zlib.decompress(file.read(min(length, path.stat().st_size))))
+            header = parse(file.read(min(length, path.stat().st_size)))
             n_sections = len(header["lengths"]) if stages is None else min(stages, len(header["lengths"]))
+            check_lengths(header, len(start) + length, path.stat().st_size, n_sections)
+            check_memory(header["tree"], _KINDS)
             size, checksum = header["distributions"]
             distributions = coding.unpack_distributions(_checked(path, file.read(size), size, checksum))
             parts: list[list[bytes]] = []
@@ -168,7 +177,7 @@ def load(path: str | Path, *, stages: int | None = None) -> tuple[PyTree, dict[s
             return reader.read(header["tree"], 0), header["metadata"]
         except FileError:
             raise
-        except (ValueError, KeyError, TypeError, IndexError, StopIteration, OverflowError, zlib.error) as error:
+        except _DAMAGES as error:
             raise FileError(f"{path} is damaged ({type(error).__name__}: {error}); make it anew") from error
 
 
@@ -269,7 +278,7 @@ class _Reader:
         if kind == "array":
             dtype, shape, deflated = content
             data = next(self.sections[section])
-            raw = zlib.decompress(data) if deflated else data
+            raw = inflate(data, array_bytes(dtype, shape)) if deflated else data
             return jnp.asarray(np.frombuffer(raw, jnp.dtype(dtype)).reshape(shape))
         if kind == "Quantized":
             return self._quantized(content, section)

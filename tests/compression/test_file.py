@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 import errno
+import json
 import os
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -275,6 +277,84 @@ def test_a_length_of_the_header_that_cannot_be_is_refused(tmp_path, small, lengt
 def test_a_header_that_says_something_else_is_refused(tmp_path, text):
     deflated = zlib.compress(text)
     assert_damaged(tmp_path / "x", MAGIC + len(deflated).to_bytes(8, "little") + deflated)
+
+
+def forged(tree, payload, lengths=None):
+    """A file whose checksums are right and whose header says what it likes."""
+    distributions = zlib.compress(b"")
+    header = {
+        "tree": tree,
+        "lengths": [[len(payload)]] if lengths is None else lengths,
+        "checksums": [zlib.crc32(payload)],
+        "distributions": [len(distributions), zlib.crc32(distributions)],
+        "metadata": {},
+    }
+    text = zlib.compress(json.dumps(header).encode())
+    return MAGIC + len(text).to_bytes(8, "little") + text + distributions + payload
+
+
+def an_array(dtype, shape, deflated=1):
+    return {"array": [dtype, shape, deflated]}
+
+
+def test_a_forged_file_is_read_if_what_it_says_is_so(tmp_path):
+    (tmp_path / "x").write_bytes(forged(an_array("float32", [2, 3]), zlib.compress(bytes(24))))
+    assert_same(load(tmp_path / "x")[0], jnp.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "tree, said",
+    [
+        (an_array("float32", [2**20, 2**20]), "bytes of this machine's"),
+        (an_array("float32", [2**62, 2**62]), "bytes of this machine's"),
+        ({"dict": {"w": {"list": [an_array("uint8", [2**45])] * 2}}}, "bytes of this machine's"),
+        ({"Quantized": [[2**20, 2**20], 4, 7.5, [1, 1], [[[2**20, 1], 0]]]}, "bytes of this machine's"),
+        ({"Nested": [{"Quantized": [[4], 4, 7.5, [2**45, 1], [[[1], 0]]]}]}, "bytes of this machine's"),
+        ({"Sum": [{}, {"base": {"Quantized": [[4], 4, 7.5, [1, 1], [[[2**45], 0]]]}}]}, "bytes of this machine's"),
+        (an_array("float32", [-1]), "-1 is no size"),
+        (an_array("float32", [-(2**40), -4]), "no size"),
+        (an_array("float32", [2.5]), "2.5 is no size"),
+        (an_array("float32", [True]), "True is no size"),
+        (an_array("float32", [25]), "reshape|buffer"),
+        (an_array("float32", [23]), "deflated data"),
+        (an_array("float31", [24]), "float31"),
+    ],
+    ids=str,
+)
+def test_sizes_of_the_header_are_checked_before_memory_is_taken(tmp_path, tree, said):
+    (tmp_path / "x").write_bytes(forged(tree, zlib.compress(bytes(4 * 24))))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match=said):
+            load(tmp_path / "x")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("lengths", [[[2**40]], [[-1]], [[1.5]], [[2**70, -(2**70)]], [], 3])
+def test_lengths_that_do_not_make_up_the_file_are_refused(tmp_path, lengths):
+    assert_damaged(tmp_path / "x", forged(an_array("float32", [2]), zlib.compress(bytes(8)), lengths))
+
+
+def test_deflated_data_that_are_more_than_they_should_be_are_not_all_inflated(tmp_path):
+    zeros = zlib.compress(bytes(2**26))
+    (tmp_path / "array").write_bytes(forged(an_array("float32", [4]), zeros))
+    (tmp_path / "header").write_bytes(MAGIC + len(zeros).to_bytes(8, "little") + zeros)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match="at most 16 bytes"):
+            load(tmp_path / "array")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(FileError):
+        load(tmp_path / "header")
+
+
+def test_a_header_that_has_no_end_of_lists_in_lists_is_refused(tmp_path):
+    deep = zlib.compress(b"[" * 100_000 + b"]" * 100_000)
+    assert_damaged(tmp_path / "x", MAGIC + len(deep).to_bytes(8, "little") + deep)
 
 
 def test_a_kind_of_array_that_is_not_known_here_is_refused_by_name(tmp_path, small):
