@@ -96,8 +96,8 @@ def compress(
       calibration: batches, at least four; not those that the result will be judged by.
       budget: 'ratio>=8', 'bytes<=500000', 'loss<=0.01' or 'perplexity<=1%'.
       targets: log-likelihoods that an example's loss is the mean of; see `calibrate`.
-      measure: the same function in a form that is quicker where no gradients and no single examples are asked for;
-        None: `loss_fn`.
+      measure: the same function in a form that is quicker where no gradients and no single examples are asked for, or
+        another whose rise the gradients of `loss_fn` foretell; None: `loss_fn`.
       metadata: what `save` will be given, as it is part of the file's bytes.
       log: told of progress.
 
