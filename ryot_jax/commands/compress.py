@@ -103,6 +103,7 @@ def compress_checkpoint(
             targets=config.training.seq_len,
             measure=subject.fast_loss,
             metadata=metadata,
+            log=console.line,
         )
     except ValueError as error:
         raise ConfigError(f"compression.budget: {error}") from error
