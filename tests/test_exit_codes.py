@@ -97,7 +97,7 @@ def test_75_a_run_that_is_preempted_is_saved_and_goes_on(text, tmp_path):
     process = _started(LONG, text, tmp_path)
     _wait_for(process, tmp_path, f"*/checkpoints/optimized/{2 * STEPS}")
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 75, output
     run = _only_run(tmp_path)
     assert not (run / "results.json").exists()
@@ -118,7 +118,7 @@ def test_130_a_run_that_is_interrupted(text, tmp_path):
     process = _started(LONG, text, tmp_path)
     _wait_for(process, tmp_path, f"*/checkpoints/optimized/{STEPS}")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert "interrupted" in output and "Traceback" not in output
 
