@@ -162,9 +162,10 @@ def load(path: str | Path, *, stages: int | None = None) -> tuple[PyTree, dict[s
             raise FileError(f"{path} is no compressed model: it does not begin with {MAGIC.decode()}")
         length = int.from_bytes(start[len(MAGIC) :], "little")
         try:
-            header = parse(file.read(min(length, path.stat().st_size)))
+            file_bytes = path.stat().st_size
+            header = parse(file.read(min(length, file_bytes)))
             n_sections = len(header["lengths"]) if stages is None else min(stages, len(header["lengths"]))
-            check_lengths(header, len(start) + length, path.stat().st_size, n_sections)
+            check_lengths(header, len(start) + length, file_bytes, n_sections)
             check_memory(header["tree"], _KINDS)
             size, checksum = header["distributions"]
             distributions = coding.unpack_distributions(_checked(path, file.read(size), size, checksum))

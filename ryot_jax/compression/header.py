@@ -89,7 +89,8 @@ def _arrays(node: Any, kinds: Container[str]) -> Iterator[tuple[int, int]]:
     ((kind, content),) = node.items()
     if kind == "array":
         dtype, shape, _ = content
-        yield array_bytes(dtype, shape), array_bytes(dtype, shape)
+        n_bytes = array_bytes(dtype, shape)
+        yield n_bytes, n_bytes
     elif kind == "Quantized":
         shape, n_bits, _, sides, exponents = content
         _check_counts([n_bits, *shape, *sides])
