@@ -48,7 +48,7 @@ class SelfAttention(nnx.Module):
         # Three products with parts of the weights, not parts of one product: those would be copied, and their
         # gradients put together again, which takes XLA:CPU 8 % of a step of the scaled run.
         parts = self.qkv.parts(x_BTD, 3, plan=plan)
-        q_BTHK, k_BTHK, v_BTHK = self._heads(parts, jnp.arange(x_BTD.shape[1]))
+        q_BTHK, k_BTHK, v_BTHK = self._heads(parts, jnp.arange(x_BTD.shape[1])[None])
         o_BTHK = attention(q_BTHK, k_BTHK, v_BTHK, implementation=plan.attention)
         return self.out(o_BTHK.reshape(x_BTD.shape), plan=plan, residual=residual)
 
@@ -56,21 +56,21 @@ class SelfAttention(nnx.Module):
         self,
         x_BSD: jax.Array,
         cache: LayerCache,
-        length: jax.Array,
+        length_B: jax.Array,
         *,
         plan: KernelPlan,
         residual: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache]:
-        """The same for S positions that follow the first `length` of the cache, and the longer cache."""
+        """The same for S positions that follow the first `length_B` of the cache, and the longer cache."""
         parts = self.qkv.parts(x_BSD, 3, plan=plan)
-        q_BSHK, k_BSHK, v_BSHK = self._heads(parts, length + jnp.arange(x_BSD.shape[1]))
-        cache = append(cache, k_BSHK, v_BSHK, length)
-        o_BSHK = attend(q_BSHK, cache, length)
+        q_BSHK, k_BSHK, v_BSHK = self._heads(parts, jnp.add.outer(length_B, jnp.arange(x_BSD.shape[1])))
+        cache = append(cache, k_BSHK, v_BSHK, length_B)
+        o_BSHK = attend(q_BSHK, cache, length_B)
         return self.out(o_BSHK.reshape(x_BSD.shape), plan=plan, residual=residual), cache
 
-    def _heads(self, qkv: list[jax.Array], positions_T: jax.Array) -> tuple[jax.Array, ...]:
+    def _heads(self, qkv: list[jax.Array], positions_BT: jax.Array) -> tuple[jax.Array, ...]:
         """Queries, keys and values [B,T,H,K] of three projections [B,T,D], turned by their positions if rotary."""
         q_BTHK, k_BTHK, v_BTHK = (y.reshape(*y.shape[:2], self.n_heads, -1) for y in qkv)
         if self.rotary:
-            q_BTHK, k_BTHK = rotate(q_BTHK, positions_T), rotate(k_BTHK, positions_T)
+            q_BTHK, k_BTHK = rotate(q_BTHK, positions_BT), rotate(k_BTHK, positions_BT)
         return q_BTHK, k_BTHK, v_BTHK

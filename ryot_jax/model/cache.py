@@ -1,6 +1,6 @@
 """Keys and values of the positions already decoded: a plain pytree, one fixed-size buffer pair a layer.
 
-Rolling back is setting `length` back; what lies beyond it is never read.
+Rolling back is setting `length_B` back; what lies beyond it is never read. Sequences may have different lengths.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ class LayerCache(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """All layers' buffers and the number of positions that they hold.
+    """All layers' buffers and the number of positions that they hold of each sequence.
 
     A tuple of layers, not one stacked array: in a loop each buffer is then updated in place.
     """
 
     layers: tuple[LayerCache, ...]
-    length: jax.Array
+    length_B: jax.Array
 
     @property
     def capacity(self) -> int:
@@ -43,28 +43,33 @@ def empty_cache(cfg: ModelConfig, batch_size: int, capacity: int | None = None) 
     layers = tuple(
         LayerCache(jnp.zeros((B, H, K, T), cfg.dtype), jnp.zeros((B, H, T, K), cfg.dtype)) for _ in range(cfg.n_layers)
     )
-    return Cache(layers, jnp.zeros((), jnp.int32))
+    return Cache(layers, jnp.zeros(B, jnp.int32))
 
 
-def append(layer: LayerCache, k_BSHK: jax.Array, v_BSHK: jax.Array, length: jax.Array) -> LayerCache:
-    """Write S new positions behind the first `length`, in the cache's dtype; the caller sees to it that they fit."""
+def append(layer: LayerCache, k_BSHK: jax.Array, v_BSHK: jax.Array, length_B: jax.Array) -> LayerCache:
+    """Write S new positions behind the first `length_B`, in the cache's dtype; the caller sees to it that they fit."""
     k_BHKS, v_BHSK = k_BSHK.transpose(0, 2, 3, 1), v_BSHK.transpose(0, 2, 1, 3)
     k_BHKS, v_BHSK = k_BHKS.astype(layer.k_BHKT.dtype), v_BHSK.astype(layer.v_BHTK.dtype)
-    return LayerCache(
-        jax.lax.dynamic_update_slice(layer.k_BHKT, k_BHKS, (0, 0, 0, length)),
-        jax.lax.dynamic_update_slice(layer.v_BHTK, v_BHSK, (0, 0, length, 0)),
+    return LayerCache(_write(layer.k_BHKT, k_BHKS, length_B, axis=2), _write(layer.v_BHTK, v_BHSK, length_B, axis=1))
+
+
+def _write(buffer_B: jax.Array, new_B: jax.Array, length_B: jax.Array, axis: int) -> jax.Array:
+    if len(length_B) == 1:  # no scatter, which XLA:CPU makes of the other
+        return jax.lax.dynamic_update_slice_in_dim(buffer_B, new_B, length_B[0], axis + 1)
+    return jax.vmap(lambda old, new, start: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis))(
+        buffer_B, new_B, length_B
     )
 
 
-def attend(q_BSHK: jax.Array, layer: LayerCache, length: jax.Array) -> jax.Array:
-    """Attention of S queries, at positions length .. length+S-1, over a cache that holds those positions already.
+def attend(q_BSHK: jax.Array, layer: LayerCache, length_B: jax.Array) -> jax.Array:
+    """Attention of S queries from position `length_B` on, over a cache that holds those positions already.
 
     Returns o_BSHK in the dtype of q; the softmax is float32.
     """
     S, T = q_BSHK.shape[1], layer.v_BHTK.shape[2]
     scores_BHST = _scores(q_BSHK, layer) * q_BSHK.shape[-1] ** -0.5
-    visible_ST = jnp.arange(T)[None] <= length + jnp.arange(S)[:, None]
-    weights_BHST = jax.nn.softmax(jnp.where(visible_ST[None, None], scores_BHST, -jnp.inf), axis=-1)
+    visible_BST = jnp.arange(T)[None, None] <= jnp.add.outer(length_B, jnp.arange(S))[:, :, None]
+    weights_BHST = jax.nn.softmax(jnp.where(visible_BST[:, None], scores_BHST, -jnp.inf), axis=-1)
     return _weighted_values(weights_BHST, layer).astype(q_BSHK.dtype)
 
 

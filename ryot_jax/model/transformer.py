@@ -49,11 +49,11 @@ class Block(nnx.Module):
         return x_BTD + dropout(branch(h_BTD, plan=plan), self.dropout, key, implementation=plan.dropout)
 
     def decode(
-        self, x_BSD: jax.Array, cache: LayerCache, length: jax.Array, *, plan: KernelPlan
+        self, x_BSD: jax.Array, cache: LayerCache, length_B: jax.Array, *, plan: KernelPlan
     ) -> tuple[jax.Array, LayerCache]:
         """The same for S positions that follow those of the cache."""
         h_BSD = self.attention_norm(x_BSD, plan=plan)
-        x_BSD, cache = self.attention.decode(h_BSD, cache, length, plan=plan, residual=x_BSD)
+        x_BSD, cache = self.attention.decode(h_BSD, cache, length_B, plan=plan, residual=x_BSD)
         return self.mlp(self.mlp_norm(x_BSD, plan=plan), plan=plan, residual=x_BSD), cache
 
 
@@ -88,7 +88,9 @@ class Transformer(nnx.Module):
             raise ConfigError(
                 f"sequence of {T} tokens: model.max_len = {self.cfg.max_len}; shorten it or raise max_len"
             )
-        x_BTD = self._embed(tokens_BT, jnp.zeros((), jnp.int32), plan)
+        positions_TD = None if self.positions is None else self.positions[...][:T]
+        x_BTD = embedding(self.embedding[...], tokens_BT, positions_TD, implementation=plan.embedding)
+        x_BTD = self._at_positions(x_BTD, jnp.arange(T)[None])
         x_BTD = dropout(x_BTD, self.cfg.dropout, subkey(key, 0), implementation=plan.dropout)
         run = self._run_scanned if self.cfg.scan_layers else self._run_unrolled
         return self.final_norm(run(x_BTD, plan, key), plan=plan)
@@ -101,31 +103,33 @@ class Transformer(nnx.Module):
         """Features x_BSD of S tokens that follow those of the cache, and the cache that holds them too.
 
         What would not fit into the cache, or lies beyond `max_len`, cannot be raised on from within a compiled loop:
-        it gives NaN, never numbers of another position.
+        it gives NaN, never numbers of another position. The last tokens of a sequence that ends before the S given
+        ones may be anything: set the cache's length back to what counts.
         """
         S = tokens_BS.shape[1]
-        x_BSD = self._embed(tokens_BS, cache.length, plan)
+        positions_BS = jnp.add.outer(cache.length_B, jnp.arange(S))
+        x_BSD = embedding(self.embedding[...], tokens_BS, implementation=plan.embedding)
+        if self.positions is not None:
+            x_BSD += self.positions[...][positions_BS]
+        x_BSD = self._at_positions(x_BSD, positions_BS)
         layers = []
         for block, layer in zip(self._blocks(), cache.layers, strict=True):
-            x_BSD, layer = block.decode(x_BSD, layer, cache.length, plan=plan)
+            x_BSD, layer = block.decode(x_BSD, layer, cache.length_B, plan=plan)
             layers.append(layer)
-        fits = cache.length + S <= min(cache.capacity, self.cfg.max_len)
-        x_BSD = jnp.where(fits, self.final_norm(x_BSD, plan=plan), jnp.nan)
-        return x_BSD, Cache(tuple(layers), cache.length + S)
+        fits_BS = (cache.length_B + S <= cache.capacity)[:, None] & (positions_BS < self.cfg.max_len)
+        x_BSD = jnp.where(fits_BS[:, :, None], self.final_norm(x_BSD, plan=plan), jnp.nan)
+        return x_BSD, Cache(tuple(layers), cache.length_B + S)
 
     def decode(self, tokens_BS: jax.Array, cache: Cache, *, plan: KernelPlan) -> tuple[jax.Array, Cache]:
         """Logits_BSV (float32) of the tokens after each of S tokens: prefill with the prompt, step with S = 1."""
         x_BSD, cache = self.advance(tokens_BS, cache, plan=plan)
         return logits(x_BSD, self.unembedding()), cache
 
-    def _embed(self, tokens_BS: jax.Array, start: jax.Array, plan: KernelPlan) -> jax.Array:
-        S, D = tokens_BS.shape[1], self.cfg.d_model
-        learned = self.positions
-        positions_SD = None if learned is None else jax.lax.dynamic_slice_in_dim(learned[...], start, S)
-        x_BSD = embedding(self.embedding[...], tokens_BS, positions_SD, implementation=plan.embedding)
+    def _at_positions(self, x_BSD: jax.Array, positions_BS: jax.Array) -> jax.Array:
+        """Embeddings with what has no weights added, in the dtype of the model."""
         if self.cfg.positions == "sinusoidal":
             # The table's entries are of size one, embeddings of size 0.02: scaled up as in arXiv:1706.03762, 3.4.
-            x_BSD = x_BSD * D**0.5 + sinusoidal(start + jnp.arange(S), D)[None]
+            x_BSD = x_BSD * self.cfg.d_model**0.5 + sinusoidal(positions_BS, self.cfg.d_model)
         return x_BSD.astype(self.cfg.dtype)
 
     def _run_unrolled(self, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None) -> jax.Array:

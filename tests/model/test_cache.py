@@ -41,7 +41,7 @@ def test_prefill_and_steps_give_the_full_logits(small, kind):
     want_BTV = full_logits(cfg, params, tokens_BT)
     np.testing.assert_allclose(got_BTV, want_BTV, **CLOSE)
     np.testing.assert_array_equal(got_BTV.argmax(-1), want_BTV.argmax(-1))
-    assert int(cache.length) == cache.capacity == cfg.max_len
+    assert (cache.length_B == cache.capacity).all() and cache.capacity == cfg.max_len
 
 
 def test_one_sequence_takes_another_path_to_the_same_logits(small):
@@ -67,7 +67,7 @@ def test_rolling_back_is_setting_the_length_back(small):
     tokens_BT = small.batch(cfg)["inputs"]
     wrong_BT = np.concatenate([tokens_BT[:, :4], (tokens_BT[:, 4:8] + 1) % cfg.vocab_size], axis=1)
     _, cache = decode_in_pieces(cfg, params, wrong_BT, [4, 4], empty_cache(cfg, len(tokens_BT)))
-    cache = dataclasses.replace(cache, length=jnp.int32(4))
+    cache = dataclasses.replace(cache, length_B=jnp.full_like(cache.length_B, 4))
     got_BSV, _ = decode_in_pieces(cfg, params, tokens_BT[:, 4:], [4, 4], cache)
     np.testing.assert_allclose(got_BSV, full_logits(cfg, params, tokens_BT)[:, 4:], **CLOSE)
 

@@ -57,8 +57,8 @@ def test_rotary_scores_depend_on_the_distance_alone():
     q_BTHK, k_BTHK = (jnp.asarray(np.tile(rng.normal(size=(1, 1, 2, 8)), (1, 9, 1, 1)), jnp.float32) for _ in "qk")
     scores_HQS = jnp.einsum(
         "qhk,shk->hqs",
-        rotate(q_BTHK, jnp.arange(9))[0],
-        rotate(k_BTHK, jnp.arange(9))[0],
+        rotate(q_BTHK, jnp.arange(9)[None])[0],
+        rotate(k_BTHK, jnp.arange(9)[None])[0],
         precision="highest",
     )
     for distance in range(-8, 9):
