@@ -44,15 +44,22 @@ train (the default)
 generate
   --run=RUN            the run whose checkpoint writes (default: latest)
   --workdir=DIR        where "latest" is looked for (default: runs)
-  --prompt=TEXT        the text to continue
+  --prompt=TEXT        the text to continue; several are continued together
   --max_new_tokens=N   tokens to write (default: as many as the model has positions for)
   --temperature=X      0 takes the likeliest token each time (default: 0)
   --top_k=N            sample among the N likeliest tokens; 0: among all (default: 0)
+  --top_p=P            among the likeliest tokens that together have probability P (default: 1)
+  --min_p=P            among tokens at least P times as likely as the likeliest one (default: 0)
   --seed=N             of the sampling (default: 0)
   --checkpoint=WHICH   best or latest (default: best; latest if imported, as no loss is known then)
   --arm=NAME           baseline or optimized (default: the last of the run's arms)
 
   --compressed         write with the checkpoint's compressed file, which compress and train make
+  --draft=KIND         lookup, bigram or none: guesses at the next tokens that the model checks several
+                       at a time, which is faster and changes no token (default: lookup)
+  --draft_length=N     tokens of a guess; 0: up to 6, by how many were right so far (default: 0)
+  --candidates=N       sample up to N texts for each prompt until one is Python that parses (default: 1)
+  --engine=NAME        cpu (C++), reference, or auto: cpu where it can run (default: auto)
 
 compress
   makes one small file of a checkpoint, in the run's compressed/, and measures it on the held-out
@@ -138,11 +145,17 @@ class GenerateOptions(CheckpointOptions):
     `max_new_tokens` None: as many as the model has positions for.
     """
 
-    prompt: str
+    prompts: tuple[str, ...]
     max_new_tokens: int | None
     temperature: float
     top_k: int
+    top_p: float
+    min_p: float
     seed: int
+    draft: str
+    draft_length: int
+    candidates: int
+    engine: str
     compressed: bool = False
 
 
@@ -274,21 +287,37 @@ def _train(words: Sequence[str]) -> Invocation:
 
 def _generate(words: Sequence[str]) -> Invocation:
     known = flags.FlagValues()
-    prompt = flags.DEFINE_string("prompt", None, "", flag_values=known)
+    prompts = flags.DEFINE_multi_string("prompt", None, "", flag_values=known)
     max_new_tokens = flags.DEFINE_integer("max_new_tokens", None, "", lower_bound=1, flag_values=known)
     temperature = flags.DEFINE_float("temperature", 0.0, "", lower_bound=0.0, flag_values=known)
     top_k = flags.DEFINE_integer("top_k", 0, "", lower_bound=0, flag_values=known)
+    top_p = flags.DEFINE_float("top_p", 1.0, "", flag_values=known)
+    min_p = flags.DEFINE_float("min_p", 0.0, "", flag_values=known)
+    draft = flags.DEFINE_enum("draft", "lookup", ["lookup", "bigram", "none"], "", flag_values=known)
+    draft_length = flags.DEFINE_integer("draft_length", 0, "", lower_bound=0, upper_bound=64, flag_values=known)
+    candidates = flags.DEFINE_integer("candidates", 1, "", lower_bound=1, upper_bound=1024, flag_values=known)
+    engine = flags.DEFINE_enum("engine", "auto", ["auto", "cpu", "reference"], "", flag_values=known)
     seed = flags.DEFINE_integer("seed", 0, "", lower_bound=0, upper_bound=2**32 - 1, flag_values=known)
     compressed = flags.DEFINE_boolean("compressed", False, "", flag_values=known)
     config, chosen = _parse_checkpoint(known, "generate", words)
-    if prompt.value is None:
+    if prompts.value is None:
         raise ConfigError("--prompt is missing, such as --prompt='def '")
+    if candidates.value > 1 and temperature.value == 0.0:
+        raise ConfigError(
+            f"--candidates={candidates.value} with --temperature=0: they would all be the same; give --temperature=0.8"
+        )
     options = GenerateOptions(
         **vars(chosen),
-        prompt=prompt.value,
+        prompts=tuple(prompts.value),
         max_new_tokens=max_new_tokens.value,
         temperature=temperature.value,
         top_k=top_k.value,
+        top_p=top_p.value,
+        min_p=min_p.value,
+        draft=draft.value,
+        draft_length=draft_length.value,
+        candidates=candidates.value,
+        engine=engine.value,
         seed=seed.value,
         compressed=compressed.value,
     )

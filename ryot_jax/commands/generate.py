@@ -1,54 +1,146 @@
-"""`ryot generate`: continue a prompt with a run's checkpoint."""
+"""`ryot generate`: continue prompts with a run's checkpoint."""
 
+import dataclasses
 import time
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
+from ryot_jax import decoding
 from ryot_jax.cli import GenerateOptions
 from ryot_jax.commands.caches import use_compilation_cache
-from ryot_jax.commands.checkpoint_of_run import restore, restore_compressed
-from ryot_jax.decoding.generate import generate
+from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun, restore, restore_compressed
+from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 
+_STREAM_EVERY = 16  # tokens
+
 
 def run(config: ConfigDict, options: GenerateOptions, console: Console) -> int:
-    """Prints the prompt and what the model makes of it.
+    """Prints each prompt and what the model makes of it, as it comes.
 
     Raises:
       CheckpointError: there is no such checkpoint, or no tokenizer that fits it.
-      ConfigError: prompt and new tokens do not fit into the model's positions.
+      ConfigError: a prompt and its new tokens do not fit into the model's positions.
     """
     use_compilation_cache(config)
     trained = (restore_compressed if options.compressed else restore)(config, options)
     tokenizer, model = trained.require_tokenizer(), trained.model
-    prompt_ids = tokenizer.encode(options.prompt)
-    if not prompt_ids:
+    prompts = [tokenizer.encode(prompt) for prompt in options.prompts]
+    if not all(prompts):
         raise ConfigError("--prompt is empty; give at least one character")
-    new_tokens = options.max_new_tokens or max(model.max_len - len(prompt_ids), 1)
+    new_tokens = options.max_new_tokens or max(model.max_len - max(map(len, prompts)), 1)
     start = time.perf_counter()
-    ids_BN = generate(
-        trained.graphdef,
-        trained.params,
-        model,
-        jnp.asarray([prompt_ids]),
-        max_new_tokens=new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        key=jax.random.key(options.seed),
+    decoder = decoding.prepare(trained.params, model, engine=options.engine)
+    request = _Request(
+        decoder,
+        tokenizer,
+        new_tokens,
+        decoding.Sampling(options.temperature, options.top_k, options.top_p, options.min_p),
+        _speculation(decoder, options),
+        jax.random.key(options.seed),
     )
-    new_ids = [int(token) for token in ids_BN[0]]
+    if options.candidates > 1:
+        said = [_of_candidates(request, prompt, options, console) for prompt in prompts]
+    else:
+        said = [_plain(request, prompts, console)]
     seconds = time.perf_counter() - start
-    if tokenizer.eod in new_ids:
-        new_ids = new_ids[: new_ids.index(tokenizer.eod)]
-    # Decoded in one piece: a character's bytes may lie on both sides of the prompt's end.
-    console.line(tokenizer.decode([*prompt_ids, *new_ids]))
     console.line()
     console.line(
-        f"({options.arm}, {options.checkpoint} checkpoint of step {trained.step}"
-        f"{', compressed' if options.compressed else ''}; "
-        f"{new_tokens} tokens in {seconds:.2f} s, compilation included)"
+        f"({_described(trained, options)}; {'; '.join(said)}, {seconds:.2f} s, compilation included; "
+        f"{decoder.engine} engine in {decoder.dtype})"
     )
     return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    decoder: decoding.Decoder
+    tokenizer: JsonTokenizer
+    new_tokens: int
+    sampling: decoding.Sampling
+    speculation: decoding.Speculation | None
+    key: jax.Array
+
+
+def _speculation(decoder: decoding.Decoder, options: GenerateOptions) -> decoding.Speculation | None:
+    if options.draft == "none":
+        return None
+    successor_V = decoding.bigrams(decoder)
+    length = options.draft_length or decoding.DRAFT_LENGTH
+    if options.draft == "bigram":
+        draft = decoding.bigram_draft(successor_V, length=length)
+    else:
+        draft = decoding.lookup_draft(decoder.cfg.vocab_size, length=length, successor_V=successor_V)
+    return decoding.Speculation(draft, decoding.fixed(length) if options.draft_length else None)
+
+
+def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str:
+    """Prints the texts, one prompt's as it comes, and returns what it took."""
+    stream = decoding.stream(
+        request.decoder,
+        prompts,
+        max_new_tokens=request.new_tokens,
+        every=_STREAM_EVERY,
+        sampling=request.sampling,
+        stop_tokens=[request.tokenizer.eod],
+        speculation=request.speculation,
+        key=request.key,
+    )
+    written, generated = 0, None
+    for generated in stream:
+        if len(prompts) == 1:
+            text = _text(request.tokenizer, prompts[0], generated, 0)
+            # Lines are printed once they are whole, as are characters whose bytes lie in several tokens.
+            end = text.rfind("\n") + 1
+            if end > written:
+                console.line(text[written : end - 1])
+                written = end
+    assert generated is not None
+    if len(prompts) == 1:
+        console.line(_text(request.tokenizer, prompts[0], generated, 0)[written:])
+    else:
+        for row, prompt in enumerate(prompts):
+            console.line(f"--- {row + 1}")
+            console.line(_text(request.tokenizer, prompt, generated, row))
+    tokens, steps = int(generated.length_B.sum()), int(generated.steps)
+    drafted, accepted = int(generated.drafted_B.sum()), int(generated.accepted_B.sum())
+    speculation = f", {accepted} of {drafted} drafted tokens right" if drafted else ""
+    return f"{tokens} tokens in {steps} steps{speculation}"
+
+
+def _of_candidates(request: _Request, prompt: list[int], options: GenerateOptions, console: Console) -> str:
+    """Prints the answer to one prompt, and returns what it took."""
+    tokenizer = request.tokenizer
+    found = decoding.best_of(
+        request.decoder,
+        prompt,
+        lambda ids: decoding.compiles(tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])),
+        budget=decoding.growing_budget(options.candidates),
+        max_new_tokens=request.new_tokens,
+        sampling=request.sampling,
+        stop_tokens=[tokenizer.eod],
+        speculation=request.speculation,
+        key=request.key,
+    )
+    console.line(tokenizer.decode([*prompt, *_before_end(found.ids, tokenizer.eod)]))
+    verdict = "parses" if found.passed else "none of them parses"
+    return f"{found.n_tried} candidates of {found.n_tokens} tokens, {verdict}"
+
+
+def _text(tokenizer: JsonTokenizer, prompt: list[int], generated: decoding.Generated, row: int) -> str:
+    ids = np.asarray(generated.ids_BN[row, : int(generated.length_B[row])]).tolist()
+    # Decoded in one piece: a character's bytes may lie on both sides of the prompt's end.
+    return tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])
+
+
+def _before_end(ids: Sequence[int], eod: int) -> list[int]:
+    return list(ids[: ids.index(eod)]) if eod in ids else list(ids)
+
+
+def _described(trained: CheckpointOfRun, options: GenerateOptions) -> str:
+    compressed = ", compressed" if options.compressed else ""
+    return f"{options.arm}, {options.checkpoint} checkpoint of step {trained.step}{compressed}"

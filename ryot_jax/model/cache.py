@@ -50,14 +50,17 @@ def append(layer: LayerCache, k_BSHK: jax.Array, v_BSHK: jax.Array, length_B: ja
     """Write S new positions behind the first `length_B`, in the cache's dtype; the caller sees to it that they fit."""
     k_BHKS, v_BHSK = k_BSHK.transpose(0, 2, 3, 1), v_BSHK.transpose(0, 2, 1, 3)
     k_BHKS, v_BHSK = k_BHKS.astype(layer.k_BHKT.dtype), v_BHSK.astype(layer.v_BHTK.dtype)
-    return LayerCache(_write(layer.k_BHKT, k_BHKS, length_B, axis=2), _write(layer.v_BHTK, v_BHSK, length_B, axis=1))
+    return LayerCache(
+        write_at(layer.k_BHKT, k_BHKS, length_B, axis=2), write_at(layer.v_BHTK, v_BHSK, length_B, axis=1)
+    )
 
 
-def _write(buffer_B: jax.Array, new_B: jax.Array, length_B: jax.Array, axis: int) -> jax.Array:
-    if len(length_B) == 1:  # no scatter, which XLA:CPU makes of the other
-        return jax.lax.dynamic_update_slice_in_dim(buffer_B, new_B, length_B[0], axis + 1)
+def write_at(buffer_B: jax.Array, new_B: jax.Array, start_B: jax.Array, *, axis: int) -> jax.Array:
+    """Each sequence's new numbers written over those from its start on; `axis` counts without B."""
+    if len(start_B) == 1:  # no scatter, which XLA:CPU makes of the other
+        return jax.lax.dynamic_update_slice_in_dim(buffer_B, new_B, start_B[0], axis + 1)
     return jax.vmap(lambda old, new, start: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis))(
-        buffer_B, new_B, length_B
+        buffer_B, new_B, start_B
     )
 
 

@@ -63,18 +63,17 @@ def test_the_file_is_as_small_as_asked_and_writes_text(trained, capsys):
 def test_the_files_text_is_that_of_its_decoded_weights(trained, capsys):
     """Few bits change what is written; what is written from the file is what its decoded weights write."""
     from ryot_jax.compression import decode
-    from ryot_jax.decoding.generate import generate
-    from ryot_jax.model import functional
+    from ryot_jax.decoding import generate, prepare
     from ryot_jax.model.config import from_config
 
     run = trained.directory
     assert main(["compress", f"--run={run.path}", "--budget=ratio>=14"], Console()) == 0
     params, _ = load(run.compressed("optimized", "best"))
     model = from_config(trained.config.model, "cpu")
-    graph, prompt = functional.graph(model), np.arange(8)[None]
-    of_file = generate(graph, params, model, prompt, max_new_tokens=8)
-    of_decoded = generate(graph, decode(params), model, prompt, max_new_tokens=8)
-    of_float = generate(graph, trained.states["optimized", 5].params, model, prompt, max_new_tokens=8)
+    of_file, of_decoded, of_float = (
+        generate(prepare(weights, model), np.arange(8)[None], max_new_tokens=8).ids_BN
+        for weights in (params, decode(params), trained.states["optimized", 5].params)
+    )
     np.testing.assert_array_equal(of_file, of_decoded)
     assert (np.asarray(of_file) != np.asarray(of_float)).any()
 

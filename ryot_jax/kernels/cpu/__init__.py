@@ -27,6 +27,9 @@ _HANDLERS = (
     "ryot_linear_cross_entropy_gradients",
     "ryot_embedding_backward",
     "ryot_adamw",
+    "ryot_pack_weights",
+    "ryot_decode_step",
+    "ryot_speculation_round",
 )
 
 
@@ -70,6 +73,16 @@ def unavailable_reason(dtype: str = "float32") -> str | None:
         return None
     needed = "AVX512-BF16" if dtype == "bfloat16" else "AVX2 and FMA"
     return f"the C++ kernels need an x86-64 processor with {needed} for {dtype}"
+
+
+def packing(dtype: str) -> tuple[int, int]:
+    """Columns of a panel and scalars of a word of weights that are packed for products in this dtype."""
+    library = _library()
+    if reason := unavailable_reason(dtype):
+        raise NotImplementedError(reason)
+    assert not isinstance(library, str)
+    is_bfloat16 = int(dtype == "bfloat16")
+    return library.ryot_packing(is_bfloat16, 0), library.ryot_packing(is_bfloat16, 1)
 
 
 def call(handler: str, outputs: Any, *operands: jax.Array, **attributes: Any) -> Any:

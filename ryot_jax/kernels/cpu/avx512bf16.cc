@@ -28,7 +28,8 @@ namespace {
 
 const Kernels kAvx512Bf16Kernels = {dense_forward,     dense_backward,     norm_forward,         norm_backward,
                         attention_forward, attention_backward, linear_cross_entropy, embedding_backward,
-                        adamw};
+                        adamw,             decode_step,        pack_weights,         kPanel,
+                        kGroup};
 
 }  // namespace ryot
 

@@ -123,6 +123,50 @@ struct AdamWArgs {
   float* norm;  // [1], of all gradients times gradient_scale, before clipping
 };
 
+// The weights of one layer of a pre-norm transformer; matrices packed by `pack_weights`, absent biases null.
+struct DecodeLayer {
+  const float *attention_scale, *attention_bias;  // [width]
+  const uint32_t* qkv;                            // width to 3 width: queries, keys, values, each head after head
+  const float* qkv_bias;
+  const uint32_t* out;  // width to width
+  const float* out_bias;
+  const float *mlp_scale, *mlp_bias;
+  const uint32_t* up;  // width to hidden, or to gate and value of it
+  const float* up_bias;
+  const uint32_t* down;  // hidden to width
+  const float* down_bias;
+};
+
+// counts[b] tokens of each sequence that follow the lengths[b] positions which its cache holds: their keys and values
+// are added to the cache, and for each of them, or for the last of each sequence, the next token's logits are taken.
+struct DecodeArgs {
+  long batch, steps, num_layers, width, heads, hidden, vocabulary, capacity;
+  bool centre, last_only;
+  float epsilon;
+  Activation activation;    // of the position-wise network; kNone is none
+  const int32_t* tokens;    // [batch, steps]
+  const int32_t* lengths;   // [batch]
+  const int32_t* counts;    // [batch], at most `steps`
+  uint32_t* keys;           // words of the head's width [layers, batch, heads, .., capacity], which is whole vectors
+  uint32_t* values;         // words of the positions [layers, batch, heads, .., head_width]
+  const float* table;       // [vocabulary, width]
+  const float* positions;   // [capacity or more, width], added; or null
+  const float* rotations;   // [capacity or more, head_width], cosines and sines of half the head's pairs; or null
+  const DecodeLayer* layers;
+  const float *final_scale, *final_bias;
+  const uint32_t* head;     // width to vocabulary
+  int32_t* best;            // [batch, steps or 1], the token of the largest logit; only of tokens that count
+  float* logits;            // [batch, steps or 1, vocabulary], as `best`; or null
+};
+
+// packed = w[inputs, outputs], or the transpose of w[outputs, inputs], as panels: see matrix.inc.
+struct PackArgs {
+  long inputs, outputs;
+  bool transposed;
+  const float* w;
+  uint32_t* packed;
+};
+
 // Each kernel returns false when it could not get its scratch memory.
 struct Kernels {
   bool (*dense_forward)(const Parallel&, const DenseArgs&);
@@ -134,6 +178,9 @@ struct Kernels {
   bool (*linear_cross_entropy)(const Parallel&, const LinearCrossEntropyArgs&);
   bool (*embedding_backward)(const Parallel&, const EmbeddingArgs&);
   bool (*adamw)(const Parallel&, const AdamWArgs&);
+  bool (*decode_step)(const Parallel&, const DecodeArgs&);
+  bool (*pack_weights)(const Parallel&, const PackArgs&);
+  long panel, group;  // columns of a panel, and scalars of a word, of packed weights
 };
 
 extern const Kernels kAvx2Kernels;        // Scalar is float
