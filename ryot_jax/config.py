@@ -106,6 +106,7 @@ def get_default() -> ConfigDict:
                 "qat_bits": 4,  # of the weights that the loss sees with optimizations.qat = 'round', 2 to 8
                 "qat_fraction": 0.12,  # of the steps, the last ones; checkpoints hold the float weights throughout
             },
+            "decoding": {"enabled": True},  # measured with the last arm's best checkpoint, once both arms are trained
             "metrics": {"tensorboard": False, "every_steps": 10},
             "runtime": {
                 "allocator": True,

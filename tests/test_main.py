@@ -42,6 +42,7 @@ TINY = [
     "--config.comparison.control_blocks=2",
     "--config.comparison.control_steps=6",
     "--config.compression.enabled=False",
+    "--config.decoding.enabled=False",
 ]
 
 
@@ -231,23 +232,50 @@ def test_what_is_tuned_is_used_by_the_next_run(tmp_path):
     assert "optimized: norm:" in done.stdout and "(measured:" in done.stdout, done.stdout + done.stderr
 
 
-def test_one_arm_alone_is_trained_without_a_comparison(text, tmp_path):
+@pytest.fixture(scope="module")
+def alone(text, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run of one arm with everything that follows training."""
+    workdir = tmp_path_factory.mktemp("alone")
     words = [*TINY, "--config.comparison.arms=('optimized',)", "--config.training.epochs=1"]
     # Its one op that is left to 'auto' is measured first.
     words += [f"--config.optimizations.{op}=off" for op in ("activations", "linear_cross_entropy", "attention")]
     words += [f"--config.optimizations.{op}=off" for op in ("dense", "embedding")]
     words += ["--config.compression.enabled=True", "--config.compression.calibration_sequences=64"]
     words += ["--config.compression.budget=ratio>=6", "--config.compression.pareto=False"]
-    done = _run(_command([*words, "--config.runtime.tune_kernels=True"], text, tmp_path))
+    words += ["--config.decoding.enabled=True", "--config.runtime.tune_kernels=True"]
+    done = _run(_command(words, text, workdir))
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
+    return _only_run(workdir), done
+
+
+def test_one_arm_alone_is_trained_without_a_comparison(alone):
+    run, done = alone
     assert "tuning norm: reference" in done.stdout and "(measured:" in done.stdout
-    results = json.loads((_only_run(tmp_path) / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     validate_results(results)
     assert list(results["arms"]) == ["optimized"] and results["comparison"] is None
     found = results["compression"]
     assert found["kept"] and found["ratio"] >= 6 and "compressing the best checkpoint" in done.stdout
-    small = _only_run(tmp_path) / found["file"]
+    small = run / found["file"]
     assert small.stat().st_size == found["bytes"] and results["artifacts"]["compressed"] == found["file"]
+
+
+def test_a_run_ends_with_decoding_and_going_on_with_it_measures_nothing_twice(alone, tmp_path):
+    run, done = alone
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    found = results["decoding"]
+    assert (found["arm"], found["prompt_tokens"], found["new_tokens"]) == ("optimized", 4, 12)
+    assert "decoding with the best checkpoint" in done.stdout and "Decoding: " in done.stdout
+    judged = [c["verdict"] for c in results["criteria"] if c["name"] == "speculation_changes_no_token"]
+    assert judged == (["PASS"] if found["engine"] == "cpu" else [])
+    assert "## Decoding" in (run / "report.md").read_text(encoding="utf-8")
+
+    again = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={copy}"])
+    assert again.returncode == done.returncode, again.stdout + again.stderr
+    assert "decoding with the best checkpoint" not in again.stdout and "Decoding: " in again.stdout
+    assert json.loads((copy / "results.json").read_text(encoding="utf-8"))["decoding"] == found
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ryot_jax.cli import CheckpointOptions, TrainOptions
-from ryot_jax.commands import checkpoint_of_run, compress, control_runs, fresh_process, training_pair
+from ryot_jax.commands import (
+    checkpoint_of_run,
+    compress,
+    control_runs,
+    decoding_speed,
+    fresh_process,
+    report,
+    training_pair,
+)
 from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.comparison import estimands, results, roofline, tuning
 from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
@@ -39,7 +47,7 @@ from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.compiler import counted_cache_hits
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices, describe_processor
-from ryot_jax.runtime.errors import CheckpointError, RyotError
+from ryot_jax.runtime.errors import CheckpointError, ConfigError, RyotError
 from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import RunDirectory, create_run
@@ -130,6 +138,8 @@ def _run(
     clock.end("roofline")
     compressed, compression_warnings = _compress_best(config, arms[-1], corpus, directory, console)
     clock.end("compression")
+    decoded, decoding_warnings = _decode_with_best(config, arms[-1], corpus, directory, console, resumed=resumed)
+    clock.end("decoding")
     facts = [
         dataclasses.replace(
             _facts(shared, arm, wanted[0], evidence.get(arm.name, {}), reasons[arm.name]),
@@ -140,7 +150,7 @@ def _run(
     ]
     clock.end("compilation from the cache")
     found = results.assemble(
-        results.Found(pairs, processes, controls, under_roof, compressed),
+        results.Found(pairs, processes, controls, under_roof, compressed, decoded),
         facts,
         schedule,
         settings,
@@ -155,7 +165,7 @@ def _run(
         },
         artifacts=_artifacts(directory, config, compressed),
         stated_at=stated_at,
-        warnings=[*roof_warnings, *compression_warnings],
+        warnings=[*roof_warnings, *compression_warnings, *decoding_warnings],
     )
     results.write(directory.results, found)
     report_files.write(directory.path, found)
@@ -319,8 +329,7 @@ def _compress_best(
     """What compressing the arm's best checkpoint gave, and what the reader should know if it gave nothing."""
     if not (config.compression.enabled and config.checkpoint.enabled):
         return None, []
-    # The best of the run, not of these weights: training goes on after it.
-    chosen = CheckpointOptions(directory.path, arm.name, "best")
+    chosen = _best(directory, arm)
     budget = compress.parse_budget(config.compression.budget)
     try:
         checkpoint = checkpoint_of_run.restore(config, chosen)
@@ -329,6 +338,38 @@ def _compress_best(
         console.line(f"not compressed: {error}")
         return None, [f"The best checkpoint was not compressed: {error}."]
     return found, []
+
+
+def _decode_with_best(
+    config: ConfigDict, arm: Arm, corpus: Corpus, directory: RunDirectory, console: Console, *, resumed: bool
+) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """How fast the arm's best checkpoint generates, as an earlier end of this run found it or measured now."""
+    if not (config.decoding.enabled and config.checkpoint.enabled):
+        return None, []
+    chosen = _best(directory, arm)
+    try:
+        checkpoint = checkpoint_of_run.restore(config, chosen)
+        before = _measured_before(directory) if resumed else None
+        if before is not None and (before["arm"], before["step"]) == (arm.name, checkpoint.step):
+            return before, []
+        return decoding_speed.measure(checkpoint, chosen, corpus, console), []
+    except RyotError as error:  # the training is done and its comparison stands without
+        console.line(f"decoding was not measured: {error}")
+        return None, [f"Decoding was not measured: {error}."]
+
+
+def _measured_before(directory: RunDirectory) -> Mapping[str, Any] | None:
+    """`decoding` of the results that are there; None: none are, or what is there is damaged and written anew."""
+    try:
+        found: Mapping[str, Any] | None = report.read(directory.results).get("decoding")
+    except ConfigError:
+        return None
+    return found
+
+
+def _best(directory: RunDirectory, arm: Arm) -> CheckpointOptions:
+    """The best of the run, not of the arm's weights: training goes on after it."""
+    return CheckpointOptions(directory.path, arm.name, "best")
 
 
 def _artifacts(directory: RunDirectory, config: ConfigDict, compressed: Mapping[str, Any] | None) -> dict[str, str]:

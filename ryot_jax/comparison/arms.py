@@ -148,8 +148,9 @@ def step_function(
     graphdef: functional.GraphDef,
     optimizer: optax.GradientTransformation,
     plan: KernelPlan,
+    rate: optax.Schedule | None = None,
 ) -> StepFn:
-    """The training step of a model with the kernels of `plan`; `optimizer` is that of the config."""
+    """The training step of a model with the kernels of `plan`; `optimizer` is that of the config, with this rate."""
     training = config.training
 
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -159,7 +160,7 @@ def step_function(
     total_steps = training.epochs * training.steps_per_epoch
     step_optimizer: Optimizer = optimizer
     if plan.optimizer != "reference":
-        step_optimizer = with_adamw_kernel(optimizer, training, total_steps, plan.optimizer)
+        step_optimizer = with_adamw_kernel(optimizer, training, total_steps, plan.optimizer, rate)
     params_fn = None
     if plan.qat == "round":
         params_fn = rounded_from(_first_rounded_step(config), config.compression.qat_bits)

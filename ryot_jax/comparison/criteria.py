@@ -120,6 +120,16 @@ def learning(
     return (_loss_falls(arms), *(_beats(name, entropies[name], arms) for name in beaten))
 
 
+def same_tokens(identical: int, prompts: int) -> Criterion:
+    """That speculative decoding gave the tokens of plain decoding, by the number of prompts for which it did."""
+    return Criterion(
+        "speculation_changes_no_token",
+        "speculative decoding gives the tokens of plain greedy decoding",
+        f"identical for {identical} of {counted(prompts, 'prompt')}",
+        _verdict(identical == prompts),
+    )
+
+
 def counted(n: int, unit: str) -> str:
     """`16 block pairs`, `1 process`, `3 processes`."""
     return f"{n} {unit}" if n == 1 else f"{n} {unit}{'es' if unit.endswith('s') else 's'}"

@@ -65,6 +65,7 @@ class Found:
       controls: None where none were run.
       roofline: as in the schema; None where it was not measured.
       compression: as in the schema; None where nothing was compressed.
+      decoding: as in the schema; None where nothing was generated.
     """
 
     pairs: Sequence[TrainingPair]
@@ -72,6 +73,7 @@ class Found:
     controls: Controls | None = None
     roofline: Mapping[str, Any] | None = None
     compression: Mapping[str, Any] | None = None
+    decoding: Mapping[str, Any] | None = None
 
 
 def assemble(
@@ -117,6 +119,7 @@ def assemble(
         statistical=statistical,
         noise_floor=None if controls is None else controls.noise_floor,
     )
+    judged = (*judged, *_on_decoding(found.decoding))
     stated = estimands.state(settings, statistical=statistical)
     record = found.pairs[0].record
     return plain(
@@ -137,6 +140,7 @@ def assemble(
             "roofline": found.roofline,
             "attribution": None,
             "compression": found.compression,
+            "decoding": found.decoding,
             "initial_params_hash": record.initial_params_hash,
             "batches_hash": record.blocks[-1].batches_hash if record.blocks else None,
             "warnings": [*warnings, *_control_warnings(controls)],
@@ -269,6 +273,13 @@ def _comparison(found: Found, facts: Sequence[ArmFacts], pair: PairOutcome, sett
             compile_seconds[optimized] - compile_seconds[baseline], None if saved is None else -saved
         ),
     }
+
+
+def _on_decoding(found: Mapping[str, Any] | None) -> list[criteria.Criterion]:
+    """The reference engine promises the same tokens but for its rounding, so there it is no criterion."""
+    if found is None or found["engine"] != "cpu" or found["identical"] is None:
+        return []
+    return [criteria.same_tokens(found["identical_prompts"], found["prompts"])]
 
 
 def _training_pair(index: int, pair: TrainingPair) -> dict[str, Any]:

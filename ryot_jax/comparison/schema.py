@@ -1,8 +1,8 @@
 """The shape of `results.json`, version 2, and a validator for it.
 
 Readers of the file (reports, tests, other people's scripts) rely on this; a field that goes or changes its
-meaning raises the version. Fields beyond those listed are allowed. `compression` was added within the version: it may
-be absent, which is read as null.
+meaning raises the version. Fields beyond those listed are allowed. `compression` and `decoding` were added within the
+version: they may be absent, which is read as null.
 """
 
 from collections.abc import Mapping
@@ -140,6 +140,18 @@ _COMPRESSION = {
     ],
     "pareto": [{"method": str, "setting": str, "bytes": int, "perplexity_change": _MEASURED, "sequences": int}],
 }
+_DECODING = {
+    **dict.fromkeys(("arm", "engine", "dtype", "draft"), str),
+    **dict.fromkeys(("step", "prompts", "prompt_tokens", "new_tokens"), int),
+    # At batch 1 but for the last.
+    **dict.fromkeys(("tokens_per_second", "speculative_tokens_per_second", "batch32_tokens_per_second"), _MAYBE_NUMBER),
+    "speed": (dict, type(None)),  # speculative over plain
+    "acceptance": _MAYBE_NUMBER,  # accepted / drafted tokens
+    "tokens_per_step": _MAYBE_NUMBER,  # behind the first, which comes with the prompt; 1 without a draft
+    "identical": (bool, type(None)),  # the tokens of all prompts, with a draft and without
+    "identical_prompts": (int, type(None)),
+    "seconds": _NUMBER,
+}
 _RESULTS = {
     "schema_version": int,
     "name": str,
@@ -187,6 +199,8 @@ def validate_results(results: Mapping[str, Any]) -> None:
             _check(results["controls"], _CONTROLS, "controls", faults)
         if results.get("compression") is not None:
             _check_compression(results["compression"], faults)
+        if results.get("decoding") is not None:
+            _check_decoding(results["decoding"], faults)
         if results["schema_version"] != SCHEMA_VERSION:
             faults.append(f"schema_version is {results['schema_version']}, not {SCHEMA_VERSION}")
         for verdict in (results["verdict"], *(criterion["verdict"] for criterion in results["criteria"])):
@@ -207,6 +221,12 @@ def _check_compression(found: Any, faults: list[str]) -> None:
     for name in ("bytes", "parameters"):  # what others are divided by
         if _is(found.get(name), int) and found[name] <= 0:
             faults.append(f"compression.{name} is {found[name]}, not above zero")
+
+
+def _check_decoding(found: Any, faults: list[str]) -> None:
+    _check(found, _DECODING, "decoding", faults)
+    if isinstance(found, Mapping) and isinstance(found.get("speed"), Mapping):
+        _check(found["speed"], _MEASURED, "decoding.speed", faults)
 
 
 def _check(value: Any, shape: Any, path: str, faults: list[str]) -> None:

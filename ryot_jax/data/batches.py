@@ -5,6 +5,7 @@ Pure functions of the ids and the seed; placing batches on devices is left to `t
 
 import functools
 import sys
+from collections.abc import Callable
 
 import grain
 import numpy as np
@@ -51,8 +52,23 @@ def training_dataset(
             f"training.batch_size = {batch_size} cannot be shared by {process_count} processes; "
             f"set it to a multiple of {process_count}"
         )
+    local, rows_of = batch_size // process_count, training_rows(train, seq_len, seed)
+
+    def batch_of(step: int) -> dict[str, np.ndarray]:
+        return rows_of(step * batch_size + process_index * local, local)
+
+    return grain.MapDataset.range(sys.maxsize // batch_size).map(batch_of)
+
+
+def training_rows(train: np.ndarray, seq_len: int, seed: int) -> Callable[[int, int], dict[str, np.ndarray]]:
+    """(first, count) -> so many windows from number `first` on, of endless passes over the data.
+
+    See `training_dataset`.
+
+    Raises:
+      DataError: fewer than `seq_len + 1` ids.
+    """
     _check_length("training", len(train), seq_len)
-    local = batch_size // process_count
     window = seq_len + 1
     # An offset of up to seq_len must fit beside the windows, unless there is room for one window only.
     n_windows = max(1, (len(train) - seq_len) // window)
@@ -63,12 +79,7 @@ def training_dataset(
     # The index that reaches `start_of` tells the pass too, as `repeat` counts on through the passes.
     start_of = functools.partial(_window_start, seed=seed, n_windows=n_windows, window=window, n_offsets=n_offsets)
     starts = grain.MapDataset.range(n_windows).map_with_index(start_of).shuffle(seed=shuffle_seed).repeat()
-
-    def batch_of(step: int) -> dict[str, np.ndarray]:
-        first = step * batch_size + process_index * local
-        return _windows(train, [starts[first + row] for row in range(local)], seq_len)
-
-    return grain.MapDataset.range(sys.maxsize // batch_size).map(batch_of)
+    return lambda first, count: _windows(train, [starts[first + row] for row in range(count)], seq_len)
 
 
 def training_iterator(dataset: grain.MapDataset, start_step: int = 0) -> grain.DatasetIterator:

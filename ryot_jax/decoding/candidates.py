@@ -71,10 +71,15 @@ def best_of(
     """Generates candidates in rounds until one passes the check or the budget is spent.
 
     Args:
-      decoder, prompt, max_new_tokens, sampling, stop_tokens, speculation: as of `generate`, for one prompt.
+      decoder: see `prepare`.
+      prompt: one text's ids.
       check: what tells a right candidate.
       budget: candidates of each round, such as (10,) for ten at once, or `growing_budget(10)`.
+      max_new_tokens: of each candidate.
+      sampling: how tokens are chosen.
       key: candidate number i is the same one whatever the rounds are.
+      stop_tokens: ids that end a candidate.
+      speculation: drafts, as in `generate`.
 
     Raises:
       ConfigError: an argument cannot be used; greedy candidates would all be the same.

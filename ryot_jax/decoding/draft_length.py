@@ -35,8 +35,8 @@ DraftLength = Callable[[Observed], jax.Array]
 # that are good and bad by turns for 40 steps, 0.9 gave 7 % fewer tokens per unit of cost and 0.95 15 % fewer.
 MEMORY = 0.8
 # Each step counts as this many tokens checked, and right, beside the real ones. So where drafts fail and none is
-# checked any more, the estimate drifts to 0.3 and one is tried again now and then. Drafts that are always wrong cost 2 %
-# of the tokens per second in the simulation.
+# checked any more, the estimate drifts to 0.3 and one is tried again now and then. Drafts that are always wrong cost
+# 2 % of the tokens per second in the simulation.
 CHECKED, RIGHT = 0.1, 0.03
 
 
@@ -48,7 +48,7 @@ def nothing_observed(batch_size: int) -> Observed:
 
 
 def observe(observed: Observed, drafted_B: jax.Array, right_B: jax.Array) -> Observed:
-    """After a check of `drafted_B` tokens of which the first `right_B` were right: the next one was seen to be wrong."""
+    """After a check of `drafted_B` tokens, the first `right_B` of them right: the next one was seen to be wrong."""
     seen_B = jnp.minimum(right_B + 1, drafted_B)
     return Observed(
         MEMORY * observed.checked_B + (CHECKED + seen_B),
@@ -84,6 +84,7 @@ class ByAcceptance:
             raise ConfigError(f"cost = {self.cost}: must be finite and at least 0")
 
     def __call__(self, observed: Observed) -> jax.Array:
+        """The length for each sequence."""
         is_reached_BK = observed.acceptance_B[:, None] > jnp.asarray(self.thresholds())[None]
         return jnp.sum(is_reached_BK, axis=1)
 

@@ -53,7 +53,7 @@ class Draft:
 
 
 class Lookup(NamedTuple):
-    """What `lookup_draft` was made with: the tokens of a guess after each token that is new in its text, int32[V, K]."""
+    """What `lookup_draft` was made with: the guess after each token that is new in its text, int32[V, K]."""
 
     chain_VK: jax.Array
 

@@ -1,10 +1,10 @@
 """Continue prompts: one compiled loop over a cache, with or without drafts that are checked several tokens at once.
 
-Speculative decoding changes no token. A step computes what the model would choose after the last known token and after
-each drafted one; drafted tokens count as far as they are what the model chose, and behind the last of them stands the
-model's own choice. For sampled tokens the choice is a draw with a number that belongs to the position: a drafted token d
-is taken with probability p(d), and where it is not, the draw is one of p without d, which is rejection sampling
-(arXiv:2211.17192, 2.3) for a draft that is sure of itself. Here it also is, draw for draw, what sampling without a
+Speculative decoding changes no token. A step computes what the model would choose after the last known token and
+after each drafted one; drafted tokens count as far as they are what the model chose, and behind the last of them stands
+the model's own choice. For sampled tokens the choice is a draw with a number that belongs to the position: a drafted
+token d is taken with probability p(d); where it is not, the draw is one of p without d. That is rejection sampling
+(arXiv:2211.17192, 2.3) for a draft that is sure of itself; here it also is, draw for draw, what sampling without a
 draft gives.
 """
 
@@ -21,7 +21,7 @@ from ryot_jax.decoding import draft_length
 from ryot_jax.decoding.draft_length import ByAcceptance, DraftLength, Observed, nothing_observed, observe
 from ryot_jax.decoding.drafts import Draft, DraftState, Text
 from ryot_jax.decoding.engine import AnyCache, Decoder, new_cache, step
-from ryot_jax.decoding.sampling import Sampling, sample, uniforms
+from ryot_jax.decoding.sampling import GREEDY, Sampling, sample, uniforms
 from ryot_jax.kernels.speculation_round import Round, speculation_round
 from ryot_jax.model.cache import write_at
 from ryot_jax.runtime.compiler import without_ynn
@@ -63,7 +63,7 @@ def generate(
     *,
     max_new_tokens: int,
     prompt_length_B: jax.Array | np.ndarray | Sequence[int] | None = None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     stop_tokens: Sequence[int] = (),
     speculation: Speculation | None = None,
     key: jax.Array | None = None,
@@ -101,7 +101,7 @@ def stream(
     max_new_tokens: int,
     every: int = 16,
     prompt_length_B: jax.Array | np.ndarray | Sequence[int] | None = None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     stop_tokens: Sequence[int] = (),
     speculation: Speculation | None = None,
     key: jax.Array | None = None,
@@ -332,8 +332,9 @@ def _cost_of_a_token(decoder: Decoder, batch_size: int) -> float:
     """What one more token a step takes, as a share of a step."""
     if decoder.engine == "reference":
         return 0.0  # all lengths are one program, whose masked rows are computed all the same
-    # A step reads the weights, for 30 us, and takes 3.5 us a row, on two threads from two sequences on (1.1M parameters,
-    # bfloat16, 2 cores of an EPYC of 2024): of one sequence a token more is 10 % of a step, of 32 two thirds.
+    # A step reads the weights, for 30 us, and takes 3.5 us a row, on two threads from two sequences on (1.1M
+    # parameters, bfloat16, 2 cores of an EPYC of 2024): a token more is 10 % of a step of one sequence, of 32 two
+    # thirds.
     rows = 0.12 * -(-batch_size // 2)
     return rows / (1.0 + rows)
 
@@ -349,12 +350,12 @@ def _programs(platform: str) -> _Programs:
     # A decoding step of the reference engine is many tiny operations, and entering a YNN fusion costs more than one of
     # them: without, the scaled run's model decodes 5.5 times as fast at batch 1, but 16 % slower at batch 32 (jaxlib
     # 0.10.2, 2 cores). One sequence is what people wait for, so programs are compiled without at every batch size.
-    options = {"static_argnums": 0, "compiler_options": without_ynn(platform)}
-    state_number = len(_Request._fields)
+    options = without_ynn(platform)
+    state = len(_Request._fields)
     return _Programs(
-        generate=jax.jit(_generate, **options),
-        start=jax.jit(_start, **options),
-        advance=jax.jit(_advance, donate_argnums=state_number, **options),
+        generate=jax.jit(_generate, static_argnums=0, compiler_options=options),
+        start=jax.jit(_start, static_argnums=0, compiler_options=options),
+        advance=jax.jit(_advance, static_argnums=0, donate_argnums=state, compiler_options=options),
     )
 
 

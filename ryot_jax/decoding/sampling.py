@@ -48,6 +48,9 @@ class Sampling:
         return self.temperature == 0.0
 
 
+GREEDY = Sampling()
+
+
 def greedy(logits: jax.Array) -> jax.Array:
     """The most likely token, int32, over the last axis; the lowest id among equals."""
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

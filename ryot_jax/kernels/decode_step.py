@@ -88,8 +88,10 @@ class PackedWeights:
 
 
 class StepCache(NamedTuple):
-    """Keys and values of all layers in words of 32 bits, each a float32 or two bfloat16s (g = 1 or 2): pairs of a key's
-    numbers, pairs of positions' values. What lies beyond a sequence's length is never read.
+    """Keys and values of all layers in words of 32 bits, each of g = 1 float32 or g = 2 bfloat16s.
+
+    A word holds neighbouring numbers of a key, or values of neighbouring positions. What lies beyond a sequence's
+    length is never read.
     """
 
     k_LBHKT: jax.Array  # uint32[L, B, H, K / g, T]

@@ -61,7 +61,9 @@ def speculation_round(
       stop_Z: int32, tokens that end a text.
       chain_VK: int32, the guesses after a token that is new in its text.
       thresholds_K: float32, rising: the acceptance from which on one token more is checked.
-      memory, checked_bonus, right_bonus: the running numbers become memory * number + bonus + what was seen.
+      memory: the running numbers become memory * number + bonus + what was seen.
+      checked_bonus: of the number of tokens checked.
+      right_bonus: of the number of tokens that were right.
 
     Raises NotImplementedError where there are no C++ kernels.
     """

@@ -4,7 +4,7 @@ A pure function of the results dict, laid out by `markdown` and `html`. Where da
 why.
 """
 
-from ryot_jax.report import compression, limits, machine_tables, summary, tables
+from ryot_jax.report import compression, decoding, limits, machine_tables, summary, tables
 from ryot_jax.report.parts import Bullets, Command, Paragraph, Part, Pictures, Section, Table
 from ryot_jax.report.words import Results, duration, of_language_model, percent
 
@@ -33,6 +33,7 @@ def sections(results: Results) -> list[Section]:
         ("attribution", "Attribution", _attribution(results)),
         ("roofline", "Roofline and memory", _roofline(results)),
         ("compression", "Compression", _compression(results)),
+        ("decoding", "Decoding", _decoding(results)),
         ("config", "Config differences", _config(results)),
         ("manifest", "Manifest and warnings", _manifest(results)),
         ("artifacts", "Artifacts", _artifacts(results)),
@@ -180,6 +181,20 @@ def _compression(results: Results) -> list[Part | None]:
             compression.trade_off(found),
         ]
     return parts
+
+
+def _decoding(results: Results) -> list[Part | None]:
+    found = results.get("decoding")
+    if found is None:
+        return []
+    if not decoding.was_measured(found):
+        return [Paragraph(f"Generating text was {decoding.NOT_MEASURED}")]
+    return [
+        Paragraph(decoding.what_was_done(found)),
+        decoding.speeds(found),
+        Paragraph(decoding.drafts(found)),
+        Paragraph(decoding.caution(found)),
+    ]
 
 
 def _config(results: Results) -> list[Part | None]:

@@ -132,6 +132,8 @@ def _after_criteria(results: Results) -> list[str]:
     on_loss = [verdict for name, verdict in verdicts.items() if name.startswith(("loss_within_", "loss_no_worse_by_"))]
     if any(verdict != "PASS" for verdict in on_loss):
         steps.append(_advice(results, "losses_apart"))
+    if verdicts.get("speculation_changes_no_token") == "FAIL":
+        steps.append("Generate without a draft (ryot generate --draft=none), and report that one changed a token.")
     return steps
 
 

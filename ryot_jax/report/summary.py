@@ -7,7 +7,7 @@ conclude, and what to do next, is in `limits`.
 from collections.abc import Mapping
 from typing import Any
 
-from ryot_jax.report import compression
+from ryot_jax.report import compression, decoding
 from ryot_jax.report.words import (
     Results,
     counted,
@@ -43,6 +43,7 @@ def findings(results: Results) -> list[str]:
         roofline(results),
         attribution(results),
         compressed(results),
+        decoded(results),
         seed_noise(results),
     )
     return [sentence for sentence in sentences if sentence]
@@ -174,6 +175,12 @@ def compressed(results: Results) -> str | None:
     """Size, cost and name of the compressed file; None where nothing was compressed."""
     found = results.get("compression")
     return None if found is None else compression.in_a_line(found)
+
+
+def decoded(results: Results) -> str | None:
+    """How fast the best checkpoint generates; None where nothing was generated."""
+    found = results.get("decoding")
+    return None if found is None else decoding.in_a_line(found)
 
 
 def seed_noise(results: Results) -> str | None:

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -71,6 +71,8 @@ class Trainer:
       state: where to start; copied, so that arms can start from one and the same.
       batches: what to train on.
       scanned_steps: a program that takes several; None: every step is a call of its own.
+      program_at: (step, steps left) -> the program that takes the step, where a schedule says; it takes the place of
+        the two above, and may take several steps.
       optimizer_name: `training.optimizer`, which decides on the parameters to evaluate.
     """
 
@@ -82,11 +84,13 @@ class Trainer:
         batches: BatchIterator,
         *,
         scanned_steps: CompiledStep | None = None,
+        program_at: Callable[[int, int], CompiledStep] | None = None,
         optimizer_name: str = "adamw",
     ):
         self.name = name
         self.compiled_step = compiled_step
         self.scanned_steps = scanned_steps
+        self.program_at = program_at
         self.state = compiled_step.place(jax.tree.map(jnp.copy, state))
         self.batches = batches
         self.optimizer_name = optimizer_name
@@ -187,12 +191,21 @@ class Trainer:
         self.batches_sha256 = data_state["batches_sha256"]
         return data_state["facts"]
 
-    def _calls(self, n_steps: int) -> list[CompiledStep]:
+    def _calls(self, n_steps: int) -> Iterable[CompiledStep]:
         """The programs to call, one after the other, for so many steps."""
+        if self.program_at is not None:
+            return self._scheduled_calls(n_steps)
         if self.scanned_steps is None:
             return [self.compiled_step] * n_steps
         calls, rest = divmod(n_steps, self.scanned_steps.steps)
         return [self.scanned_steps] * calls + [self.compiled_step] * rest
+
+    def _scheduled_calls(self, n_steps: int) -> Iterator[CompiledStep]:
+        assert self.program_at is not None
+        while n_steps:
+            program = self.program_at(self.steps_taken, n_steps)
+            n_steps -= program.steps
+            yield program
 
     def _next_batches(self, steps: int) -> Mapping[str, np.ndarray]:
         batches = [self._next_batch() for _ in range(steps)]

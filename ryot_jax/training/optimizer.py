@@ -55,7 +55,9 @@ def learning_rate_schedule(training: Mapping[str, Any], total_steps: int) -> opt
     return lambda step: decay(step + 1)
 
 
-def make_optimizer(training: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    training: Mapping[str, Any], total_steps: int, rate: optax.Schedule | None = None
+) -> optax.GradientTransformation:
     """The optimizer of the mean gradient: clip by global norm, then `training.optimizer`.
 
     Weight decay acts on matrices only, and is multiplied with the learning rate.
@@ -69,11 +71,12 @@ def make_optimizer(training: Mapping[str, Any], total_steps: int) -> optax.Gradi
     Args:
       training: `optimizer`, `b1`, `b2`, `weight_decay`, `clip_norm` (0: none) and the fields of the schedule.
       total_steps: number of steps of the whole run.
+      rate: the learning rate of each step; None: `learning_rate_schedule`.
 
     Raises:
       ConfigError: a name is not known, or two fields contradict each other.
     """
-    rate = learning_rate_schedule(training, total_steps)
+    rate = learning_rate_schedule(training, total_steps) if rate is None else rate
     b1, b2, decay = (float(training[field]) for field in ("b1", "b2", "weight_decay"))
     match training["optimizer"]:
         case "adamw":
@@ -118,7 +121,11 @@ Optimizer = optax.GradientTransformation | DirectOptimizer
 
 
 def with_adamw_kernel(
-    optimizer: optax.GradientTransformation, training: Mapping[str, Any], total_steps: int, implementation: str
+    optimizer: optax.GradientTransformation,
+    training: Mapping[str, Any],
+    total_steps: int,
+    implementation: str,
+    rate: optax.Schedule | None = None,
 ) -> DirectOptimizer:
     """`make_optimizer`'s AdamW, with its step taken by `kernels.adamw`.
 
@@ -127,7 +134,7 @@ def with_adamw_kernel(
     """
     if training["optimizer"] != "adamw":
         raise ConfigError(f"training.optimizer = {training['optimizer']!r}: the kernel is one of adamw")
-    rate = learning_rate_schedule(training, total_steps)
+    rate = learning_rate_schedule(training, total_steps) if rate is None else rate
 
     def apply(grads: Any, gradient_scale: jax.Array, opt_state: Any, params: Any) -> tuple[Any, Any, jax.Array]:
         adam = _find(opt_state, optax.ScaleByAdamState)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.config import get_default, to_json
+from ryot_jax.data.pipeline import prepare
 from ryot_jax.data.tokenizer import train_bpe
 from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
@@ -71,3 +72,25 @@ def make_run(tmp_path):
         return run
 
     return make
+
+
+@pytest.fixture
+def trained(make_run, tmp_path):
+    """A run whose text is in a folder of its own, so that its tokenizer is that of the text."""
+    text = tmp_path / "text"
+    text.mkdir()
+    for i in range(40):
+        lines = (f"def function_{j % 7}(x):\n    return x + {i * 100 + j}\n" for j in range(60))
+        (text / f"module_{i}.py").write_text("\n".join(lines), encoding="utf-8")
+    fields = {
+        "data.source": "text",
+        "data.path": str(text),
+        "data.cache_dir": str(tmp_path / "cache"),
+        "evaluation.batch_size": 8,
+        "compression.calibration_sequences": 64,
+        "compression.pareto": False,
+    }
+    config = get_default()
+    config.update_from_flattened_dict(fields)
+    corpus = prepare(config.data, config.tokenizer, 300, print)
+    return make_run(tokenizer=corpus.tokenizer, **fields)

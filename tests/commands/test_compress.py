@@ -14,32 +14,6 @@ from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 
 
-@pytest.fixture
-def trained(make_run, tmp_path):
-    """A run whose text is in a folder of its own, so that its tokenizer is that of the text."""
-    from ryot_jax.data.pipeline import prepare
-
-    text = tmp_path / "text"
-    text.mkdir()
-    for i in range(40):
-        lines = (f"def function_{j % 7}(x):\n    return x + {i * 100 + j}\n" for j in range(60))
-        (text / f"module_{i}.py").write_text("\n".join(lines), encoding="utf-8")
-    fields = {
-        "data.source": "text",
-        "data.path": str(text),
-        "data.cache_dir": str(tmp_path / "cache"),
-        "evaluation.batch_size": 8,
-        "compression.calibration_sequences": 64,
-        "compression.pareto": False,
-    }
-    from ryot_jax.config import get_default
-
-    config = get_default()
-    config.update_from_flattened_dict(fields)
-    corpus = prepare(config.data, config.tokenizer, 300, print)
-    return make_run(tokenizer=corpus.tokenizer, **fields)
-
-
 def _said(capsys) -> str:
     return capsys.readouterr().out
 

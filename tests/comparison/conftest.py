@@ -118,7 +118,16 @@ def assemble(run, schedule):
             differences=variants.differences(baseline, variant),
         )
 
-    def assembled(arms, more_pairs=(), processes=(), controls=None, compression=None, use_schedule=schedule, **changes):
+    def assembled(
+        arms,
+        more_pairs=(),
+        processes=(),
+        controls=None,
+        compression=None,
+        decoding=None,
+        use_schedule=schedule,
+        **changes,
+    ):
         """`more_pairs`: arms of further training pairs, by seed from 1 on."""
         arguments = {
             "name": "fake",
@@ -130,7 +139,7 @@ def assemble(run, schedule):
         }
         settings = arguments.pop("settings", estimands.Settings(0.1, 0.02, "bigram"))
         pairs = [TrainingPair(seed, run(each, use_schedule)) for seed, each in enumerate([arms, *more_pairs])]
-        found = results.Found(pairs, processes, controls, compression=compression)
+        found = results.Found(pairs, processes, controls, compression=compression, decoding=decoding)
         return results.assemble(found, [facts_of(arm) for arm in arms], use_schedule, settings, **arguments)
 
     return assembled

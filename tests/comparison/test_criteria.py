@@ -144,6 +144,12 @@ def test_the_bigram_criterion_is_there_only_where_the_config_asks_for_it():
     assert "beats_bigram_entropy" not in judge(beat="unigram")
 
 
+def test_one_token_that_a_draft_changed_fails():
+    assert criteria.same_tokens(32, 32).verdict == "PASS"
+    changed = criteria.same_tokens(31, 32)
+    assert (changed.verdict, changed.actual) == ("FAIL", "identical for 31 of 32 prompts")
+
+
 def test_one_arm_alone_has_no_pair_criteria():
     found = criteria.judge(
         {"baseline": [GOOD]}, None, entropies=ENTROPIES, beat="unigram", statistical=False, **MARGINS

@@ -187,6 +187,92 @@ def test_a_compression_that_is_no_object_is_refused(make_arms, assemble):
         validate_results(found)
 
 
+@pytest.fixture
+def decoding():
+    """What a run found that generated with a checkpoint, with values of numpy and tuples as it has them."""
+    return {
+        "arm": "optimized",
+        "step": 100,
+        "engine": "cpu",
+        "dtype": "bfloat16",
+        "prompts": 32,
+        "prompt_tokens": 16,
+        "new_tokens": 48,
+        "draft": "lookup",
+        "tokens_per_second": np.float64(30_000.0),
+        "speculative_tokens_per_second": 55_000.0,
+        "speed": {"estimate": np.float64(1.8), "ci95": (1.7, 1.9)},
+        "acceptance": 0.6,
+        "tokens_per_step": 2.8,
+        "identical": np.bool_(True),
+        "identical_prompts": np.int64(32),
+        "batch32_tokens_per_second": 90_000.0,
+        "seconds": 4.0,
+    }
+
+
+def test_decoding_is_passed_on_as_plain_json(make_arms, assemble, decoding, tmp_path):
+    found = assemble(make_arms(), decoding=decoding)
+    validate_results(found)
+    assert found["decoding"]["identical"] is True and found["decoding"]["speed"]["ci95"] == [1.7, 1.9]
+    results.write(tmp_path / "results.json", found)
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == found
+
+
+def test_without_decoding_the_field_is_null_and_older_files_lack_it(make_arms, assemble):
+    found = assemble(make_arms())
+    assert found["decoding"] is None
+    del found["decoding"]
+    validate_results(found)
+
+
+def test_what_decoding_did_not_measure_may_be_null(make_arms, assemble, decoding):
+    unknown = ("tokens_per_second", "speculative_tokens_per_second", "batch32_tokens_per_second", "speed", "acceptance")
+    decoding.update(dict.fromkeys((*unknown, "tokens_per_step", "identical", "identical_prompts")))
+    found = assemble(make_arms(), decoding=decoding)
+    validate_results(found)
+    assert found["criteria"] == assemble(make_arms())["criteria"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "same", "verdict"), [("cpu", 32, "PASS"), ("cpu", 31, "FAIL"), ("reference", 31, None)]
+)
+def test_a_draft_that_changes_a_token_fails_the_run_where_the_engine_forbids_it(
+    make_arms, assemble, decoding, engine, same, verdict
+):
+    decoding.update(engine=engine, identical=same == 32, identical_prompts=same)
+    found = assemble(make_arms(), decoding=decoding)
+    verdicts = {c["name"]: c["verdict"] for c in found["criteria"]}
+    assert verdicts.get("speculation_changes_no_token") == verdict
+    assert found["verdict"] == (verdict or "PASS")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        *(
+            (lambda d, k=key: d.pop(k), f"decoding.{key} is missing")
+            for key in ("engine", "identical", "speed", "step")
+        ),
+        (lambda d: d.update(identical=1), "decoding.identical is int, not bool or NoneType"),
+        (lambda d: d.update(prompts=None), "decoding.prompts is NoneType, not int"),
+        (lambda d: d.update(speed=1.8), "decoding.speed is float"),
+        (lambda d: d["speed"].update(ci95=[2, 1]), r"decoding.speed.ci95 is \[2, 1\]"),
+    ],
+)
+def test_damaged_decoding_is_named_by_field(make_arms, assemble, decoding, damage, message):
+    found = assemble(make_arms(), decoding=decoding)
+    damage(found["decoding"])
+    with pytest.raises(ValueError, match=message):
+        validate_results(found)
+
+
+def test_decoding_that_is_no_object_is_refused(make_arms, assemble):
+    found = assemble(make_arms()) | {"decoding": [30_000.0]}
+    with pytest.raises(ValueError, match="decoding is list, not an object"):
+        validate_results(found)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -197,7 +197,7 @@ def test_ties_fall_alike(make_model, engine, which):
 
 
 def test_of_the_reference_engine_a_draft_changes_no_token_of_the_same_program(make_model):
-    """Its products may be rounded otherwise for other numbers of rows; length 0 of the same width is what they equal."""
+    """Its products may round otherwise for other numbers of rows: what it equals is the same width with length 0."""
     decoder = decoder_of(make_model, ("reference", "float32"))
     draft = lookup_draft(31, length=4, successor_V=bigrams(decoder))
     plain = generate(decoder, PROMPTS, max_new_tokens=N, speculation=Speculation(draft, fixed(0)))

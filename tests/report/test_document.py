@@ -23,7 +23,8 @@ def _numbers(tree, path=()):
 
 def _beside(situation):
     """What a run may hold beside its comparison."""
-    return {name: situation(of)[name] for name, of in (("attribution", "ablated"), ("compression", "compressed"))}
+    others = (("attribution", "ablated"), ("compression", "compressed"), ("decoding", "decoded"))
+    return {name: situation(of)[name] for name, of in others}
 
 
 def _set(tree, path, value):

@@ -42,6 +42,25 @@ def test_the_compression_has_a_section_where_there_is_one(situation):
     assert titles == [*SECTIONS[:9], "Compression", *SECTIONS[9:]]
 
 
+def test_decoding_has_a_section_where_there_is_some(situation):
+    titles = [section.title for section in document.sections(situation("decoded"))]
+    assert titles == [*SECTIONS[:9], "Decoding", *SECTIONS[9:]]
+    titles = [section.title for section in document.sections(situation("decoded") | _compression(situation))]
+    assert titles == [*SECTIONS[:9], "Compression", "Decoding", *SECTIONS[9:]]
+
+
+def _compression(situation):
+    return {"compression": situation("compressed")["compression"]}
+
+
+def test_a_file_older_than_decoding_is_a_run_that_generated_nothing(results):
+    assert results["decoding"] is None
+    text = markdown.render(results, {})
+    assert "ecoding" not in text
+    del results["decoding"]
+    assert markdown.render(results, {}) == text
+
+
 def test_a_file_older_than_the_field_is_a_run_that_compressed_nothing(results):
     assert results["compression"] is None
     text = markdown.render(results, {})
@@ -161,9 +180,11 @@ def test_the_command_that_draws_it_again_is_for_the_runs_that_have_a_directory(s
 HOSTILE = "<script>alert(1)</script> | a_b *c* `d` [e](f)\n# g"
 
 
-@pytest.mark.parametrize("place", ["name", "warning", "criterion", "config", "arm", "artifact", "compression"])
+@pytest.mark.parametrize(
+    "place", ["name", "warning", "criterion", "config", "arm", "artifact", "compression", "decoding"]
+)
 def test_markup_in_any_text_stays_text(situation, renamed, place):
-    results = situation("compressed")
+    results = situation("decoded") | _compression(situation)
     match place:
         case "name":
             results["name"] = HOSTILE
@@ -181,6 +202,8 @@ def test_markup_in_any_text_stays_text(situation, renamed, place):
             found = results["compression"]
             found.update(dict.fromkeys(("arm", "budget", "file", "lossless_coder"), HOSTILE))
             found["arrays"][0]["name"] = found["pareto"][0]["method"] = found["pareto"][1]["setting"] = HOSTILE
+        case "decoding":
+            results["decoding"].update(dict.fromkeys(("arm", "engine", "dtype", "draft"), HOSTILE))
     text = markdown.render(results, dict.fromkeys(plots.PLOTS, "x.png"))
     assert "<script>" not in text and "\n# g" not in text
     assert r"&lt;script&gt;alert(1)&lt;/script&gt; \| a\_b \*c\* \`d\` \[e\](f) \# g" in text

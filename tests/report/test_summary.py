@@ -131,6 +131,7 @@ def test_seed_noise_is_said_to_be_measured_or_not(situation):
         ("no_divergence", "FAIL", "learning_rate"),
         ("loss_no_worse_by_0.02", "FAIL", "class statistical"),
         ("loss_within_0.1", "INCONCLUSIVE", "class statistical"),
+        ("speculation_changes_no_token", "FAIL", "--draft=none"),
     ],
 )
 def test_what_next_follows_from_the_criteria(results, criterion, verdict, advice):

@@ -86,8 +86,9 @@ def test_controls_stand_between_the_figures_and_the_criteria(situation):
 
 def test_the_findings_are_said_after_the_tables(situation):
     results = situation("ablated") | {"compression": situation("compressed")["compression"]}
+    results["decoding"] = situation("decoded")["decoding"]
     text = one_line(terminal.render(results))
     said = ["Noise floor: ", "Time to target ", "Break-even: ", "Roofline: ", "Attribution: ", "Compressed: "]
-    said.append("Seed noise ")
+    said += ["Decoding: ", "Seed noise "]
     places = [text.index(word) for word in said]
     assert places == sorted(places) and text.index("loss no worse") < places[0]

@@ -38,7 +38,7 @@ inline bool round_of_sequence(const RoundArgs& args, long b) {
   const auto is_token = [&](int32_t token) { return token >= 0 && token < args.vocabulary; };
   long known = args.known[b];
   const long room = args.limit[b] - known;
-  if (known < 1 || args.limit[b] > args.capacity || args.count[b] > S || args.noted[b] < 1) return false;
+  if (known < 1 || room < 0 || args.limit[b] > args.capacity || args.count[b] > S || args.noted[b] < 1) return false;
 
   const long drafted = std::max<long>(args.count[b] - 1, 0);
   long right = 0;

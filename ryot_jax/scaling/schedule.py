@@ -1,0 +1,201 @@
+"""Step schedules of training: which of a few compiled programs takes a step, and with which traced values.
+
+A schedule is a pure function of the step. What it asks for is checked before anything compiles; who compiles and runs
+it is left to `ryot_jax.training`, what a step costs to measurements.
+"""
+
+import bisect
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.scaling.series import Series, constant
+
+MOST_PROGRAMS = 6
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Static:
+    """What a program is compiled for.
+
+    Attributes:
+      batch_size: sequences of a step.
+      seq_len: positions of a sequence that the model computes.
+    """
+
+    batch_size: int
+    seq_len: int
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens of a step."""
+        return self.batch_size * self.seq_len
+
+
+class Dynamic(NamedTuple):
+    """Values that a program is given, so that they cost no compilation.
+
+    Attributes:
+      rate: multiplies the learning rate.
+    """
+
+    rate: float = 1.0
+
+
+class Segment(NamedTuple):
+    """Steps `first` to `end`, without the last, that are of one kind; `tokens` were trained on before them."""
+
+    first: int
+    end: int
+    static: Static
+    dynamic: Dynamic
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSchedule:
+    """step -> (Static, Dynamic), for a number of steps that is known; see `compose`."""
+
+    segments: tuple[Segment, ...]
+
+    def __call__(self, step: int) -> tuple[Static, Dynamic]:
+        """What step 0, 1, ... is to be.
+
+        Raises:
+          ConfigError: there is no such step.
+        """
+        segment = self.segment(step)
+        return segment.static, segment.dynamic
+
+    def segment(self, step: int) -> Segment:
+        """The segment that the step lies in."""
+        if not 0 <= step < self.total_steps:
+            raise ConfigError(f"step {step}: the schedule has the steps 0 to {self.total_steps - 1}")
+        return self.segments[bisect.bisect_right([segment.first for segment in self.segments], step) - 1]
+
+    @property
+    def total_steps(self) -> int:
+        """Steps in all."""
+        return self.segments[-1].end
+
+    @property
+    def total_tokens(self) -> int:
+        """Target tokens in all."""
+        return self.tokens_before(self.total_steps)
+
+    def tokens_before(self, step: int) -> int:
+        """Target tokens of the steps before this one: where its data begins.
+
+        A closed form, so that training may go on from any step.
+        """
+        segment = self.segments[-1] if step == self.total_steps else self.segment(step)
+        return segment.tokens + (step - segment.first) * segment.static.tokens
+
+    def programs(self) -> tuple[Static, ...]:
+        """What has to be compiled, in the order of its first use."""
+        return tuple(dict.fromkeys(segment.static for segment in self.segments))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """For manifests and results."""
+        return [
+            {
+                "first_step": segment.first,
+                "end_step": segment.end,
+                **dataclasses.asdict(segment.static),
+                **segment.dynamic._asdict(),
+            }
+            for segment in self.segments
+        ]
+
+
+def compose(
+    *, batch_size: Series[int] | int, seq_len: Series[int] | int, rate: Series[float] | float = 1.0
+) -> StepSchedule:
+    """The schedule that follows several series at once; numbers stand for constants.
+
+    Raises:
+      ConfigError: the series end at different steps, or none of them ends.
+    """
+    batch_sizes = batch_size if isinstance(batch_size, Series) else constant(batch_size)
+    seq_lens = seq_len if isinstance(seq_len, Series) else constant(seq_len)
+    rates = rate if isinstance(rate, Series) else constant(rate)
+    parts: dict[str, Series[Any]] = {"batch_size": batch_sizes, "seq_len": seq_lens, "rate": rates}
+    ends = {name: part.end for name, part in parts.items() if part.end is not None}
+    if not ends:
+        raise ConfigError("the schedule never ends: give one of its parts a number of steps")
+    total = max(ends.values())
+    for name, end in ends.items():
+        if end != total:
+            raise ConfigError(f"step {end}: {name} ends here, but the schedule goes on to step {total}")
+    firsts = sorted({first for part in parts.values() for first in part.firsts if first < total})
+    segments, tokens = [], 0
+    for first, end in zip(firsts, [*firsts[1:], total], strict=True):
+        static = Static(batch_sizes(first), seq_lens(first))
+        segments.append(Segment(first, end, static, Dynamic(rates(first)), tokens))
+        tokens += (end - first) * static.tokens
+    return StepSchedule(tuple(_merged(segments)))
+
+
+def check(
+    schedule: StepSchedule,
+    *,
+    max_len: int,
+    n_devices: int = 1,
+    accumulation: int = 1,
+    steps_per_call: int = 1,
+    most_programs: int = MOST_PROGRAMS,
+) -> None:
+    """Refuses what cannot be trained, before anything compiles.
+
+    Args:
+      schedule: what is to be trained.
+      max_len: positions that the model has.
+      n_devices: that a batch is shared out among.
+      accumulation: parts that a batch is cut into.
+      steps_per_call: steps that one call of a program takes; 1 where programs take single steps.
+      most_programs: the most that may be compiled.
+
+    Raises:
+      ConfigError: with the step and the remedy.
+    """
+    for segment in schedule.segments:
+        static, at = segment.static, f"step {segment.first}"
+        if not 1 <= static.seq_len <= max_len:
+            raise ConfigError(f"{at}: seq_len = {static.seq_len} must lie in 1 to model.max_len = {max_len}")
+        if static.batch_size < 1 or static.batch_size % (n_devices * accumulation):
+            raise ConfigError(
+                f"{at}: batch_size = {static.batch_size} cannot be shared out among {n_devices} devices in "
+                f"{accumulation} parts; make it a multiple of {n_devices * accumulation}"
+            )
+        if not (segment.dynamic.rate > 0.0 and segment.dynamic.rate < float("inf")):
+            raise ConfigError(f"{at}: rate = {segment.dynamic.rate} must be above zero and finite")
+        if (segment.end - segment.first) % steps_per_call:
+            raise ConfigError(
+                f"{at}: {segment.end - segment.first} steps of one kind, and a call takes {steps_per_call}; make the "
+                f"number a multiple of it"
+            )
+    if len(schedule.programs()) > most_programs:
+        step = next(
+            segment.first
+            for i, segment in enumerate(schedule.segments)
+            if len({earlier.static for earlier in schedule.segments[: i + 1]}) > most_programs
+        )
+        raise ConfigError(
+            f"step {step}: would be the first of program number {most_programs + 1}; at most {most_programs} may be "
+            "compiled, so let several steps share a batch size and a length"
+        )
+
+
+def _merged(segments: list[Segment]) -> Iterator[Segment]:
+    """Neighbours of one kind as one."""
+    last: Segment | None = None
+    for segment in segments:
+        if last is not None and (last.static, last.dynamic) == (segment.static, segment.dynamic):
+            last = last._replace(end=segment.end)
+            continue
+        if last is not None:
+            yield last
+        last = segment
+    if last is not None:
+        yield last

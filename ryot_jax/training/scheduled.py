@@ -1,0 +1,183 @@
+"""Training by a step schedule: one compiled program for each kind of step, all of them known before the first.
+
+The schedule says what a step is; that the steps which ran were such is recorded from the shapes that the programs were
+given, and checked. What a step computes is the caller's `compile`.
+"""
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grain
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ryot_jax.data.batches import training_rows
+from ryot_jax.runtime.errors import ConfigError, RyotError
+from ryot_jax.scaling.schedule import Static, StepSchedule
+from ryot_jax.training.loop import BatchIterator, BlockResult, Trainer
+from ryot_jax.training.optimizer import learning_rate_schedule
+from ryot_jax.training.parallel import CompiledStep
+from ryot_jax.training.state import State
+
+
+def scheduled_rate(training: Mapping[str, Any], schedule: StepSchedule) -> optax.Schedule:
+    """The learning rate of each step of a schedule: the config's, by tokens, times the schedule's own multiplier.
+
+    The config's schedule is laid over the tokens of the whole training, as if each step took as many as the average
+    step does: so warm-up and decay take the same share of the tokens whatever the sizes of the steps are. Where they
+    do not change it is `learning_rate_schedule`.
+    """
+    total = schedule.total_steps
+    rate = learning_rate_schedule(training, total)
+    if len(schedule.segments) == 1 and schedule.segments[0].dynamic.rate == 1.0:
+        return rate
+    per_step = schedule.total_tokens / total
+    steps = np.array([schedule.tokens_before(step) / per_step for step in range(total)], np.float32)
+    multipliers = np.array([schedule(step)[1].rate for step in range(total)], np.float32)
+    # One more entry: optax asks for the rate of the step after the last.
+    steps_S, multipliers_S = (jnp.asarray(np.append(numbers, numbers[-1:])) for numbers in (steps, multipliers))
+    return lambda step: rate(steps_S[step]) * multipliers_S[step]
+
+
+def scheduled_dataset(train: np.ndarray, schedule: StepSchedule, *, seed: int) -> grain.MapDataset:
+    """The batches of a schedule's steps, with random access by step.
+
+    Each length of sequences has passes over the data of its own, as `data.batches.training_dataset` makes them, and a
+    step takes the windows behind as many tokens as all steps before it took: where a schedule does not change these
+    are that dataset's batches.
+
+    Args:
+      train: uint16[n] token ids.
+      schedule: what each step takes.
+      seed: any non-negative integer.
+
+    Raises:
+      DataError: fewer ids than a window of the longest sequences has.
+    """
+    rows_of = {static.seq_len: training_rows(train, static.seq_len, seed) for static in schedule.programs()}
+
+    def batch_of(step: int) -> dict[str, np.ndarray]:
+        static, _ = schedule(step)
+        first = -(-schedule.tokens_before(step) // static.seq_len)
+        return rows_of[static.seq_len](first, static.batch_size)
+
+    return grain.MapDataset.range(schedule.total_steps).map(batch_of)
+
+
+class Programs:
+    """The compiled programs of a schedule, each compiled once: the first before training, the others beside it.
+
+    Args:
+      schedule: checked, see `ryot_jax.scaling.check`.
+      compile_static: makes the program for steps of one kind; called once for each kind that the schedule has.
+      in_background: whether all but the first are compiled by a thread while training goes on.
+
+    Attributes:
+      compile_seconds: of each program, as they finish.
+    """
+
+    def __init__(
+        self, schedule: StepSchedule, compile_static: Callable[[Static], CompiledStep], *, in_background: bool = False
+    ):
+        self.schedule = schedule
+        self.compile_seconds: dict[Static, float] = {}
+        self._compile = compile_static
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
+        self._futures = {static: self._pool.submit(self._timed, static) for static in schedule.programs()}
+        self._pool.shutdown(wait=False)
+        first, *_ = schedule.programs()
+        waits = [first] if in_background else list(self._futures)
+        for static in waits:
+            self._futures[static].result()
+
+    def __call__(self, step: int, left: int) -> CompiledStep:
+        """The program that takes this step; waits for its compilation.
+
+        Raises:
+          ConfigError: it takes more steps a call than are left to take.
+        """
+        segment = self.schedule.segment(step)
+        program = self._futures[segment.static].result()
+        if program.steps > min(left, segment.end - step):
+            raise ConfigError(
+                f"step {step}: a call takes {program.steps} steps, and {min(left, segment.end - step)} are left to take"
+            )
+        return program
+
+    def _timed(self, static: Static) -> CompiledStep:
+        start = time.perf_counter()
+        program = self._compile(static)
+        self.compile_seconds[static] = time.perf_counter() - start
+        return program
+
+
+class ScheduledTrainer:
+    """Takes the steps of a schedule, and knows which ones ran.
+
+    Args:
+      name: for messages.
+      programs: of the schedule.
+      state: where to start, at any of the schedule's steps.
+      batches: of the schedule's steps, from that step on.
+
+    Attributes:
+      trainer: state, data and counters.
+      executed: (first step, end, kind of the steps) of what ran, by the shapes of the arrays that went in.
+    """
+
+    def __init__(self, name: str, programs: Programs, state: State, batches: BatchIterator):
+        self.schedule = programs.schedule
+        self.executed: list[tuple[int, int, Static]] = []
+        start = int(state.step)
+        first = programs(start, self.schedule.total_steps - start)
+        self.trainer = Trainer(name, first, state, _Recorded(batches, self), program_at=programs)
+
+    def run(self, n_steps: int | None = None) -> BlockResult:
+        """Takes `n_steps` steps, None: all that are left; and checks that they were what the schedule says.
+
+        Raises:
+          NonFiniteLossError: a loss or gradient norm is not finite.
+          RyotError: a step was not of the kind that the schedule asks for.
+        """
+        left = self.schedule.total_steps - self.trainer.steps_taken
+        result = self.trainer.run_block(left if n_steps is None else n_steps)
+        self._check_executed()
+        return result
+
+    def saw(self, static: Static) -> None:
+        """Notes the kind of the next step."""
+        first, end, last = self.executed[-1] if self.executed else (0, self.trainer.steps_taken, None)
+        if static == last:
+            self.executed[-1] = (first, end + 1, static)
+        else:
+            self.executed.append((end, end + 1, static))
+
+    def _check_executed(self) -> None:
+        for first, end, static in self.executed:
+            for step in (first, end - 1):
+                if self.schedule(step)[0] != static:
+                    raise RyotError(f"step {step} ran as {static}, but the schedule says {self.schedule(step)[0]}")
+
+
+class _Recorded:
+    """Batches whose shapes are noted as they are taken."""
+
+    def __init__(self, batches: BatchIterator, trainer: ScheduledTrainer):
+        self._batches, self._trainer = batches, trainer
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        batch = next(self._batches)
+        self._trainer.saw(Static(*batch["inputs"].shape))
+        return batch
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+        return self
+
+    def get_state(self) -> dict[str, Any]:
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches.set_state(state)
