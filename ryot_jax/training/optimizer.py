@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from optax.contrib import MuonDimensionNumbers, ScheduleFreeState
+from optax.contrib import ScheduleFreeState
 
 from ryot_jax.kernels import adamw
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.training.muon import muon
 from ryot_jax.training.state import State
 
 OPTIMIZERS = ("adamw", "muon", "lion", "schedule_free")
 SCHEDULES = ("cosine", "linear", "constant")
 
 _VECTORS = ("bias", "scale")
-_MUON_RMS = 0.2  # of an update, as AdamW's: one learning rate serves both (Liu et al., arXiv:2502.16982, 2.2)
 
 
 def learning_rate_schedule(training: Mapping[str, Any], total_steps: int) -> optax.Schedule:
@@ -82,16 +82,7 @@ def make_optimizer(
         case "adamw":
             optimizer = optax.adamw(rate, b1=b1, b2=b2, weight_decay=decay, mask=matrices)
         case "muon":
-            optimizer = optax.contrib.muon(
-                rate,
-                beta=0.95,
-                weight_decay=decay,
-                adam_b1=b1,
-                adam_b2=b2,
-                adam_weight_decay=0.0,
-                consistent_rms=_MUON_RMS,
-                muon_weight_dimension_numbers=_muon_dimensions,
-            )
+            optimizer = muon(rate, is_matrix=_kernels, weight_decay=decay, adam_b1=b1, adam_b2=b2)
         case "lion":
             optimizer = optax.lion(rate, b1=b1, b2=b2, weight_decay=decay, mask=matrices)
         case "schedule_free":
@@ -194,10 +185,9 @@ def matrices(params: Any) -> Any:
     return jax.tree.map_with_path(lambda path, x: x.ndim >= 2 and _name(path) not in _VECTORS, params)
 
 
-def _muon_dimensions(params: Any) -> Any:
-    """The axes of kernels that Muon orthogonalizes, layer by layer in a stack; None leaves a leaf to AdamW."""
-    kernel = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-    return jax.tree.map_with_path(lambda path, x: kernel if x.ndim >= 2 and _name(path) == "kernel" else None, params)
+def _kernels(params: Any) -> Any:
+    """True for every leaf that Muon orthogonalizes, layer by layer in a stack."""
+    return jax.tree.map_with_path(lambda path, x: x.ndim >= 2 and _name(path) == "kernel", params)
 
 
 def _name(path: tuple[Any, ...]) -> str:
