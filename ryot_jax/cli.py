@@ -55,10 +55,11 @@ generate
   --arm=NAME           baseline or optimized (default: the last of the run's arms)
 
   --compressed         write with the checkpoint's compressed file, which compress and train make
-  --draft=KIND         lookup, bigram or none: guesses at the next tokens that the model checks several
-                       at a time, which is faster and changes no token (default: lookup)
+  --draft=KIND         lookup, bigram or none: guesses at the next tokens, of which the model checks
+                       several at a time, which is faster and changes no token (default: lookup)
   --draft_length=N     tokens of a guess; 0: up to 6, by how many were right so far (default: 0)
-  --candidates=N       sample up to N texts for each prompt until one is Python that parses (default: 1)
+  --candidates=N       sample up to N texts for each prompt until one is Python that parses
+                       (default: 1)
   --engine=NAME        cpu (C++), reference, or auto: cpu where it can run (default: auto)
 
 compress

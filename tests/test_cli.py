@@ -154,34 +154,82 @@ def test_generate_options(runs):
             "--max_new_tokens=5",
             "--temperature=0.8",
             "--top_k=40",
+            "--top_p=0.9",
+            "--min_p=0.05",
+            "--seed=3",
+            "--draft=bigram",
+            "--draft_length=4",
+            "--candidates=8",
+            "--engine=reference",
+            "--compressed",
         ]
     )
-    assert invocation.config.seed == 1
+    assert (invocation.command, invocation.config.seed) == ("generate", 1)
     assert invocation.options == cli.GenerateOptions(
         run=runs / "20260102T000000Z-scaled",
-        prompt="def ",
+        arm="optimized",
+        checkpoint="best",
+        prompts=("def ",),
         max_new_tokens=5,
         temperature=0.8,
         top_k=40,
-        seed=0,
-        checkpoint="best",
-        arm="optimized",
+        top_p=0.9,
+        min_p=0.05,
+        seed=3,
+        draft="bigram",
+        draft_length=4,
+        candidates=8,
+        engine="reference",
+        compressed=True,
     )
 
 
+def test_generate_is_greedy_with_a_draft_unless_told_otherwise(runs):
+    assert cli.parse(["generate", f"--workdir={runs}", "--prompt=x"]).options == cli.GenerateOptions(
+        run=runs / "20260102T000000Z-scaled",
+        arm="optimized",
+        checkpoint="best",
+        prompts=("x",),
+        max_new_tokens=None,
+        temperature=0.0,
+        top_k=0,
+        top_p=1.0,
+        min_p=0.0,
+        seed=0,
+        draft="lookup",
+        draft_length=0,
+        candidates=1,
+        engine="auto",
+        compressed=False,
+    )
+
+
+def test_generate_takes_prompts_in_their_order_and_as_they_are(runs):
+    words = ["--prompt=b, c", "--prompt", "a", "--prompt=", "--prompt=b, c"]
+    assert cli.parse(["generate", f"--workdir={runs}", *words]).options.prompts == ("b, c", "a", "", "b, c")
+
+
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("words", "message"),
     [
-        ("--temperature=-1", "temperature"),
-        ("--top_k=-1", "top_k"),
-        ("--max_new_tokens=0", "max_new_tokens"),
-        ("--checkpoint=newest", "checkpoint"),
-        ("--arm=fast", "has the arms baseline, optimized"),
+        (["--temperature=-1"], "temperature"),
+        (["--top_k=-1"], "top_k"),
+        (["--max_new_tokens=0"], "max_new_tokens"),
+        (["--checkpoint=newest"], "checkpoint"),
+        (["--arm=fast"], "has the arms baseline, optimized"),
+        (["--draft=x"], r"--draft=x: .*one of <lookup\|bigram\|none>"),
+        (["--draft_length=65"], r"--draft_length=65: .*\[0, 64\]"),
+        (["--draft_length=-1"], r"--draft_length=-1: .*\[0, 64\]"),
+        (["--candidates=0"], r"--candidates=0: .*\[1, 1024\]"),
+        (["--candidates=1025", "--temperature=1"], r"--candidates=1025: .*\[1, 1024\]"),
+        (["--engine=gpu"], r"--engine=gpu: .*one of <auto\|cpu\|reference>"),
+        (["--candidates=4", "--temperature=0"], "--candidates=4 with --temperature=0: .*give --temperature=0.8"),
+        (["--candidates=4"], "--candidates=4 with --temperature=0"),
     ],
 )
-def test_generate_refuses_values_out_of_range(runs, word, message):
+def test_generate_refuses_values_out_of_range(runs, words, message):
     with pytest.raises(ConfigError, match=message):
-        cli.parse(["generate", f"--workdir={runs}", "--prompt=x", word])
+        cli.parse(["generate", f"--workdir={runs}", "--prompt=x", *words])
 
 
 def test_generate_needs_a_prompt(runs):
