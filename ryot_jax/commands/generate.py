@@ -24,9 +24,10 @@ def run(config: ConfigDict, options: GenerateOptions, console: Console) -> int:
 
     Raises:
       CheckpointError: there is no such checkpoint, or no tokenizer that fits it.
-      ConfigError: a prompt and its new tokens do not fit into the model's positions.
+      ConfigError: an option cannot be used, or a prompt and its new tokens do not fit into the model's positions.
     """
     use_compilation_cache(config)
+    sampling = decoding.Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     trained = (restore_compressed if options.compressed else restore)(config, options)
     tokenizer, model = trained.require_tokenizer(), trained.model
     prompts = [tokenizer.encode(prompt) for prompt in options.prompts]
@@ -39,12 +40,15 @@ def run(config: ConfigDict, options: GenerateOptions, console: Console) -> int:
         decoder,
         tokenizer,
         new_tokens,
-        decoding.Sampling(options.temperature, options.top_k, options.top_p, options.min_p),
+        sampling,
         _speculation(decoder, options),
         jax.random.key(options.seed),
     )
     if options.candidates > 1:
-        said = [_of_candidates(request, prompt, options, console) for prompt in prompts]
+        said = []
+        for number, prompt in enumerate(prompts, 1):
+            _head(number, prompts, console)
+            said.append(_of_candidates(request, prompt, options, console))
     else:
         said = [_plain(request, prompts, console)]
     seconds = time.perf_counter() - start
@@ -104,12 +108,17 @@ def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str
         console.line(_text(request.tokenizer, prompts[0], generated, 0)[written:])
     else:
         for row, prompt in enumerate(prompts):
-            console.line(f"--- {row + 1}")
+            _head(row + 1, prompts, console)
             console.line(_text(request.tokenizer, prompt, generated, row))
     tokens, steps = int(generated.length_B.sum()), int(generated.steps)
     drafted, accepted = int(generated.drafted_B.sum()), int(generated.accepted_B.sum())
     speculation = f", {accepted} of {drafted} drafted tokens right" if drafted else ""
     return f"{tokens} tokens in {steps} steps{speculation}"
+
+
+def _head(number: int, prompts: list[list[int]], console: Console) -> None:
+    if len(prompts) > 1:
+        console.line(f"--- {number}")
 
 
 def _of_candidates(request: _Request, prompt: list[int], options: GenerateOptions, console: Console) -> str:
