@@ -22,10 +22,9 @@ code 0: all reached, 3: one missed, 4: the seeds do not tell. About 25 minutes f
 """
 
 import argparse
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -44,6 +43,7 @@ from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.kernels import KernelPlan, resolve
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.runtime.compiler import counted_compilations
 from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.scaling import Static, StepSchedule, check, compose, per_phase
 from ryot_jax.training.evaluation import Evaluator
@@ -158,7 +158,7 @@ def schedule_of(arm: Arm, config: ConfigDict) -> StepSchedule:
     return schedule
 
 
-def train(config: ConfigDict, arm: Arm, seed: int, corpus: Corpus) -> Trained:
+def train(config: ConfigDict, arm: Arm, seed: int, corpus: Corpus, evaluator: Evaluator) -> Trained:
     """One training from fresh weights, by programs that are compiled for it."""
     config = config.copy_and_resolve_references().unlock()
     config.seed = seed
@@ -192,9 +192,9 @@ def train(config: ConfigDict, arm: Arm, seed: int, corpus: Corpus) -> Trained:
         batches = stack([dataset[segment.first + i] for i in range(STEPS_PER_CALL)])
         jax.block_until_ready(program(jax.tree.map(jnp.copy, state), batches))
     trainer = ScheduledTrainer("arm", programs, state, training_iterator(dataset))
-    with compilations() as unplanned:
+    with counted_compilations() as unplanned:
         result = trainer.run()
-    loss = evaluator(config, corpus)(evaluation_params(config.training.optimizer, trainer.trainer.state)).mean_loss
+    loss = evaluator(evaluation_params(config.training.optimizer, trainer.trainer.state)).mean_loss
     return Trained(
         result.seconds,
         sum(programs.compile_seconds.values()),
@@ -204,34 +204,6 @@ def train(config: ConfigDict, arm: Arm, seed: int, corpus: Corpus) -> Trained:
         schedule.total_tokens,
         schedule.total_steps,
     )
-
-
-_EVALUATORS: dict[str, Evaluator] = {}
-
-
-def evaluator(config: ConfigDict, corpus: Corpus) -> Evaluator:
-    """One program and one held-out set for all arms and seeds."""
-    if config.name not in _EVALUATORS:
-        _EVALUATORS[config.name] = share(
-            config, from_config(config.model, describe_devices().platform), corpus
-        ).evaluator
-    return _EVALUATORS[config.name]
-
-
-@contextlib.contextmanager
-def compilations() -> Iterator[list[str]]:
-    """Collects an event for each program that XLA compiles meanwhile."""
-    events: list[str] = []
-
-    def note(event: str, *_: object, **__: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
-        yield events
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -251,10 +223,12 @@ def main(words: Sequence[str] | None = None) -> int:
     if not arms:
         parser.error(f"no plans for {config.name}, or none of that name")
     corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, lambda line: None)
+    # One program and one held-out set for all arms and seeds.
+    evaluator = share(config, from_config(config.model, describe_devices().platform), corpus).evaluator
     trained: dict[str, list[Trained]] = {name: [] for name in arms}
     for seed in options.seeds:
         for name in np.random.default_rng(seed).permutation(list(arms)):
-            trained[name].append(train(config, arms[name], seed, corpus))
+            trained[name].append(train(config, arms[name], seed, corpus, evaluator))
             found = trained[name][-1]
             print(f"seed {seed} {name}: loss {found.loss:.4f}, {found.seconds:.1f} s", file=sys.stderr, flush=True)
     tables, criteria = _found(config, arms, trained, judge=not options.study)

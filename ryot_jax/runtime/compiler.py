@@ -5,7 +5,7 @@ Who compiles with them, and what for, is said where they are used.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +35,34 @@ def without_ynn(platform: str | None = None) -> dict[str, str | bool] | None:
     return dict(_YNN_OFF)
 
 
-@contextlib.contextmanager
-def counted_cache_hits() -> Iterator[list[str]]:
+def counted_cache_hits() -> contextlib.AbstractContextManager[list[str]]:
     """Collects an event for each program that JAX takes from its cache of compiled programs meanwhile."""
-    hits: list[str] = []
+    return _counted(
+        "/jax/compilation_cache/cache_hits",
+        jax.monitoring.register_event_listener,
+        jax.monitoring.unregister_event_listener,
+    )
 
-    def note(event: str, **_: object) -> None:
-        if event == "/jax/compilation_cache/cache_hits":
-            hits.append(event)
 
-    jax.monitoring.register_event_listener(note)
+def counted_compilations() -> contextlib.AbstractContextManager[list[str]]:
+    """Collects an event for each program that XLA compiles meanwhile, whoever asks for it."""
+    return _counted(
+        "/jax/core/compile/backend_compile_duration",
+        jax.monitoring.register_event_duration_secs_listener,
+        jax.monitoring.unregister_event_duration_listener,
+    )
+
+
+@contextlib.contextmanager
+def _counted(wanted: str, register: Callable[..., None], unregister: Callable[..., None]) -> Iterator[list[str]]:
+    events: list[str] = []
+
+    def note(event: str, *_: object, **__: object) -> None:
+        if event == wanted:
+            events.append(event)
+
+    register(note)
     try:
-        yield hits
+        yield events
     finally:
-        jax.monitoring.unregister_event_listener(note)
+        unregister(note)

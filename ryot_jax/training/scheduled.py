@@ -68,7 +68,7 @@ def scheduled_dataset(train: np.ndarray, schedule: StepSchedule, *, seed: int) -
 
 
 class Programs:
-    """The compiled programs of a schedule, each compiled once: the first before training, the others beside it.
+    """The compiled programs of a schedule, each compiled once: all before training, or all but the first beside it.
 
     Args:
       schedule: checked, see `ryot_jax.scaling.check`.
@@ -142,9 +142,9 @@ class ScheduledTrainer:
           NonFiniteLossError: a loss or gradient norm is not finite.
           RyotError: a step was not of the kind that the schedule asks for.
         """
-        left = self.schedule.total_steps - self.trainer.steps_taken
-        result = self.trainer.run_block(left if n_steps is None else n_steps)
-        self._check_executed()
+        before = self.trainer.steps_taken
+        result = self.trainer.run_block(self.schedule.total_steps - before if n_steps is None else n_steps)
+        self._check_executed(before)
         return result
 
     def saw(self, static: Static) -> None:
@@ -155,9 +155,10 @@ class ScheduledTrainer:
         else:
             self.executed.append((end, end + 1, static))
 
-    def _check_executed(self) -> None:
-        for first, end, static in self.executed:
-            for step in (first, end - 1):
+    def _check_executed(self, since: int) -> None:
+        """Compares every step from `since` on with the schedule; the newest one that differs is told."""
+        for first, end, static in reversed(self.executed):
+            for step in reversed(range(max(first, since), end)):
                 if self.schedule(step)[0] != static:
                     raise RyotError(f"step {step} ran as {static}, but the schedule says {self.schedule(step)[0]}")
 

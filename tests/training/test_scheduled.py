@@ -1,6 +1,5 @@
 """A scheduled training takes the steps that the schedule says, with as many programs, from any step on."""
 
-import contextlib
 import threading
 
 import chex
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.data.batches import training_dataset, training_iterator
+from ryot_jax.runtime.compiler import counted_compilations
 from ryot_jax.runtime.errors import ConfigError, RyotError
 from ryot_jax.scaling import Static, compose, constant, per_phase
 from ryot_jax.training.loop import Trainer
@@ -47,22 +47,6 @@ class Made:
         programs = programs or Programs(self.schedule, self.compile_static)
         dataset = scheduled_dataset(IDS, self.schedule, seed=3)
         return ScheduledTrainer("scheduled", programs, state or self.state, training_iterator(dataset, start))
-
-
-@contextlib.contextmanager
-def counted_compilations():
-    """Collects an event for each program that is compiled meanwhile, whoever asks for it."""
-    events = []
-
-    def note(event, *_, **__):
-        if event == "/jax/core/compile/backend_compile_duration":
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
-        yield events
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def same_state(first, second):
@@ -169,6 +153,17 @@ def test_a_program_that_cannot_be_compiled_stops_the_training_with_its_error(tin
 
     with pytest.raises(ConfigError, match="no program for"):
         Programs(CHANGING, broken)
+
+
+def test_a_kind_of_step_that_is_skipped_between_two_of_another_is_found(tiny):
+    asked = compose(batch_size=per_phase([(3, 2), (2, 4), (5, 2)]), seq_len=3)
+    made = Made(tiny, asked)
+    fixed = compose(batch_size=2, seq_len=constant(3, 10))
+    first = Programs(fixed, made.compile_static)
+    batches = training_iterator(scheduled_dataset(IDS, fixed, seed=3))
+    trainer = ScheduledTrainer("scheduled", Programs(asked, lambda static: first(0, 10)), made.state, batches)
+    with pytest.raises(RyotError, match=r"step 4 ran as .*batch_size=2.*, but the schedule says .*batch_size=4"):
+        trainer.run()
 
 
 def test_batches_of_another_kind_than_the_schedule_says_are_found(tiny):
