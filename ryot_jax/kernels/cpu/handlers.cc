@@ -458,7 +458,7 @@ ffi::Error adamw(ffi::ThreadPool pool, Floats numbers, Floats decays, ffi::Remai
 using Words = ffi::Buffer<ffi::U32>;
 
 // Packed weights of `inputs` by `outputs`: [ceil(outputs / panel), ceil(inputs / group), panel] words.
-void check_packed(Check& check, const Words& packed, long inputs, long outputs, const Kernels& kernels) {
+void check_packed_weights(Check& check, const Words& packed, long inputs, long outputs, const Kernels& kernels) {
   check.shape(packed,
               {(outputs + kernels.panel - 1) / kernels.panel, (inputs + kernels.group - 1) / kernels.group,
                kernels.panel},
@@ -476,7 +476,7 @@ ffi::Error pack_weights(ffi::ThreadPool pool, Floats w, ffi::Result<Words> packe
   args.transposed = transposed != 0;
   args.inputs = w.dimensions()[args.transposed], args.outputs = w.dimensions()[!args.transposed];
   args.w = w.typed_data(), args.packed = packed->typed_data();
-  check_packed(check, *packed, args.inputs, args.outputs, *kernels);
+  check_packed_weights(check, *packed, args.inputs, args.outputs, *kernels);
   return launch(pool, bfloat16 ? ffi::BF16 : ffi::F32, check, &Kernels::pack_weights, args);
 }
 
@@ -506,7 +506,7 @@ class WeightReader {
     });
   }
   const uint32_t* packed(long inputs, long outputs) { return read<Words>([&](const Words& array) {
-      check_packed(check_, array, inputs, outputs, kernels_);
+      check_packed_weights(check_, array, inputs, outputs, kernels_);
       return array.typed_data();
     });
   }
