@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import record
+from experiments.peers.task import write_weights
 from experiments.peers.worker import Worker, WorkerError, cores
 from experiments.record import Table
 from ryot_jax import decoding
@@ -47,7 +48,7 @@ from ryot_jax.runtime.errors import ConfigError, RyotError
 from ryot_jax.runtime.run_directory import find_run
 
 PROMPT = 64
-LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # nats, mean over the first prompts
+LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}  # nats, mean over the 63 targets of one prompt
 
 
 def draw_prompts(ids: np.ndarray, vocab_size: int, count: int, seed: int) -> dict[str, np.ndarray]:
@@ -60,21 +61,8 @@ def draw_prompts(ids: np.ndarray, vocab_size: int, count: int, seed: int) -> dic
     }
 
 
-def always_wrong(token: int, length: int) -> decoding.Draft:
-    """A draft of one token: of one that the text never has."""
-    return decoding.Draft(
-        length,
-        lambda text: (),
-        lambda state, text: (
-            jnp.full((len(text.known_B), length), token, jnp.int32),
-            jnp.full(len(text.known_B), length),
-            state,
-        ),
-    )
-
-
-def speculations(decoder: decoding.Decoder) -> dict[str, decoding.Speculation | None]:
-    """The plain decoder and the drafts, by name."""
+def speculations(decoder: decoding.Decoder) -> dict[str, decoding.Speculation]:
+    """The drafts by name; made once, as programs are compiled for each object."""
     successor_V, V = decoding.bigrams(decoder), decoder.cfg.vocab_size
     drafts = {
         "lookup": decoding.lookup_draft(V, successor_V=successor_V),
@@ -84,17 +72,20 @@ def speculations(decoder: decoding.Decoder) -> dict[str, decoding.Speculation | 
         "lookup, no bigrams": decoding.lookup_draft(V),
         "bigram": decoding.bigram_draft(successor_V),
     }
-    return {"plain": None, **{name: decoding.Speculation(draft) for name, draft in drafts.items()}}
+    return {name: decoding.Speculation(draft) for name, draft in drafts.items()}
 
 
 def compare_tokens(
-    decoder: decoding.Decoder, prompts: dict[str, np.ndarray], new_tokens: int, batch_sizes: tuple[int, ...]
+    decoder: decoding.Decoder,
+    lookup: decoding.Speculation,
+    prompts: dict[str, np.ndarray],
+    new_tokens: int,
+    batch_sizes: tuple[int, ...],
 ) -> tuple[Table, list[Criterion], int]:
     """Every token with and without drafts, and a token that no text has."""
     rows, same, compared = [], 0, 0
     seen: set[int] = set()
     samplings = {"greedy": decoding.Sampling(), "sampled": decoding.Sampling(0.8, top_p=0.95)}
-    lookup = speculations(decoder)["lookup"]
     for kind, prompts_nS in prompts.items():
         for how, sampling in samplings.items():
             for B in batch_sizes:
@@ -128,7 +119,7 @@ Block = Callable[[int], float]
 
 
 def generating(decoder: decoding.Decoder, prompts_nS: np.ndarray, B: int, new_tokens: int, speculation) -> Block:
-    """Calls of one program, over the prompts in a circle; and what they drafted, as attributes."""
+    """Calls of one program, over the prompts in a circle."""
     place = 0
 
     def block(n_calls: int) -> float:
@@ -161,9 +152,7 @@ def write_task(folder: Path, trained: CheckpointOfRun, prompts_nS: np.ndarray, n
     model = trained.model
     if (model.positions, model.norm, model.mlp, model.tie_embeddings) != ("learned", "layer", "gelu", True):
         raise ConfigError("the PyTorch program knows learned positions, layer norm, gelu and a tied embedding alone")
-    leaves = jax.tree_util.tree_leaves_with_path(trained.params)
-    weights = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
-    np.savez(folder / "weights.npz", **weights)
+    write_weights(folder, trained.params)
     np.save(folder / "prompts.npy", prompts_nS)
     sizes = {name: getattr(model, name) for name in ("n_heads", "d_model", "n_layers")}
     (folder / "config.json").write_text(json.dumps({"model": sizes, "new_tokens": new_tokens}), encoding="utf-8")
@@ -181,7 +170,7 @@ def start_torch(
         command = [python, "-m", "experiments.peers.torch_decode", f"--task={folder}", f"--batch={B}"]
         command += [f"--precision={precision}", f"--threads={threads}"]
         worker = stack.enter_context(Worker(command, folder / f"{B}-{precision}-{threads}.log"))
-        if B == 1 and not abs(worker.ready.initial_loss - wanted_loss) <= LOSS_TOLERANCE[precision] * 10:
+        if B == 1 and not abs(worker.ready.initial_loss - wanted_loss) <= LOSS_TOLERANCE[precision]:
             raise RyotError(
                 f"{name} is not the same model: loss {worker.ready.initial_loss:.4f}, ours {wanted_loss:.4f}"
             )
@@ -217,14 +206,15 @@ def main(words: list[str] | None = None) -> int:
     N = options.new_tokens
 
     fast = decoding.prepare(trained.params, trained.model)
-    same, criteria, unseen = compare_tokens(fast, prompts, N, (1, 32))
+    drafts = speculations(fast)
+    same, criteria, unseen = compare_tokens(fast, drafts["lookup"], prompts, N, (1, 32))
     tables = [same]
     notes = [
         others,
         f"The model is that of {run.path.name}, {options.arm}: {trained.model.n_layers} layers of width "
         f"{trained.model.d_model}, {trained.model.max_len} positions; prompts of {PROMPT} tokens, {N} new ones.",
-        "Greedy text of so small a model falls into repetition, which is where a lookup draft is right: the tokens a "
-        "step of sampled text, in the first table, are what other text may hope for.",
+        "Greedy text of so small a model falls into repetition, which is where a lookup draft is right: the share of "
+        "sampled text's drafted tokens, in the first table, is what other text may hope for.",
     ]
 
     timed_nS = {kind: prompts_nS[:: max(1, len(prompts_nS) // 96)][:96] for kind, prompts_nS in prompts.items()}
@@ -246,14 +236,12 @@ def main(words: list[str] | None = None) -> int:
                 except WorkerError as error:
                     raise RyotError(f"PyTorch: {error}") from error
             if B == 1:
-                for name, speculation in speculations(fast).items():
-                    if speculation is not None:
-                        blocks[name] = generating(fast, timed_nS["held-out"], 1, N, speculation)
-                lookup = speculations(fast)["lookup"]
+                for name, speculation in drafts.items():
+                    blocks[name] = generating(fast, timed_nS["held-out"], 1, N, speculation)
                 blocks["plain, random prompts"] = generating(fast, timed_nS["random"], 1, N, None)
-                blocks["lookup, random prompts"] = generating(fast, timed_nS["random"], 1, N, lookup)
-                wrong = decoding.Speculation(always_wrong(unseen, decoding.DRAFT_LENGTH))
-                blocks["always wrong"] = generating(fast, timed_nS["held-out"], 1, N, wrong)
+                blocks["lookup, random prompts"] = generating(fast, timed_nS["random"], 1, N, drafts["lookup"])
+                wrong = decoding.bigram_draft(jnp.full(trained.model.vocab_size, unseen, jnp.int32))
+                blocks["always wrong"] = generating(fast, timed_nS["held-out"], 1, N, decoding.Speculation(wrong))
             calls = options.calls if B == 1 else 2
             for block in blocks.values():
                 block(1)  # compilation
@@ -269,13 +257,11 @@ def main(words: list[str] | None = None) -> int:
             }
             tables.append(_speeds(f"batch {B}", seconds, ratios, B * N))
             criteria += _judged(B, seconds, ratios)
-    drafts = speculations(fast)
     rows = []
     for kind, prompts_nS in timed_nS.items():
         for name, speculation in drafts.items():
-            if speculation is not None:
-                per_step, share = tokens_per_step(fast, prompts_nS, N, speculation)
-                rows.append((f"{name}, {kind}", f"{per_step:.2f}", f"{share:.2f}"))
+            per_step, share = tokens_per_step(fast, prompts_nS, N, speculation)
+            rows.append((f"{name}, {kind}", f"{per_step:.2f}", f"{share:.2f}"))
     tables.append(
         Table("drafts, greedy, one sequence", ("draft, prompts", "tokens a step", "drafted tokens right"), rows)
     )

@@ -35,9 +35,7 @@ def write(folder: Path, config: ConfigDict) -> dict[str, float]:
     tokens_nBT = random_tokens.draw_tokens(config)
     np.save(folder / "tokens.npy", tokens_nBT)
     graphdef, params = functional.init(from_config(config.model, "cpu"), config.seed)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    weights = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
-    np.savez(folder / "weights.npz", **weights)
+    weights = write_weights(folder, params)
     batch = random_tokens.batches_of(tokens_nBT)[0]
     loss_sum, n_targets = jax.jit(lambda p, b: functional.loss(graphdef, p, b, plan=KernelPlan()))(params, batch)
     expected = {
@@ -46,6 +44,14 @@ def write(folder: Path, config: ConfigDict) -> dict[str, float]:
     }
     (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
     return expected
+
+
+def write_weights(folder: Path, params: functional.Params) -> dict[str, np.ndarray]:
+    """Writes the weights of a task, and returns them by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    weights = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    np.savez(folder / "weights.npz", **weights)
+    return weights
 
 
 def read_weights(folder: Path) -> dict:

@@ -5,7 +5,6 @@ changes what is generated, only how fast.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,23 +38,18 @@ class Draft:
       init: text -> state, for the prompts.
       propose: (state, text) -> (draft_BK, offered_B, state): tokens that may follow, and how many of them are meant.
         Since the last call, or `init`, each text has grown by at most K + 1 tokens.
-      lookup: says that this is `lookup_draft`, for the C++ kernel that does the same; None otherwise.
+      lookup_chain_VK: of a `lookup_draft` that the C++ kernel knows, its guess after each token that is new in its
+        text, int32[V, K]; None otherwise.
     """
 
     length: int
     init: Callable[[Text], DraftState]
     propose: Callable[[DraftState, Text], tuple[jax.Array, jax.Array, DraftState]]
-    lookup: "Lookup | None" = None
+    lookup_chain_VK: jax.Array | None = None
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ConfigError(f"length = {self.length}: a draft proposes at least one token")
-
-
-class Lookup(NamedTuple):
-    """What `lookup_draft` was made with: the guess after each token that is new in its text, int32[V, K]."""
-
-    chain_VK: jax.Array
 
 
 class Places(NamedTuple):
@@ -116,7 +110,7 @@ def lookup_draft(
         draft_BK = jnp.where(is_found_B[:, None], draft_BK, chain_VK[text.last_B()])
         return draft_BK, jnp.full_like(end_B, length), places
 
-    return Draft(length, init, propose, None if order > 1 or chain_VK is None else Lookup(chain_VK))
+    return Draft(length, init, propose, chain_VK if order == 1 else None)
 
 
 def bigram_draft(successor_V: jax.Array, *, length: int = DRAFT_LENGTH) -> Draft:
@@ -129,15 +123,10 @@ def bigram_draft(successor_V: jax.Array, *, length: int = DRAFT_LENGTH) -> Draft
     return Draft(length, lambda text: (), propose)
 
 
+@jax.jit
 def bigrams(decoder: Decoder) -> jax.Array:
     """The token that the model holds for the most likely one after each token alone, int32[V]."""
-    V = decoder.cfg.vocab_size
-    return _bigrams(decoder, V)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _bigrams(decoder: Decoder, V: int) -> jax.Array:
-    rows = 64
+    V, rows = decoder.cfg.vocab_size, 64
     tokens_NB = jnp.minimum(jnp.arange(-(-V // rows) * rows), V - 1).reshape(-1, rows)
 
     def of_tokens(token_B: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ryot_jax.compression.compressed import decode
+from ryot_jax.decoding.sampling import greedy
 from ryot_jax.kernels import KernelPlan, cpu
 from ryot_jax.kernels.decode_step import StepCache, decode_step, empty_step_cache, pack_weights
 from ryot_jax.model import ModelConfig, functional
@@ -43,7 +44,7 @@ class Decoder:
     @property
     def platform(self) -> str:
         """Of the device that holds the weights."""
-        return next(iter(jax.tree.leaves(self.weights)[0].devices())).platform
+        return _platform(self.weights)
 
 
 def prepare(params: functional.Params, cfg: ModelConfig, *, engine: str = "auto", dtype: str = "auto") -> Decoder:
@@ -59,8 +60,7 @@ def prepare(params: functional.Params, cfg: ModelConfig, *, engine: str = "auto"
     Raises:
       ConfigError: the engine cannot run here or not in that dtype, with the reason.
     """
-    platform = next(iter(jax.tree.leaves(params)[0].devices())).platform
-    engine, dtype = _resolved(engine, dtype, cfg, platform)
+    engine, dtype = _resolved(engine, dtype, cfg, _platform(params))
     unstacked = dataclasses.replace(cfg, scan_layers=False)
     return Decoder(_prepared_weights(engine, dtype, cfg, params), unstacked, engine, dtype)
 
@@ -109,8 +109,12 @@ def step(
     if last_only:
         x_BSD = jnp.take_along_axis(x_BSD, jnp.maximum(count_B - 1, 0)[:, None, None], axis=1)
     logits_BSV = jnp.matmul(x_BSD, decoder.weights["w_DV"], preferred_element_type=jnp.float32)
-    best_BS = jnp.argmax(logits_BSV, axis=-1).astype(jnp.int32)
-    return best_BS, logits_BSV if with_logits else None, cache
+    return greedy(logits_BSV), logits_BSV if with_logits else None, cache
+
+
+def _platform(arrays: Any) -> str:
+    platform: str = next(iter(jax.tree.leaves(arrays)[0].devices())).platform
+    return platform
 
 
 def _resolved(engine: str, dtype: str, cfg: ModelConfig, platform: str) -> tuple[str, str]:

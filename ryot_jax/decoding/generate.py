@@ -172,7 +172,7 @@ class _Request(NamedTuple):
     def has_kernel(self) -> bool:
         """Whether the C++ kernels know this draft and this schedule."""
         speculation = self.fixed.speculation
-        if speculation is None or speculation.draft.lookup is None or self.decoder.engine != "cpu":
+        if speculation is None or speculation.draft.lookup_chain_VK is None or self.decoder.engine != "cpu":
             return False
         schedule = self.draft_length()
         return isinstance(schedule, ByAcceptance) and schedule.longest == self.fixed.drafted
@@ -276,9 +276,10 @@ def _check(r: _Request, state: _State) -> _State:
 
 def _settle_by_kernel(r: _Request, state: _State, chosen_BS: jax.Array) -> _State:
     """What follows a pass through the model, for a lookup draft and a schedule by acceptance."""
-    assert r.fixed.speculation is not None and r.fixed.speculation.draft.lookup is not None
     schedule = r.draft_length()
-    assert isinstance(schedule, ByAcceptance)
+    assert r.fixed.speculation is not None and isinstance(schedule, ByAcceptance)
+    chain_VK = r.fixed.speculation.draft.lookup_chain_VK
+    assert chain_VK is not None
     observed, places = state.observed, state.draft
     after = speculation_round(
         Round(
@@ -289,7 +290,7 @@ def _settle_by_kernel(r: _Request, state: _State, chosen_BS: jax.Array) -> _Stat
         chosen_BS,
         r.prompt_length_B + r.fixed.max_new_tokens,
         r.stop_Z,
-        r.fixed.speculation.draft.lookup.chain_VK,
+        chain_VK,
         jnp.asarray(schedule.thresholds()),
         memory=draft_length.MEMORY,
         checked_bonus=draft_length.CHECKED,

@@ -2,7 +2,7 @@
 
 A token is drawn with one uniform number by the inverse of its distribution function. The number depends on the key,
 the sequence and the position alone: so a token drawn after a draft was right is the one that would have been drawn
-without any draft (see `speculation.py`).
+without any draft (see `generate.py`).
 """
 
 import dataclasses

@@ -38,17 +38,9 @@ def settings_of(sampling):
     return {"max_new_tokens": N, "sampling": sampling, "key": jax.random.key(7)}
 
 
-def constant_draft(token, length=3):
+def constant_draft(token):
     """Always the same token: wrong, but by accident."""
-    return Draft(
-        length,
-        lambda text: (),
-        lambda state, text: (
-            jnp.full((len(text.known_B), length), token, jnp.int32),
-            jnp.full(len(text.known_B), length),
-            state,
-        ),
-    )
+    return bigram_draft(jnp.full(31, token, jnp.int32), length=3)
 
 
 def knowing_draft(plain, shift, length=4):
