@@ -35,4 +35,5 @@ def get_config() -> ConfigDict:
     config.training.warmup_steps = 500
     config.evaluation.sequences = 256
     config.evaluation.batch_size = 16
+    config.scaling.enabled = False  # its plans were found for scaled.py
     return config

@@ -34,5 +34,6 @@ def get_config() -> ConfigDict:
     config.comparison.beat = "unigram"
     config.compression.calibration_sequences = 256
     config.compression.pareto = False
+    config.scaling.recipe = ""
     config.metrics.every_steps = 10
     return config

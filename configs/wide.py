@@ -19,4 +19,5 @@ def get_config() -> ConfigDict:
     config.model.d_model = 512
     config.model.d_ff = 1024
     config.training.learning_rate = 2e-3
+    config.scaling.enabled = False  # its plans were found for scaled.py
     return config

@@ -106,6 +106,16 @@ def get_default() -> ConfigDict:
                 "qat_bits": 4,  # of the weights that the loss sees with optimizations.qat = 'round', 2 to 8
                 "qat_fraction": 0.12,  # of the steps, the last ones; checkpoints hold the float weights throughout
             },
+            "scaling": {
+                # Once both arms are trained: trainings with the optimized arm's kernels and other steps, other parts of
+                # the training, and both, towards the baseline's final loss. '': none.
+                "enabled": True,
+                "schedule": "31.25% of B x T/4 depth L/4, 12.5% of B/2 x T/2 depth L/2, 17.5% of B x T",
+                "recipe": "muon, rotary",
+                "recipe_learning_rate": 0.02,
+                "recipe_schedule": "23% of B x T",
+                "both_schedule": "12.5% of B x T/2 depth L/4, 7.5% of B x T",
+            },
             "decoding": {"enabled": True},  # measured with the last arm's best checkpoint, once both arms are trained
             "metrics": {"tensorboard": False, "every_steps": 10},
             "runtime": {

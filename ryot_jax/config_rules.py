@@ -6,7 +6,7 @@ by the data pipeline, what depends on the machine by the kernels.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.runtime.run_directory import NAME_PATTERN, NAME_RULE
 from ryot_jax.runtime.suggestions import did_you_mean
+from ryot_jax.scaling import phases
+from ryot_jax.training import recipe
 
 MAX_VOCAB_SIZE = 65_535  # token ids are stored as uint16
 BYTE_VOCAB_SIZE = 257  # 256 bytes and the end-of-document token
@@ -78,7 +80,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "metrics.every_steps": (1, None),
 }
 
-POSITIVE = ("training.learning_rate",)
+POSITIVE = ("training.learning_rate", "scaling.recipe_learning_rate")
 
 
 def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
@@ -98,6 +100,7 @@ def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
         *_training(config, device_count),
         *_comparison(config),
         *_compression(config),
+        *_scaling(config),
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -240,6 +243,17 @@ def _compression(config: ConfigDict) -> Iterable[str]:
             fraction,
             f"leaves none of the {steps} steps to optimizations.qat = 'round'; it must be at least one in {steps}",
         )
+
+
+def _scaling(config: ConfigDict) -> Iterable[str]:
+    readers: dict[str, Callable[[str], tuple[object, ...]]] = {"recipe": recipe.parse}
+    readers |= dict.fromkeys(("schedule", "recipe_schedule", "both_schedule"), phases.parse)
+    for field, parse in readers.items():
+        text = config.scaling[field]
+        try:
+            parse(text) if text else ()
+        except ConfigError as error:
+            yield f"scaling.{field} = {text!r}: {error}"
 
 
 def rounded_steps(config: ConfigDict) -> int:

@@ -21,6 +21,7 @@ from ryot_jax.commands import (
     decoding_speed,
     fresh_process,
     report,
+    time_to_loss,
     training_pair,
 )
 from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
@@ -30,6 +31,7 @@ from ryot_jax.comparison.criteria import EXIT_CODES
 from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.scheduled_arm import plans
 from ryot_jax.comparison.variants import Variant, check_active, describe, differences, is_statistical
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.entropy import ngram_entropies
@@ -133,6 +135,8 @@ def _run(
     if len(arms) == 2 and config.comparison.controls:
         controls = control_runs.run(arms[-1], schedule, dataclasses.asdict(entropies), settings, console)
     clock.end("controls")
+    reached, scaling_warnings = _time_to_loss(shared, built, pairs[0], corpus, directory, console, resumed=resumed)
+    clock.end("schedule and recipe")
     peak_memory_bytes = _peak_memory_bytes()  # before the roofline, which takes hundreds of megabytes of its own
     under_roof, roof_warnings = roofline.of_run(shared, wanted, pairs[0].record)
     clock.end("roofline")
@@ -150,7 +154,7 @@ def _run(
     ]
     clock.end("compilation from the cache")
     found = results.assemble(
-        results.Found(pairs, processes, controls, under_roof, compressed, decoded),
+        results.Found(pairs, processes, controls, under_roof, compressed, decoded, reached),
         facts,
         schedule,
         settings,
@@ -165,7 +169,7 @@ def _run(
         },
         artifacts=_artifacts(directory, config, compressed),
         stated_at=stated_at,
-        warnings=[*roof_warnings, *compression_warnings, *decoding_warnings],
+        warnings=[*scaling_warnings, *roof_warnings, *compression_warnings, *decoding_warnings],
     )
     results.write(directory.results, found)
     report_files.write(directory.path, found)
@@ -323,6 +327,26 @@ def _facts(
     )
 
 
+def _time_to_loss(
+    shared: Shared,
+    built: Sequence[tuple[Arm, bool]],
+    pair: TrainingPair,
+    corpus: Corpus,
+    directory: RunDirectory,
+    console: Console,
+    *,
+    resumed: bool,
+) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """How soon schedule and recipe reach the baseline's loss, as an earlier end of this run found it or as seen now."""
+    if not (shared.config.scaling.enabled and len(built) == 2 and plans(shared.config)):
+        return None, []
+    before = _measured_before(directory, "time_to_loss") if resumed else None
+    if before is not None and len(before["trainings"]) == len(plans(shared.config)):
+        return before, []
+    (baseline, from_cache), (optimized, _) = built
+    return time_to_loss.measure(shared, (baseline, optimized), pair, corpus, console, from_cache=from_cache)
+
+
 def _compress_best(
     config: ConfigDict, arm: Arm, corpus: Corpus, directory: RunDirectory, console: Console
 ) -> tuple[dict[str, Any] | None, list[str]]:
@@ -349,7 +373,7 @@ def _decode_with_best(
     chosen = _best(directory, arm)
     try:
         checkpoint = checkpoint_of_run.restore(config, chosen)
-        before = _measured_before(directory) if resumed else None
+        before = _measured_before(directory, "decoding") if resumed else None
         if before is not None and (before["arm"], before["step"]) == (arm.name, checkpoint.step):
             return before, []
         return decoding_speed.measure(checkpoint, chosen, corpus, console), []
@@ -358,10 +382,10 @@ def _decode_with_best(
         return None, [f"Decoding was not measured: {error}."]
 
 
-def _measured_before(directory: RunDirectory) -> Mapping[str, Any] | None:
-    """`decoding` of the results that are there; None: none are, or what is there is damaged and written anew."""
+def _measured_before(directory: RunDirectory, field: str) -> Mapping[str, Any] | None:
+    """A field of the results that are there; None: none are, or what is there is damaged and written anew."""
     try:
-        found: Mapping[str, Any] | None = report.read(directory.results).get("decoding")
+        found: Mapping[str, Any] | None = report.read(directory.results).get(field)
     except ConfigError:
         return None
     return found

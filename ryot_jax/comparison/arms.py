@@ -149,13 +149,17 @@ def step_function(
     optimizer: optax.GradientTransformation,
     plan: KernelPlan,
     rate: optax.Schedule | None = None,
+    depth: int = 0,
 ) -> StepFn:
-    """The training step of a model with the kernels of `plan`; `optimizer` is that of the config, with this rate."""
+    """The training step of a model with the kernels of `plan`; `optimizer` is that of the config, with this rate.
+
+    `depth`: the loss is that of the first layers only; 0: of all.
+    """
     training = config.training
 
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         dropout_key = key if model.dropout > 0 else None
-        return functional.loss(graphdef, params, batch, plan=plan, key=dropout_key)
+        return functional.loss(graphdef, params, batch, plan=plan, key=dropout_key, depth=depth)
 
     total_steps = training.epochs * training.steps_per_epoch
     step_optimizer: Optimizer = optimizer
@@ -187,34 +191,31 @@ def _first_rounded_step(config: ConfigDict) -> int:
     return int(config.training.epochs * config.training.steps_per_epoch - rounded_steps(config))
 
 
-def _compiled(
-    shared: Shared, variant: Variant, batches: Sequence[Any]
+def compile_programs(
+    step_fn: StepFn, state: State, batches: Sequence[Any], *, config: ConfigDict, model: ModelConfig, plan: KernelPlan
 ) -> tuple[dict[str, CompiledStep], dict[str, ProgramCheck]]:
-    """The programs of a variant and what came of their checks, by name: 'step' and, if its plan says so, 'scan'."""
-    if not shared.config.runtime.check_programs:
-        return _unchecked(shared, variant, batches), {}
-    step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, variant.plan)
-    parallelism, tolerance = shared.config.training.parallelism, _tolerance(shared.model, variant.plan)
-    state = with_all_at_work(shared.state, shared.config, variant.plan)
-    programs: dict[str, CompiledStep] = {}
-    checks: dict[str, ProgramCheck] = {}
-    programs["step"], checks["step"] = checked(step_fn, state, batches[0], parallelism=parallelism, tolerance=tolerance)
-    if variant.plan.dispatch == "scan":
-        programs["scan"], checks["scan"] = checked_scan(
-            step_fn, state, batches, step=programs["step"], tolerance=tolerance
-        )
+    """The programs of a step and what came of their checks, by name: 'step' and, if the plan says so, 'scan'.
+
+    Args:
+      step_fn: the step with the kernels of `plan`.
+      state: one that all of the step's program is at work in, see `with_all_at_work`.
+      batches: the first `STEPS_PER_CALL` ones.
+      config: of the run; without `runtime.check_programs` nothing is checked.
+      model: its model section.
+      plan: the kernels.
+    """
+    parallelism = config.training.parallelism
+    if not config.runtime.check_programs:
+        programs = {"step": compile_step(step_fn, state, batches[0], parallelism=parallelism)}
+        if plan.dispatch == "scan":
+            programs["scan"] = compile_step(step_fn, state, stack(batches), steps=len(batches), parallelism=parallelism)
+        return programs, {}
+    tolerance = _tolerance(model, plan)
+    step, step_check = checked(step_fn, state, batches[0], parallelism=parallelism, tolerance=tolerance)
+    programs, checks = {"step": step}, {"step": step_check}
+    if plan.dispatch == "scan":
+        programs["scan"], checks["scan"] = checked_scan(step_fn, state, batches, step=step, tolerance=tolerance)
     return programs, checks
-
-
-def _unchecked(shared: Shared, variant: Variant, batches: Sequence[Any]) -> dict[str, CompiledStep]:
-    step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, variant.plan)
-    parallelism = shared.config.training.parallelism
-    programs = {"step": compile_step(step_fn, shared.state, batches[0], parallelism=parallelism)}
-    if variant.plan.dispatch == "scan":
-        programs["scan"] = compile_step(
-            step_fn, shared.state, stack(batches), steps=len(batches), parallelism=parallelism
-        )
-    return programs
 
 
 def _tolerance(model: ModelConfig, plan: KernelPlan) -> float:
@@ -245,11 +246,17 @@ class Arm:
         self.shared = shared
         self._first_batches = [shared.dataset[i] for i in range(STEPS_PER_CALL)]
         if same_programs_as is None:
-            self.programs, self.program_checks = _compiled(shared, variant, self._first_batches)
+            self.programs, self.program_checks = self._compiled(shared.config)
         else:
             self.programs, self.program_checks = same_programs_as.programs, same_programs_as.program_checks
         self.trainer = self._trainer(variant.name, shared.dataset)
         self.on_step: Callable[[int, float], None] | None = None
+
+    def _compiled(self, config: ConfigDict) -> tuple[dict[str, CompiledStep], dict[str, ProgramCheck]]:
+        shared, plan = self.shared, self.variant.plan
+        step_fn = step_function(shared.config, shared.model, shared.graphdef, shared.optimizer, plan)
+        state = with_all_at_work(shared.state, shared.config, plan)
+        return compile_programs(step_fn, state, self._first_batches, config=config, model=shared.model, plan=plan)
 
     def _trainer(self, name: str, dataset: Any) -> Trainer:
         return Trainer(
@@ -288,7 +295,9 @@ class Arm:
 
     def warm_compile_seconds(self) -> float:
         """What compiling its programs takes where the cache of compiled programs has them: it is done once more."""
-        programs = _unchecked(self.shared, self.variant, self._first_batches)
+        config = self.shared.config.copy_and_resolve_references()
+        config.runtime.check_programs = False
+        programs, _ = self._compiled(config)
         return sum(sum(program.seconds.values()) for program in programs.values())
 
     @property

@@ -66,6 +66,7 @@ class Found:
       roofline: as in the schema; None where it was not measured.
       compression: as in the schema; None where nothing was compressed.
       decoding: as in the schema; None where nothing was generated.
+      time_to_loss: of schedule and recipe, as in the schema; None where none was trained.
     """
 
     pairs: Sequence[TrainingPair]
@@ -74,6 +75,7 @@ class Found:
     roofline: Mapping[str, Any] | None = None
     compression: Mapping[str, Any] | None = None
     decoding: Mapping[str, Any] | None = None
+    time_to_loss: Mapping[str, Any] | None = None
 
 
 def assemble(
@@ -141,6 +143,7 @@ def assemble(
             "attribution": None,
             "compression": found.compression,
             "decoding": found.decoding,
+            "time_to_loss": found.time_to_loss,
             "initial_params_hash": record.initial_params_hash,
             "batches_hash": record.blocks[-1].batches_hash if record.blocks else None,
             "warnings": [*warnings, *_control_warnings(controls)],

@@ -1,8 +1,8 @@
 """The shape of `results.json`, version 2, and a validator for it.
 
 Readers of the file (reports, tests, other people's scripts) rely on this; a field that goes or changes its
-meaning raises the version. Fields beyond those listed are allowed. `compression` and `decoding` were added within the
-version: they may be absent, which is read as null.
+meaning raises the version. Fields beyond those listed are allowed. `compression`, `decoding` and `time_to_loss` were
+added within the version: they may be absent, which is read as null.
 """
 
 from collections.abc import Mapping
@@ -152,6 +152,28 @@ _DECODING = {
     "identical_prompts": (int, type(None)),
     "seconds": _NUMBER,
 }
+_TIME_TO_LOSS = {
+    "target_loss": _NUMBER,  # the baseline's final one, nats/token
+    "trainings": [
+        {
+            **dict.fromkeys(("name", "phases"), str),
+            "recipe": [str],
+            **dict.fromkeys(("steps", "tokens", "programs", "unplanned_compilations", "checks_failed"), int),
+            "tokens_share": _NUMBER,  # of the baseline's
+            **dict.fromkeys(("learning_rate", "seconds", "compile_seconds", "loss"), _NUMBER),
+            "compiled_from_cache": bool,
+            "loss_difference": _MEASURED,  # to the baseline's, over held-out sequences
+            "reached": (bool, type(None)),  # null: the interval holds 0
+            "kernels_seconds": _NUMBER,  # of the optimized arm's training, timed before and after this one
+            "share_of_kernels": _NUMBER,
+            **dict.fromkeys(("share_of_baseline", "share_of_baseline_with_compile"), _MAYBE_NUMBER),
+            "executed": [
+                {**dict.fromkeys(("first_step", "end_step", "batch_size", "seq_len", "depth"), int), "rate": _NUMBER}
+            ],
+        }
+    ],
+    "seconds": _NUMBER,
+}
 _RESULTS = {
     "schema_version": int,
     "name": str,
@@ -199,6 +221,8 @@ def validate_results(results: Mapping[str, Any]) -> None:
             _check(results["controls"], _CONTROLS, "controls", faults)
         if results.get("compression") is not None:
             _check_compression(results["compression"], faults)
+        if results.get("time_to_loss") is not None:
+            _check(results["time_to_loss"], _TIME_TO_LOSS, "time_to_loss", faults)
         if results.get("decoding") is not None:
             _check_decoding(results["decoding"], faults)
         if results["schema_version"] != SCHEMA_VERSION:

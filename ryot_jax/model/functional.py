@@ -46,9 +46,10 @@ def hidden(
     *,
     plan: KernelPlan,
     key: jax.Array | None = None,
+    depth: int = 0,
 ) -> jax.Array:
     """Features x_BTD after the final norm; see `Transformer.hidden`."""
-    return nnx.merge(graphdef, params).hidden(tokens_BT, plan=plan, key=key)
+    return nnx.merge(graphdef, params).hidden(tokens_BT, plan=plan, key=key, depth=depth)
 
 
 def unembedding(graphdef: GraphDef, params: Params) -> jax.Array:
@@ -71,13 +72,20 @@ def decode(
 
 
 def loss(
-    graphdef: GraphDef, params: Params, batch: Batch, *, plan: KernelPlan, key: jax.Array | None = None
+    graphdef: GraphDef,
+    params: Params,
+    batch: Batch,
+    *,
+    plan: KernelPlan,
+    key: jax.Array | None = None,
+    depth: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Sum of the cross-entropies in nats over all targets (float32[]), and the number of targets (float32[]).
 
-    `batch` holds int32 'inputs' and 'targets' of shape [B, T]; targets below zero count for nothing.
+    `batch` holds int32 'inputs' and 'targets' of shape [B, T]; targets below zero count for nothing. `depth`: of the
+    first layers only, 0: all.
     """
-    x_BTD = hidden(graphdef, params, batch["inputs"], plan=plan, key=key)
+    x_BTD = hidden(graphdef, params, batch["inputs"], plan=plan, key=key, depth=depth)
     return linear_cross_entropy(
         x_BTD.reshape(-1, x_BTD.shape[-1]),
         unembedding(graphdef, params),

@@ -4,6 +4,7 @@ It is a description of the network and its weights; programs split it once and c
 `functional.py`. Losses, sampling and updates are left to others.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,11 +79,16 @@ class Transformer(nnx.Module):
         self.final_norm = Norm(cfg)
         self.head = None if cfg.tie_embeddings else nnx.Param(_normal(rngs, cfg.vocab_size, cfg.d_model))
 
-    def hidden(self, tokens_BT: jax.Array, *, plan: KernelPlan, key: jax.Array | None = None) -> jax.Array:
+    def hidden(
+        self, tokens_BT: jax.Array, *, plan: KernelPlan, key: jax.Array | None = None, depth: int = 0
+    ) -> jax.Array:
         """Features x_BTD after the final norm, in the dtype between the ops; `key` None means no dropout.
 
-        A token id beyond the vocabulary gives NaN. Raises ConfigError where T exceeds `max_len`.
+        The stream goes through the first `depth` layers, 0: all. A token id beyond the vocabulary gives NaN. Raises
+        ConfigError where T exceeds `max_len`, or depth the number of layers.
         """
+        if not 0 <= depth <= self.cfg.n_layers:
+            raise ConfigError(f"depth = {depth} must lie in 0 to model.n_layers = {self.cfg.n_layers}")
         T = tokens_BT.shape[1]
         if self.cfg.max_len < T:
             raise ConfigError(
@@ -93,7 +99,7 @@ class Transformer(nnx.Module):
         x_BTD = self._at_positions(x_BTD, jnp.arange(T)[None])
         x_BTD = dropout(x_BTD, self.cfg.dropout, subkey(key, 0), implementation=plan.dropout)
         run = self._run_scanned if self.cfg.scan_layers else self._run_unrolled
-        return self.final_norm(run(x_BTD, plan, key), plan=plan)
+        return self.final_norm(run(x_BTD, plan, key, depth or self.cfg.n_layers), plan=plan)
 
     def unembedding(self) -> jax.Array:
         """Weights w_VD (float32) whose product with features gives logits; the embedding itself when tied."""
@@ -132,8 +138,8 @@ class Transformer(nnx.Module):
             x_BSD = x_BSD * self.cfg.d_model**0.5 + sinusoidal(positions_BS, self.cfg.d_model)
         return x_BSD.astype(self.cfg.dtype)
 
-    def _run_unrolled(self, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None) -> jax.Array:
-        for i, block in enumerate(self._blocks()):
+    def _run_unrolled(self, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None, depth: int) -> jax.Array:
+        for i, block in enumerate(itertools.islice(self._blocks(), depth)):
             graphdef, params = nnx.split(block)
 
             def apply(params: Any, x_BTD: jax.Array, layer_key: Any, graphdef: Any = graphdef) -> jax.Array:
@@ -143,8 +149,9 @@ class Transformer(nnx.Module):
             x_BTD = apply(nnx.to_pure_dict(params), x_BTD, subkey(key, i + 1))
         return x_BTD
 
-    def _run_scanned(self, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None) -> jax.Array:
+    def _run_scanned(self, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None, depth: int) -> jax.Array:
         graphdef, params_L = nnx.split(self.blocks)
+        first_layers = jax.tree.map(lambda leaf_L: leaf_L[:depth], nnx.to_pure_dict(params_L))
 
         def apply(x_BTD: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
             params, i = layer
@@ -152,7 +159,7 @@ class Transformer(nnx.Module):
 
         # A scan's body is a program of its own, which XLA cannot merge with the backward pass's copy of it.
         apply = jax.checkpoint(apply, prevent_cse=False) if self.cfg.remat else apply
-        return jax.lax.scan(apply, x_BTD, (nnx.to_pure_dict(params_L), jnp.arange(self.cfg.n_layers)))[0]
+        return jax.lax.scan(apply, x_BTD, (first_layers, jnp.arange(depth)))[0]
 
     def _blocks(self) -> Iterator[Block]:
         if not self.cfg.scan_layers:

@@ -4,7 +4,7 @@ A pure function of the results dict, laid out by `markdown` and `html`. Where da
 why.
 """
 
-from ryot_jax.report import compression, decoding, limits, machine_tables, summary, tables
+from ryot_jax.report import compression, decoding, limits, machine_tables, summary, tables, time_to_loss
 from ryot_jax.report.parts import Bullets, Command, Paragraph, Part, Pictures, Section, Table
 from ryot_jax.report.words import Results, duration, of_language_model, percent
 
@@ -33,6 +33,7 @@ def sections(results: Results) -> list[Section]:
         ("attribution", "Attribution", _attribution(results)),
         ("roofline", "Roofline and memory", _roofline(results)),
         ("compression", "Compression", _compression(results)),
+        ("time-to-loss", "Schedule and recipe", _time_to_loss(results)),
         ("decoding", "Decoding", _decoding(results)),
         ("config", "Config differences", _config(results)),
         ("manifest", "Manifest and warnings", _manifest(results)),
@@ -181,6 +182,18 @@ def _compression(results: Results) -> list[Part | None]:
             compression.trade_off(found),
         ]
     return parts
+
+
+def _time_to_loss(results: Results) -> list[Part | None]:
+    found = results.get("time_to_loss")
+    if found is None or not found["trainings"]:
+        return []
+    return [
+        Paragraph(time_to_loss.what_was_done(found)),
+        time_to_loss.shares(results),
+        time_to_loss.steps(found),
+        Paragraph(time_to_loss.CAUTION),
+    ]
 
 
 def _decoding(results: Results) -> list[Part | None]:

@@ -7,7 +7,7 @@ conclude, and what to do next, is in `limits`.
 from collections.abc import Mapping
 from typing import Any
 
-from ryot_jax.report import compression, decoding
+from ryot_jax.report import compression, decoding, time_to_loss
 from ryot_jax.report.words import (
     Results,
     counted,
@@ -43,6 +43,7 @@ def findings(results: Results) -> list[str]:
         roofline(results),
         attribution(results),
         compressed(results),
+        scheduled(results),
         decoded(results),
         seed_noise(results),
     )
@@ -175,6 +176,11 @@ def compressed(results: Results) -> str | None:
     """Size, cost and name of the compressed file; None where nothing was compressed."""
     found = results.get("compression")
     return None if found is None else compression.in_a_line(found)
+
+
+def scheduled(results: Results) -> str | None:
+    """How soon schedule and recipe reach the baseline's loss; None where none was trained."""
+    return None if results.get("time_to_loss") is None else time_to_loss.in_a_line(results)
 
 
 def decoded(results: Results) -> str | None:

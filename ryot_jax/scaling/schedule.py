@@ -22,10 +22,12 @@ class Static:
     Attributes:
       batch_size: sequences of a step.
       seq_len: positions of a sequence that the model computes.
+      depth: layers, from the first on, that the model has in the step; 0: all. The others get no gradient.
     """
 
     batch_size: int
     seq_len: int
+    depth: int = 0
 
     @property
     def tokens(self) -> int:
@@ -110,17 +112,21 @@ class StepSchedule:
 
 
 def compose(
-    *, batch_size: Series[int] | int, seq_len: Series[int] | int, rate: Series[float] | float = 1.0
+    *,
+    batch_size: Series[int] | int,
+    seq_len: Series[int] | int,
+    depth: Series[int] | int = 0,
+    rate: Series[float] | float = 1.0,
 ) -> StepSchedule:
     """The schedule that follows several series at once; numbers stand for constants.
 
     Raises:
       ConfigError: the series end at different steps, or none of them ends.
     """
-    batch_sizes = batch_size if isinstance(batch_size, Series) else constant(batch_size)
-    seq_lens = seq_len if isinstance(seq_len, Series) else constant(seq_len)
-    rates = rate if isinstance(rate, Series) else constant(rate)
-    parts: dict[str, Series[Any]] = {"batch_size": batch_sizes, "seq_len": seq_lens, "rate": rates}
+    given = {"batch_size": batch_size, "seq_len": seq_len, "depth": depth, "rate": rate}
+    parts: dict[str, Series[Any]] = {
+        name: part if isinstance(part, Series) else constant(part) for name, part in given.items()
+    }
     ends = {name: part.end for name, part in parts.items() if part.end is not None}
     if not ends:
         raise ConfigError("the schedule never ends: give one of its parts a number of steps")
@@ -131,8 +137,8 @@ def compose(
     firsts = sorted({first for part in parts.values() for first in part.firsts if first < total})
     segments, tokens = [], 0
     for first, end in zip(firsts, [*firsts[1:], total], strict=True):
-        static = Static(batch_sizes(first), seq_lens(first))
-        segments.append(Segment(first, end, static, Dynamic(rates(first)), tokens))
+        static = Static(*(parts[name](first) for name in ("batch_size", "seq_len", "depth")))
+        segments.append(Segment(first, end, static, Dynamic(parts["rate"](first)), tokens))
         tokens += (end - first) * static.tokens
     return StepSchedule(tuple(_merged(segments)))
 
@@ -141,6 +147,7 @@ def check(
     schedule: StepSchedule,
     *,
     max_len: int,
+    n_layers: int,
     n_devices: int = 1,
     accumulation: int = 1,
     steps_per_call: int = 1,
@@ -151,6 +158,7 @@ def check(
     Args:
       schedule: what is to be trained.
       max_len: positions that the model has.
+      n_layers: layers that it has.
       n_devices: that a batch is shared out among.
       accumulation: parts that a batch is cut into.
       steps_per_call: steps that one call of a program takes; 1 where programs take single steps.
@@ -163,6 +171,8 @@ def check(
         static, at = segment.static, f"step {segment.first}"
         if not 1 <= static.seq_len <= max_len:
             raise ConfigError(f"{at}: seq_len = {static.seq_len} must lie in 1 to model.max_len = {max_len}")
+        if not 0 <= static.depth <= n_layers:
+            raise ConfigError(f"{at}: depth = {static.depth} must lie in 0 to model.n_layers = {n_layers}; 0: all")
         if static.batch_size < 1 or static.batch_size % (n_devices * accumulation):
             raise ConfigError(
                 f"{at}: batch_size = {static.batch_size} cannot be shared out among {n_devices} devices in "
@@ -183,7 +193,7 @@ def check(
         )
         raise ConfigError(
             f"step {step}: would be the first of program number {most_programs + 1}; at most {most_programs} may be "
-            "compiled, so let several steps share a batch size and a length"
+            "compiled, so let several steps share batch size, length and depth"
         )
 
 

@@ -5,7 +5,6 @@ given, and checked. What a step computes is the caller's `compile`.
 """
 
 import concurrent.futures
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -76,17 +75,21 @@ class Programs:
       in_background: whether all but the first are compiled by a thread while training goes on.
 
     Attributes:
-      compile_seconds: of each program, as they finish.
+      compiled: the programs, as they finish.
+
+    Raises:
+      RyotError: two kinds with the same batches came out as the same program: `compile_static` does not look at what
+        sets them apart.
     """
 
     def __init__(
         self, schedule: StepSchedule, compile_static: Callable[[Static], CompiledStep], *, in_background: bool = False
     ):
         self.schedule = schedule
-        self.compile_seconds: dict[Static, float] = {}
+        self.compiled: dict[Static, CompiledStep] = {}
         self._compile = compile_static
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
-        self._futures = {static: self._pool.submit(self._timed, static) for static in schedule.programs()}
+        self._futures = {static: self._pool.submit(self._compiled, static) for static in schedule.programs()}
         self._pool.shutdown(wait=False)
         first, *_ = schedule.programs()
         waits = [first] if in_background else list(self._futures)
@@ -107,10 +110,15 @@ class Programs:
             )
         return program
 
-    def _timed(self, static: Static) -> CompiledStep:
-        start = time.perf_counter()
+    def _compiled(self, static: Static) -> CompiledStep:
         program = self._compile(static)
-        self.compile_seconds[static] = time.perf_counter() - start
+        for other, known in self.compiled.items():
+            same_batches = (other.batch_size, other.seq_len) == (static.batch_size, static.seq_len)
+            if same_batches and known.hlo_text() == program.hlo_text():
+                raise RyotError(
+                    f"{other} and {static} were compiled to the same program: their difference does nothing"
+                )
+        self.compiled[static] = program
         return program
 
 
@@ -125,7 +133,8 @@ class ScheduledTrainer:
 
     Attributes:
       trainer: state, data and counters.
-      executed: (first step, end, kind of the steps) of what ran, by the shapes of the arrays that went in.
+      executed: (first step, end, kind of the steps) of what ran, by the shapes of the arrays that went in and the
+        depth that the program was compiled for.
     """
 
     def __init__(self, name: str, programs: Programs, state: State, batches: BatchIterator):
@@ -133,7 +142,8 @@ class ScheduledTrainer:
         self.executed: list[tuple[int, int, Static]] = []
         start = int(state.step)
         first = programs(start, self.schedule.total_steps - start)
-        self.trainer = Trainer(name, first, state, _Recorded(batches, self), program_at=programs)
+        self._programs, self._depth = programs, 0
+        self.trainer = Trainer(name, first, state, _Recorded(batches, self), program_at=self._program_at)
 
     def run(self, n_steps: int | None = None) -> BlockResult:
         """Takes `n_steps` steps, None: all that are left; and checks that they were what the schedule says.
@@ -147,13 +157,19 @@ class ScheduledTrainer:
         self._check_executed(before)
         return result
 
-    def saw(self, static: Static) -> None:
-        """Notes the kind of the next step."""
+    def saw(self, batch_size: int, seq_len: int) -> None:
+        """Notes the batch of the next step."""
+        static = Static(batch_size, seq_len, self._depth)
         first, end, last = self.executed[-1] if self.executed else (0, self.trainer.steps_taken, None)
         if static == last:
             self.executed[-1] = (first, end + 1, static)
         else:
             self.executed.append((end, end + 1, static))
+
+    def _program_at(self, step: int, left: int) -> CompiledStep:
+        program = self._programs(step, left)
+        self._depth = next(static.depth for static, known in self._programs.compiled.items() if known is program)
+        return program
 
     def _check_executed(self, since: int) -> None:
         """Compares every step from `since` on with the schedule; the newest one that differs is told."""
@@ -171,7 +187,7 @@ class _Recorded:
 
     def __next__(self) -> Mapping[str, np.ndarray]:
         batch = next(self._batches)
-        self._trainer.saw(Static(*batch["inputs"].shape))
+        self._trainer.saw(*batch["inputs"].shape)
         return batch
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:

@@ -12,18 +12,21 @@ PHASES = st.lists(st.tuples(st.integers(1, 7), st.sampled_from([2, 4, 8])), min_
 
 def test_the_parts_are_followed_at_once():
     schedule = compose(
-        batch_size=per_phase([(2, 16), (3, 32)]), seq_len=linear_ramp(32, 64, steps=3, multiple_of=32), rate=0.5
+        batch_size=per_phase([(2, 16), (3, 32)]),
+        seq_len=linear_ramp(32, 64, steps=3, multiple_of=32),
+        depth=per_phase([(4, 2), (1, 0)]),
+        rate=0.5,
     )
     assert [schedule(step) for step in range(5)] == [
-        (Static(16, 32), Dynamic(0.5)),
-        (Static(16, 32), Dynamic(0.5)),
-        (Static(32, 32), Dynamic(0.5)),
-        (Static(32, 64), Dynamic(0.5)),
+        (Static(16, 32, 2), Dynamic(0.5)),
+        (Static(16, 32, 2), Dynamic(0.5)),
+        (Static(32, 32, 2), Dynamic(0.5)),
+        (Static(32, 64, 2), Dynamic(0.5)),
         (Static(32, 64), Dynamic(0.5)),
     ]
     assert schedule.total_steps == 5 and schedule.total_tokens == 2 * 512 + 1024 + 2 * 2048
-    assert schedule.programs() == (Static(16, 32), Static(32, 32), Static(32, 64))
-    assert schedule.to_json()[1] == {"first_step": 2, "end_step": 3, "batch_size": 32, "seq_len": 32, "rate": 0.5}
+    assert schedule.programs() == (Static(16, 32, 2), Static(32, 32, 2), Static(32, 64, 2), Static(32, 64))
+    assert schedule.to_json()[1] == {"first_step": 2, "end_step": 3, "batch_size": 32, "seq_len": 32, "depth": 2, "rate": 0.5}
 
 
 def test_a_rate_that_changes_is_no_other_program():
@@ -74,6 +77,8 @@ def test_what_is_no_schedule_is_refused_with_the_step(make, message):
     [
         ({"seq_len": per_phase([(4, 16), (4, 33)])}, {}, "step 4: seq_len = 33 must lie in 1 to model.max_len = 32"),
         ({"seq_len": per_phase([(4, 0), (4, 32)])}, {}, "step 0: seq_len = 0"),
+        ({"depth": per_phase([(4, 4), (4, 5)])}, {}, "step 4: depth = 5 must lie in 0 to model.n_layers = 4"),
+        ({"depth": per_phase([(4, -1), (4, 0)])}, {}, "step 0: depth = -1"),
         ({"batch_size": per_phase([(4, 8), (4, 6)])}, {"n_devices": 4}, "step 4: batch_size = 6 .* multiple of 4"),
         ({"batch_size": constant(8, 8)}, {"n_devices": 2, "accumulation": 8}, "step 0: batch_size = 8 .* of 16"),
         ({"batch_size": per_phase([(4, 8), (4, 0)])}, {}, "step 4: batch_size = 0"),
@@ -86,9 +91,9 @@ def test_what_is_no_schedule_is_refused_with_the_step(make, message):
 def test_what_cannot_be_trained_is_refused_with_the_step(parts, settings, message):
     schedule = compose(**{"batch_size": 8, "seq_len": constant(32, 8)} | parts)
     with pytest.raises(ConfigError, match=message):
-        check(schedule, max_len=32, **settings)
+        check(schedule, max_len=32, n_layers=4, **settings)
 
 
 def test_what_can_be_trained_is_not_refused():
     schedule = compose(batch_size=per_phase([(5, 8), (10, 16)]), seq_len=per_phase([(5, 16), (10, 32)]))
-    check(schedule, max_len=32, n_devices=4, accumulation=2, steps_per_call=5)
+    check(schedule, max_len=32, n_layers=4, n_devices=4, accumulation=2, steps_per_call=5)

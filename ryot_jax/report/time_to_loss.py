@@ -1,0 +1,136 @@
+"""What a report says of reaching the baseline's final loss by schedule and recipe: a sentence, a caution, two tables.
+
+All take the field `time_to_loss` of the results, which is null, or in older files absent, where no such training ran;
+that is for the callers to see.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ryot_jax.report.parts import Table
+from ryot_jax.report.words import Results, counted, duration, interval, number, percent
+
+Found = Mapping[str, Any]
+CAUTION = (
+    "Caution: each was trained once, from one seed, and its loss interval holds the choice of held-out sequences only. "
+    "A schedule and a recipe are another training, not a faster step: no kernel has a part in their gain, and where "
+    "the baseline's own settings are poor they gain more. The time is that of a plan that was set before; a training "
+    "that ends above the baseline's loss has no such time, whatever its share is."
+)
+_WITH = {"schedule": "kernels, schedule", "recipe": "kernels, recipe", "both": "kernels, schedule, recipe"}
+
+
+def in_a_line(results: Results) -> str | None:
+    """Shares of the baseline's time, part by part; None where nothing was trained to its end."""
+    found = results["time_to_loss"]
+    trainings = found["trainings"]
+    if not trainings:
+        return None
+    speed = results["comparison"]["step_time_speedup"]["estimate"]
+    kernels = "" if speed is None else f"kernels {number(1 / speed)}; "
+    return (
+        f"Share of the baseline's time to its final loss of {found['target_loss']:.4f} (one seed, compilation apart): "
+        f"{kernels}{'; '.join(map(_share, trainings))}."
+    )
+
+
+def _share(training: Found) -> str:
+    return f"{_WITH[training['name']]} {number(training['share_of_baseline'])}{_unless_reached(training)}"
+
+
+def _unless_reached(training: Found) -> str:
+    if training["reached"]:
+        return ""
+    change = number(training["loss_difference"]["estimate"], "+.4f")
+    return f" (not reached: {change})" if training["reached"] is False else f" (not told whether reached: {change})"
+
+
+def what_was_done(found: Found) -> str:
+    """How the times came about."""
+    recipes = sorted({", ".join(training["recipe"]) for training in found["trainings"] if training["recipe"]})
+    recipe = f" Recipe: {'; '.join(recipes)}." if recipes else ""
+    unplanned = sum(training["unplanned_compilations"] for training in found["trainings"])
+    return (
+        "From fresh weights of the same seed, with the kernels of the optimized arm as far as the recipe allows, "
+        f"{counted(len(found['trainings']), 'training')} to the end of a plan that the config gives.{recipe} Steps of "
+        "the optimized arm were timed before and after each: a share is of what that arm's whole training takes at "
+        "that time, and by the paired speed-up of the baseline's. The executed steps were those of the plan, and "
+        f"{counted(unplanned, 'program')} had to be compiled while they ran."
+    )
+
+
+def shares(results: Results) -> Table:
+    """Each training with its time and its loss, beside kernels alone."""
+    comparison, found = results["comparison"], results["time_to_loss"]
+    baseline, optimized = (results["arms"][comparison[name]] for name in ("baseline", "optimized"))
+    speed = comparison["step_time_speedup"]["estimate"]
+    rows = [
+        (
+            "baseline",
+            "100 %",
+            duration(baseline["train_seconds"]),
+            "1",
+            "1",
+            number(found["target_loss"], ".4f"),
+            "",
+            "",
+        ),
+        (
+            "kernels",
+            "100 %",
+            duration(optimized["train_seconds"]),
+            number(None if speed is None else 1 / speed),
+            _with_compilation(baseline, optimized),
+            number(optimized["final_heldout_loss"], ".4f"),
+            number(comparison["heldout_loss_difference"]["estimate"], "+.4f"),
+            interval(comparison["heldout_loss_difference"]["ci95"], "+.3f"),
+        ),
+        *(_row(training) for training in found["trainings"]),
+    ]
+    header = (
+        *("", "tokens", "s", "share of baseline's time", "compilation counted"),
+        *("final loss", "above baseline's", "95 % interval"),
+    )
+    return Table("Time to the baseline's final loss", header, tuple(rows), numeric=True)
+
+
+def _with_compilation(baseline: Found, optimized: Found) -> str:
+    if baseline["compiled_from_cache"] != optimized["compiled_from_cache"]:
+        return number(None)
+    slow, fast = (arm["train_seconds"] + arm["compile_seconds"] for arm in (baseline, optimized))
+    return number(fast / slow if slow > 0 else None)
+
+
+def _row(training: Found) -> tuple[str, ...]:
+    return (
+        _WITH[training["name"]],
+        percent(training["tokens_share"], ".0f"),
+        duration(training["seconds"]),
+        number(training["share_of_baseline"]),
+        number(training["share_of_baseline_with_compile"]),
+        number(training["loss"], ".4f"),
+        number(training["loss_difference"]["estimate"], "+.4f"),
+        interval(training["loss_difference"]["ci95"], "+.3f"),
+    )
+
+
+def steps(found: Found) -> Table:
+    """What the steps of each training were."""
+    rows = tuple(
+        (_WITH[training["name"]] if i == 0 else "", *_kind(part))
+        for training in found["trainings"]
+        for i, part in enumerate(training["executed"])
+    )
+    return Table(
+        "Steps that were executed", ("", "steps", "batch", "length", "layers", "rate times"), rows, numeric=True
+    )
+
+
+def _kind(part: Mapping[str, Any]) -> Sequence[str]:
+    return (
+        f"{part['end_step'] - part['first_step']:,}",
+        str(part["batch_size"]),
+        str(part["seq_len"]),
+        str(part["depth"] or "all"),
+        f"{part['rate']:g}",
+    )
