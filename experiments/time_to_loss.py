@@ -111,8 +111,8 @@ STUDY: dict[str, dict[str, Plan]] = {
         Plan("Muon, rotary, 22 %", "22% of B x T", ROTARY, 0.02),
         Plan("Muon, rotary, depth 2, 22 %", "15% of B x T depth L/2, 7.5% of B x T", ROTARY, 0.02),
         Plan("Muon, rotary, depth 2, length 64, 22 %", "15% of B x T/2 depth L/2, 7.5% of B x T", ROTARY, 0.02),
-        Plan("Muon, rotary, depth 1, length 64, 17 %", "12.5% of B x T/2 depth L/4, 5% of B x T", ROTARY, 0.02),
-        Plan("Muon, rotary, depth 1, length 64, 21 %", "15% of B x T/2 depth L/4, 6.25% of B x T", ROTARY, 0.02),
+        Plan("Muon, rotary, depth 1, length 64, 18 %", "12.5% of B x T/2 depth L/4, 5% of B x T", ROTARY, 0.02),
+        Plan("Muon, rotary, depth 1, length 64, 20 %", "12.5% of B x T/2 depth L/4, 7.5% of B x T", ROTARY, 0.02),
     )
 }
 
@@ -192,7 +192,7 @@ def _found(
                 name,
                 plan.phases,
                 ", ".join(plan.parts) or "none",
-                f"{first.learning_rate:g}",
+                f"{first.config.training.learning_rate:g}",
                 f"{first.schedule.total_tokens / base:.0%}",
                 f"{first.schedule.total_steps:,}",
                 str(len(first.schedule.programs())),

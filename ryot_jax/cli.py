@@ -52,7 +52,8 @@ generate
   --min_p=P            among tokens at least P times as likely as the likeliest one (default: 0)
   --seed=N             of the sampling (default: 0)
   --checkpoint=WHICH   best or latest (default: best; latest if imported, as no loss is known then)
-  --arm=NAME           baseline or optimized (default: the last of the run's arms)
+  --arm=NAME           baseline or optimized, or where they were trained schedule, recipe or both
+                       (default: the last of the first two that the run has)
 
   --compressed         write with the checkpoint's compressed file, which compress and train make
   --draft=KIND         lookup, bigram or none: guesses at the next tokens, of which the model checks
@@ -85,7 +86,8 @@ import
 tune
   measures the kernels on the sizes of a config (about a minute for configs/scaled.py) and keeps
   what is fastest here for runs of these sizes; --config.runtime.tune_kernels=True does the same
-  at the start of a run
+  at the start of a run; shows what each kind of steps of the config's schedules takes (half a
+  minute more), and whether it repays the compilation of its program
 
 ablate
   times a step with each optimization added alone to the baseline and left out of the full set, and
@@ -413,8 +415,11 @@ def _parse_checkpoint(
     run = find_run(Path(workdir.value), run_name.value)
     config = load(str(run.config), ())
     arms = config.comparison.arms
-    if arm.value is not None and arm.value not in arms:
-        raise ConfigError(f"--arm={arm.value}: run {run.path} has the arms {', '.join(arms)}")
+    kept = [name for name in ("schedule", "recipe", "both") if run.config_of(name).is_file()]
+    if arm.value in kept:  # its model may be another one than that of the arms
+        config = load(str(run.config_of(arm.value)), ())
+    elif arm.value is not None and arm.value not in arms:
+        raise ConfigError(f"--arm={arm.value}: run {run.path} has the arms {', '.join((*arms, *kept))}")
     # What was imported has no held-out loss, so that none of its checkpoints is the best.
     default = "latest" if run.imported.is_file() else "best"
     return config, CheckpointOptions(run.path, arm.value or arms[-1], checkpoint.value or default)

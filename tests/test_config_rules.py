@@ -76,6 +76,16 @@ def test_defaults_are_valid():
             {"optimizations__qat": "int4"},
             "optimizations.qat = 'int4' must be one of off, auto, round",
         ),
+        ({"scaling__schedule": "half of B x T"}, "scaling.schedule = 'half of B x T': 'half of B x T' is no phase"),
+        (
+            {"scaling__both_schedule": "5% of B x T rate 0"},
+            "scaling.both_schedule = '5% of B x T rate 0': '5% of B x T",
+        ),
+        (
+            {"scaling__recipe": "moun"},
+            "scaling.recipe = 'moun': there is no part 'moun' of a recipe; did you mean muon",
+        ),
+        ({"scaling__recipe_learning_rate": 0.0}, "scaling.recipe_learning_rate = 0.0 must be above 0"),
         ({"compression__qat_bits": 1}, "compression.qat_bits = 1 must be at least 2 and below 9"),
         ({"compression__qat_bits": 9}, "compression.qat_bits = 9 must be at least 2 and below 9"),
         ({"compression__qat_fraction": 0.0}, "compression.qat_fraction = 0.0 must be above 0 and at most 1"),

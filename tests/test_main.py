@@ -43,6 +43,7 @@ TINY = [
     "--config.comparison.control_steps=6",
     "--config.compression.enabled=False",
     "--config.decoding.enabled=False",
+    "--config.scaling.enabled=False",
 ]
 
 
@@ -72,7 +73,8 @@ def _only_run(workdir: Path) -> Path:
 def finished(text, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A run from start to end."""
     workdir = tmp_path_factory.mktemp("runs")
-    done = _run(_command(TINY, text, workdir))
+    words = ["--config.scaling.enabled=True", "--config.scaling.recipe=muon", "--config.scaling.recipe_schedule="]
+    done = _run(_command([*TINY, *words], text, workdir))
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
     return _only_run(workdir), done
 
@@ -91,6 +93,22 @@ def test_a_run_leaves_results_that_keep_their_schema(finished):
     assert abs(first - second) < 0.02
     active = {optimization["name"]: optimization["active"] for optimization in results["optimizations"]}
     assert active["dispatch"], "several steps a call, on any CPU"
+
+
+def test_a_run_ends_with_schedule_and_recipe_and_going_on_with_it_trains_nothing_twice(finished, tmp_path):
+    run, done = finished
+    found = json.loads((run / "results.json").read_text(encoding="utf-8"))["time_to_loss"]
+    assert [(t["name"], t["recipe"]) for t in found["trainings"]] == [("schedule", []), ("both", ["muon"])]
+    assert all(training["unplanned_compilations"] == 0 for training in found["trainings"])
+    assert "Share of the baseline's time to its final loss" in done.stdout
+    assert "## Schedule and recipe" in (run / "report.md").read_text(encoding="utf-8")
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    again = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={copy}"])
+    assert again.returncode in VERDICTS.values(), again.stdout + again.stderr
+    assert "schedule: " not in again.stdout and "Share of the baseline's time to its final loss" in again.stdout
+    assert json.loads((copy / "results.json").read_text(encoding="utf-8"))["time_to_loss"] == found
 
 
 def test_a_run_leaves_every_file_that_it_names(finished):

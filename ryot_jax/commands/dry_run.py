@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.comparison.arms import kernel_spec, variants
+from ryot_jax.comparison.scheduled_arm import plans, schedule_of
 from ryot_jax.config import to_json
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.model.accounting import flops_per_step, memory_by_part, parameters_by_part
@@ -47,6 +48,13 @@ def run(config: ConfigDict, console: Console) -> int:
     for arm, resolution in resolutions.items():
         for line in resolution.lines():
             console.line(f"{arm}: {line}")
+    for plan in plans(config) if config.scaling.enabled and len(resolutions) == 2 else []:
+        schedule, parts_of_recipe = schedule_of(plan, config), ", ".join(plan.parts) or "none"
+        share = schedule.total_tokens / (training.epochs * training.steps_per_epoch * training.batch_size)
+        console.line(
+            f"{plan.name}: {schedule.total_steps:,} steps of {len(schedule.programs())} kinds, "
+            f"{share / training.seq_len:.0%} of the tokens; recipe: {parts_of_recipe}"
+        )
     rate = _product_rate(model, max(microbatch, 1) * training.seq_len) * devices.local_count
     steps = training.epochs * training.steps_per_epoch * len(resolutions)
     low, high = (factor * flops / rate for factor in _STEP_OVER_PRODUCTS)

@@ -4,6 +4,8 @@ The comparison before it times kernels at equal batches. Here each training is a
 was set before; what it is worth is its time where its final loss is not above the baseline's.
 """
 
+import contextlib
+import dataclasses
 import math
 import statistics
 import time
@@ -11,11 +13,15 @@ from typing import Any
 
 from ryot_jax.comparison.arms import Arm, Shared
 from ryot_jax.comparison.outcomes import TrainingPair, final_losses, pair_outcome
-from ryot_jax.comparison.scheduled_arm import Plan, Trained, plans, train_by
+from ryot_jax.comparison.scheduled_arm import Kind, Plan, Trained, plans, saved_seconds, train_by
 from ryot_jax.comparison.statistics import paired_difference
+from ryot_jax.config import to_json
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import RyotError
+from ryot_jax.runtime.files import write_text
+from ryot_jax.runtime.run_directory import RunDirectory
+from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.loop import Trainer
 
 _REFERENCE_SECONDS = 1.5  # of a block of the optimized arm before and after each training
@@ -29,6 +35,7 @@ def measure(
     console: Console,
     *,
     from_cache: bool,
+    directory: RunDirectory | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Trains by every plan: `time_to_loss` of `results.json`, and what the reader should know.
 
@@ -42,6 +49,7 @@ def measure(
       corpus: the text.
       console: told of progress.
       from_cache: whether the baseline's programs came from the cache of compiled programs.
+      directory: of the run, where the trained models are kept; None: they are not.
     """
     start = time.perf_counter()
     target = pair.record.heldout[-1].mean_loss[arms[0].name]
@@ -50,13 +58,15 @@ def measure(
     before = clock.seconds_per_step()
     for plan in plans(shared.config):
         try:
-            trained = train_by(plan, shared, arms[1].variant.plan, corpus, seed=pair.seed)
+            trained: Trained | None = train_by(plan, shared, arms[1].variant.plan, corpus, seed=pair.seed)
         except RyotError as error:  # the comparison stands without, and so do the other trainings
             console.line(f"{plan.name}: not trained: {error}")
             warnings.append(f"The training with {_words(plan)} did not come to its end: {error}.")
             trained = None
         after = clock.seconds_per_step()
         if trained is not None:
+            if directory is not None:
+                _keep(plan, trained, directory)
             found.append(_entry(plan, trained, shared, arms[0], pair, statistics.fmean((before, after)), from_cache))
             console.line(
                 f"{plan.name}: {trained.schedule.total_steps:,} steps in {trained.seconds:.1f} s, held-out loss "
@@ -87,7 +97,7 @@ def _entry(
         "name": plan.name,
         "recipe": list(plan.parts),
         "phases": plan.phases,
-        "learning_rate": trained.learning_rate,
+        "learning_rate": trained.config.training.learning_rate,
         "steps": trained.schedule.total_steps,
         "tokens": trained.schedule.total_tokens,
         "tokens_share": trained.schedule.total_tokens / (planned_steps * shared.tokens_per_step),
@@ -105,7 +115,31 @@ def _entry(
         "share_of_baseline": None if speedup is None else trained.seconds / kernels_seconds / speedup,
         "share_of_baseline_with_compile": with_compile,
         "executed": trained.schedule.to_json(),
+        "kinds": [_kind(kind, trained) for kind in trained.kinds],
     }
+
+
+def _kind(kind: Kind, trained: Trained) -> dict[str, Any]:
+    saved = saved_seconds(kind, trained.kinds)
+    return {
+        **dataclasses.asdict(kind.static),
+        "steps": kind.steps,
+        "seconds": kind.seconds,
+        "compile_seconds": kind.compile_seconds,
+        "saved_seconds": saved,
+        "repaid": None if saved is None else saved > kind.compile_seconds,
+    }
+
+
+def _keep(plan: Plan, trained: Trained, directory: RunDirectory) -> None:
+    """A checkpoint and a config of its own, so that other commands can begin with the model."""
+    config_json = to_json(trained.config)
+    with contextlib.closing(Checkpoints(directory.checkpoints / plan.name)) as checkpoints:
+        checkpoints.delete_after(-1)  # of an earlier end of this run
+        facts = {"phases": plan.phases, "steps": trained.schedule.to_json()}
+        steps, loss = trained.schedule.total_steps, trained.heldout.mean_loss
+        checkpoints.save(steps, trained.state, facts, loss, config_json, arm=plan.name)
+    write_text(directory.config_of(plan.name), config_json)
 
 
 class _Clock:

@@ -344,7 +344,10 @@ def _time_to_loss(
     if before is not None and len(before["trainings"]) == len(plans(shared.config)):
         return before, []
     (baseline, from_cache), (optimized, _) = built
-    return time_to_loss.measure(shared, (baseline, optimized), pair, corpus, console, from_cache=from_cache)
+    keep = directory if shared.config.checkpoint.enabled else None
+    return time_to_loss.measure(
+        shared, (baseline, optimized), pair, corpus, console, from_cache=from_cache, directory=keep
+    )
 
 
 def _compress_best(

@@ -170,6 +170,15 @@ _TIME_TO_LOSS = {
             "executed": [
                 {**dict.fromkeys(("first_step", "end_step", "batch_size", "seq_len", "depth"), int), "rate": _NUMBER}
             ],
+            # By program; saved: against its tokens in the largest steps of all layers, null for those themselves.
+            "kinds": [
+                {
+                    **dict.fromkeys(("batch_size", "seq_len", "depth", "steps"), int),
+                    **dict.fromkeys(("seconds", "compile_seconds"), _NUMBER),
+                    "saved_seconds": _MAYBE_NUMBER,
+                    "repaid": (bool, type(None)),
+                }
+            ],
         }
     ],
     "seconds": _NUMBER,

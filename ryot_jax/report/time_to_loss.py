@@ -17,7 +17,6 @@ CAUTION = (
     "the baseline's own settings are poor they gain more. The time is that of a plan that was set before; a training "
     "that ends above the baseline's loss has no such time, whatever its share is."
 )
-_WITH = {"schedule": "kernels, schedule", "recipe": "kernels, recipe", "both": "kernels, schedule, recipe"}
 
 
 def in_a_line(results: Results) -> str | None:
@@ -34,8 +33,13 @@ def in_a_line(results: Results) -> str | None:
     )
 
 
+def _with(training: Found) -> str:
+    """What it was trained with, all at once."""
+    return f"kernels, {'schedule, recipe' if training['name'] == 'both' else training['name']}"
+
+
 def _share(training: Found) -> str:
-    return f"{_WITH[training['name']]} {number(training['share_of_baseline'])}{_unless_reached(training)}"
+    return f"{_with(training)} {number(training['share_of_baseline'])}{_unless_reached(training)}"
 
 
 def _unless_reached(training: Found) -> str:
@@ -55,7 +59,9 @@ def what_was_done(found: Found) -> str:
         f"{counted(len(found['trainings']), 'training')} to the end of a plan that the config gives.{recipe} Steps of "
         "the optimized arm were timed before and after each: a share is of what that arm's whole training takes at "
         "that time, and by the paired speed-up of the baseline's. The executed steps were those of the plan, and "
-        f"{counted(unplanned, 'program')} had to be compiled while they ran."
+        f"{counted(unplanned, 'program')} had to be compiled while they ran. What a kind of steps saves is against its "
+        "tokens in the training's own largest steps of all layers; it repays the compilation of its program where that "
+        "is more."
     )
 
 
@@ -103,7 +109,7 @@ def _with_compilation(baseline: Found, optimized: Found) -> str:
 
 def _row(training: Found) -> tuple[str, ...]:
     return (
-        _WITH[training["name"]],
+        _with(training),
         percent(training["tokens_share"], ".0f"),
         duration(training["seconds"]),
         number(training["share_of_baseline"]),
@@ -115,22 +121,24 @@ def _row(training: Found) -> tuple[str, ...]:
 
 
 def steps(found: Found) -> Table:
-    """What the steps of each training were."""
+    """What the steps of each training were, what they took, and whether that repaid a program of their own."""
     rows = tuple(
-        (_WITH[training["name"]] if i == 0 else "", *_kind(part))
+        (_with(training) if i == 0 else "", *_kind(kind))
         for training in found["trainings"]
-        for i, part in enumerate(training["executed"])
+        for i, kind in enumerate(training["kinds"])
     )
-    return Table(
-        "Steps that were executed", ("", "steps", "batch", "length", "layers", "rate times"), rows, numeric=True
-    )
+    header = ("", "steps", "batch", "length", "layers", "ms a step", "s compiling", "s saved", "repaid")
+    return Table("Kinds of steps that were executed", header, rows, numeric=True)
 
 
-def _kind(part: Mapping[str, Any]) -> Sequence[str]:
+def _kind(kind: Mapping[str, Any]) -> Sequence[str]:
     return (
-        f"{part['end_step'] - part['first_step']:,}",
-        str(part["batch_size"]),
-        str(part["seq_len"]),
-        str(part["depth"] or "all"),
-        f"{part['rate']:g}",
+        f"{kind['steps']:,}",
+        str(kind["batch_size"]),
+        str(kind["seq_len"]),
+        str(kind["depth"] or "all"),
+        duration(kind["seconds"] / kind["steps"], 1e-3),
+        duration(kind["compile_seconds"]),
+        "" if kind["saved_seconds"] is None else duration(kind["saved_seconds"]),
+        {None: "", True: "yes", False: "no"}[kind["repaid"]],
     )

@@ -41,6 +41,10 @@ class RunDirectory:
         """The tokenizer that the run was trained with, so that a checkpoint can speak without the text."""
         return self.path / "tokenizer.json"
 
+    def config_of(self, training: str) -> Path:
+        """The config of a training beside the arms, 'schedule', 'recipe' or 'both'; no such file: it was not kept."""
+        return self.path / f"config-{training}.json"
+
     @property
     def checkpoints(self) -> Path:
         """One folder an arm."""

@@ -59,8 +59,8 @@ def parse(text: str) -> tuple[Phase, ...]:
             _part(found["depth"] or ""),
             float(found["rate"] or 1.0),
         )
-        if not (phase.share and phase.batch and phase.rate):
-            raise ConfigError(f"{words.strip()!r}: share, batch size and rate must be above zero")
+        if not all((phase.share, phase.batch, phase.length, phase.depth, phase.rate)):
+            raise ConfigError(f"{words.strip()!r}: share, batch size, length, depth and rate must be above zero")
         phases.append(phase)
     return tuple(phases)
 

@@ -125,6 +125,7 @@ def assemble(run, schedule):
         controls=None,
         compression=None,
         decoding=None,
+        time_to_loss=None,
         use_schedule=schedule,
         **changes,
     ):
@@ -139,7 +140,8 @@ def assemble(run, schedule):
         }
         settings = arguments.pop("settings", estimands.Settings(0.1, 0.02, "bigram"))
         pairs = [TrainingPair(seed, run(each, use_schedule)) for seed, each in enumerate([arms, *more_pairs])]
-        found = results.Found(pairs, processes, controls, compression=compression, decoding=decoding)
+        beside = {"compression": compression, "decoding": decoding, "time_to_loss": time_to_loss}
+        found = results.Found(pairs, processes, controls, **beside)
         return results.assemble(found, [facts_of(arm) for arm in arms], use_schedule, settings, **arguments)
 
     return assembled

@@ -219,6 +219,60 @@ def test_decoding_is_passed_on_as_plain_json(make_arms, assemble, decoding, tmp_
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == found
 
 
+def _time_to_loss():
+    training = {
+        "name": "schedule",
+        "recipe": [],
+        "phases": "50% of B x T",
+        "learning_rate": 0.003,
+        **dict.fromkeys(("steps", "tokens", "programs", "unplanned_compilations", "checks_failed"), 1),
+        **dict.fromkeys(("tokens_share", "seconds", "compile_seconds", "loss", "kernels_seconds"), 0.5),
+        "compiled_from_cache": False,
+        "loss_difference": {"estimate": np.float64(-0.1), "ci95": (-0.2, -0.1)},
+        "reached": True,
+        **dict.fromkeys(("share_of_kernels", "share_of_baseline", "share_of_baseline_with_compile"), 0.5),
+        "executed": [
+            {"first_step": 0, "end_step": 10, "batch_size": 8, "seq_len": 8, "depth": 0, "rate": 1.0},
+        ],
+        "kinds": [
+            {
+                **dict.fromkeys(("batch_size", "seq_len", "depth", "steps"), 1),
+                **dict.fromkeys(("seconds", "compile_seconds"), 0.5),
+                "saved_seconds": None,
+                "repaid": None,
+            }
+        ],
+    }
+    return {"target_loss": 3.5, "trainings": [training], "seconds": 1.0}
+
+
+def test_schedule_and_recipe_are_passed_on_as_plain_json(make_arms, assemble):
+    found = assemble(make_arms(), time_to_loss=_time_to_loss())
+    validate_results(found)
+    assert found["time_to_loss"]["trainings"][0]["loss_difference"] == {"estimate": -0.1, "ci95": [-0.2, -0.1]}
+    assert found["criteria"] == assemble(make_arms())["criteria"], "they are shown, not judged"
+    found = assemble(make_arms())
+    assert found["time_to_loss"] is None
+    del found["time_to_loss"]  # as older files
+    validate_results(found)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.pop("target_loss"), "time_to_loss.target_loss is missing"),
+        (lambda t: t["trainings"][0].pop("reached"), r"time_to_loss.trainings\[0\].reached is missing"),
+        (lambda t: t["trainings"][0]["executed"][0].update(depth=None), r"executed\[0\].depth is NoneType, not int"),
+        (lambda t: t["trainings"][0]["loss_difference"].update(ci95=[1, 0]), r"loss_difference.ci95 is \[1, 0\]"),
+    ],
+)
+def test_a_damaged_time_to_loss_is_no_results_file(make_arms, assemble, damage, message):
+    found = assemble(make_arms(), time_to_loss=_time_to_loss())
+    damage(found["time_to_loss"])
+    with pytest.raises(ValueError, match=message):
+        validate_results(found)
+
+
 def test_without_decoding_the_field_is_null_and_older_files_lack_it(make_arms, assemble):
     found = assemble(make_arms())
     assert found["decoding"] is None

@@ -145,3 +145,38 @@ def test_kernels_are_those_of_the_plan(small, op):
     graphdef, params = functional.init(cfg, 0)
     with pytest.raises(ValueError, match="'none'"):
         functional.loss(graphdef, params, small.batch(cfg), plan=KernelPlan(**{op: "none"}), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_the_first_layers_alone_are_the_model_that_has_no_others(small, scan_layers):
+    cfg = small.config(n_layers=3)
+    _, params = small.build(cfg)
+    shallow_cfg = dataclasses.replace(cfg, n_layers=1)
+    shallow = {**params, "blocks": {"layer_000": params["blocks"]["layer_000"]}}
+    batch = small.batch(cfg)
+    expected, expected_grads = loss_and_gradients(shallow_cfg, batch)(shallow)
+    run_cfg, run_params = functional.stack_layers(cfg, params) if scan_layers else (cfg, params)
+    graphdef = functional.graph(run_cfg)
+
+    def loss(params, depth):
+        return functional.loss(graphdef, params, batch, plan=PLAN, depth=depth)[0]
+
+    found, grads = jax.value_and_grad(loss)(run_params, 1)
+    if scan_layers:
+        _, grads = functional.unstack_layers(run_cfg, grads)
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+    first = {**grads, "blocks": {"layer_000": grads["blocks"]["layer_000"]}}
+    # Gradients are sums of several hundred products of either sign, up to 3 in size.
+    chex.assert_trees_all_close(first, expected_grads, rtol=2e-5, atol=1e-5)
+    others = [grads["blocks"][f"layer_{i:03d}"] for i in (1, 2)]
+    chex.assert_trees_all_equal(others, jax.tree.map(jnp.zeros_like, others))
+    assert abs(loss(run_params, 0) - expected) > 1e-3, "the other layers do something"
+    assert loss(run_params, 0) == loss(run_params, 3)
+
+
+@pytest.mark.parametrize("depth", [-1, 4])
+def test_a_depth_that_the_model_does_not_have_is_refused(small, depth):
+    cfg = small.config(n_layers=3)
+    graphdef, params = small.build(cfg)
+    with pytest.raises(ConfigError, match=f"depth = {depth} must lie in 0 to model.n_layers = 3"):
+        functional.hidden(graphdef, params, small.batch(cfg)["inputs"], plan=PLAN, depth=depth)

@@ -274,6 +274,7 @@ def _passed() -> dict:
         "attribution": None,
         "compression": None,
         "decoding": None,
+        "time_to_loss": None,
         "initial_params_hash": "ab" * 32,
         "batches_hash": "cd" * 32,
         "warnings": [],
@@ -476,6 +477,62 @@ def _decoded(results: dict) -> dict:
     return results
 
 
+def _scheduled(results: dict) -> dict:
+    """With trainings by a schedule, a recipe and both; the recipe's ends above the baseline's loss."""
+
+    def training(name: str, recipe: list[str], executed: list[tuple[int, ...]], seconds: float, change: float) -> dict:
+        steps = [
+            {"first_step": a, "end_step": b, "batch_size": batch, "seq_len": length, "depth": depth, "rate": 1.0}
+            for a, b, batch, length, depth in executed
+        ]
+        return {
+            "name": name,
+            "recipe": recipe,
+            "phases": "50% of B x T/2",
+            "learning_rate": 0.02 if recipe else 0.003,
+            "steps": executed[-1][1],
+            "tokens": 2_000_000,
+            "tokens_share": 0.6103,
+            "programs": len(executed),
+            "unplanned_compilations": 0,
+            "checks_failed": 0,
+            "seconds": seconds,
+            "compile_seconds": 4.5,
+            "compiled_from_cache": False,
+            "loss": 3.4567 + change,
+            "loss_difference": {"estimate": change, "ci95": [change - 0.01, change + 0.01]},
+            "reached": None if abs(change) < 0.01 else change < 0,
+            "kernels_seconds": 36.0,
+            "share_of_kernels": seconds / 36.0,
+            "share_of_baseline": seconds / 131.0,
+            "share_of_baseline_with_compile": (seconds + 4.5) / 133.0,
+            "executed": steps,
+            "kinds": [
+                {
+                    **{key: step[key] for key in ("batch_size", "seq_len", "depth")},
+                    "steps": step["end_step"] - step["first_step"],
+                    "seconds": seconds / len(steps),
+                    "compile_seconds": 4.5 / len(steps),
+                    "saved_seconds": 10.0 if step["depth"] else None,
+                    "repaid": True if step["depth"] else None,
+                }
+                for step in steps
+            ],
+        }
+
+    parts = ["muon", "rotary"]
+    results["time_to_loss"] = {
+        "target_loss": 3.4567,
+        "trainings": [
+            training("schedule", [], [(0, 1000, 32, 32, 1), (1000, 1140, 32, 128, 0)], 14.5, -0.052),
+            training("recipe", parts, [(0, 185, 32, 128, 0)], 10.5, 0.043),
+            training("both", parts, [(0, 200, 32, 64, 1), (200, 260, 32, 128, 0)], 7.0, 0.004),
+        ],
+        "seconds": 61.2,
+    }
+    return results
+
+
 def _nothing_measured(results: dict) -> dict:
     """Null wherever version 2 allows it: a run that ended before it had measured anything."""
     for arm in results["arms"].values():
@@ -551,6 +608,7 @@ SITUATIONS = {
     "compressed": _compressed,
     "compressed_alone": _compressed_alone,
     "decoded": _decoded,
+    "scheduled": _scheduled,
     "nothing_measured": _nothing_measured,
     "brought": _brought,
 }

@@ -24,6 +24,7 @@ def _numbers(tree, path=()):
 def _beside(situation):
     """What a run may hold beside its comparison."""
     others = (("attribution", "ablated"), ("compression", "compressed"), ("decoding", "decoded"))
+    others = (*others, ("time_to_loss", "scheduled"))
     return {name: situation(of)[name] for name, of in others}
 
 

@@ -148,7 +148,12 @@ def _poisoned(value):
 
 
 def test_markup_in_any_text_of_the_results_stays_text(situation, renamed):
-    others = (("attribution", "ablated"), ("compression", "compressed"), ("decoding", "decoded"))
+    others = (
+        ("attribution", "ablated"),
+        ("compression", "compressed"),
+        ("decoding", "decoded"),
+        ("time_to_loss", "scheduled"),
+    )
     results = situation("many_seeds") | {name: situation(of)[name] for name, of in others}
     poisoned = renamed(_poisoned(results), {name: HOSTILE + name for name in ("baseline", "optimized")})
     poisoned["config_differences"] = [{"field": HOSTILE, "baseline": HOSTILE, "optimized": HOSTILE}]

@@ -53,6 +53,18 @@ def _compression(situation):
     return {"compression": situation("compressed")["compression"]}
 
 
+def test_schedule_and_recipe_have_a_section_where_they_were_trained(situation):
+    titles = [section.title for section in document.sections(situation("decoded") | _schedule(situation))]
+    assert titles == [*SECTIONS[:9], "Schedule and recipe", "Decoding", *SECTIONS[9:]]
+    results = situation("scheduled")
+    results["time_to_loss"]["trainings"] = []  # none came to its end, which a warning says
+    assert [section.title for section in document.sections(results)] == list(SECTIONS)
+
+
+def _schedule(situation):
+    return {"time_to_loss": situation("scheduled")["time_to_loss"]}
+
+
 def test_a_file_older_than_decoding_is_a_run_that_generated_nothing(results):
     assert results["decoding"] is None
     text = markdown.render(results, {})
@@ -181,10 +193,10 @@ HOSTILE = "<script>alert(1)</script> | a_b *c* `d` [e](f)\n# g"
 
 
 @pytest.mark.parametrize(
-    "place", ["name", "warning", "criterion", "config", "arm", "artifact", "compression", "decoding"]
+    "place", ["name", "warning", "criterion", "config", "arm", "artifact", "compression", "decoding", "schedule"]
 )
 def test_markup_in_any_text_stays_text(situation, renamed, place):
-    results = situation("decoded") | _compression(situation)
+    results = situation("decoded") | _compression(situation) | _schedule(situation)
     match place:
         case "name":
             results["name"] = HOSTILE
@@ -204,6 +216,8 @@ def test_markup_in_any_text_stays_text(situation, renamed, place):
             found["arrays"][0]["name"] = found["pareto"][0]["method"] = found["pareto"][1]["setting"] = HOSTILE
         case "decoding":
             results["decoding"].update(dict.fromkeys(("arm", "engine", "dtype", "draft"), HOSTILE))
+        case "schedule":
+            results["time_to_loss"]["trainings"][1].update(name=HOSTILE, recipe=[HOSTILE])
     text = markdown.render(results, dict.fromkeys(plots.PLOTS, "x.png"))
     assert "<script>" not in text and "\n# g" not in text
     assert r"&lt;script&gt;alert(1)&lt;/script&gt; \| a\_b \*c\* \`d\` \[e\](f) \# g" in text

@@ -26,7 +26,14 @@ def test_the_parts_are_followed_at_once():
     ]
     assert schedule.total_steps == 5 and schedule.total_tokens == 2 * 512 + 1024 + 2 * 2048
     assert schedule.programs() == (Static(16, 32, 2), Static(32, 32, 2), Static(32, 64, 2), Static(32, 64))
-    assert schedule.to_json()[1] == {"first_step": 2, "end_step": 3, "batch_size": 32, "seq_len": 32, "depth": 2, "rate": 0.5}
+    assert schedule.to_json()[1] == {
+        "first_step": 2,
+        "end_step": 3,
+        "batch_size": 32,
+        "seq_len": 32,
+        "depth": 2,
+        "rate": 0.5,
+    }
 
 
 def test_a_rate_that_changes_is_no_other_program():

@@ -155,6 +155,33 @@ def test_a_program_that_cannot_be_compiled_stops_the_training_with_its_error(tin
         Programs(CHANGING, broken)
 
 
+DEEPER = compose(batch_size=2, seq_len=3, depth=per_phase([(4, 1), (6, 0)]))
+
+
+def test_kinds_that_come_out_as_the_same_program_are_found(tiny):
+    """A depth that the compiled step does not look at would do nothing, in silence."""
+    made = Made(tiny, DEEPER)
+    with pytest.raises(RyotError, match=r"depth=1\) and Static\(.*depth=0\) were compiled to the same program"):
+        Programs(DEEPER, made.compile_static)
+
+
+def test_the_depth_that_ran_is_that_of_the_program(tiny):
+    made = Made(tiny, DEEPER)
+    compile_as_it_is = made.compile_static
+
+    def compile_static(static):
+        if static.depth:  # stands for a model with fewer layers: another program for the same batches
+            halved = lambda params, batch, key: tuple(0.5 * x for x in tiny.loss_fn(params, batch, key))  # noqa: E731
+            made.tiny = type("Halved", (), {"step_fn": lambda _, o: tiny.step_fn(o, loss_fn=halved)})()
+        program = compile_as_it_is(static)
+        made.tiny = tiny
+        return program
+
+    trainer = made.trainer(Programs(DEEPER, compile_static))
+    trainer.run()
+    assert trainer.executed == [(0, 4, Static(2, 3, 1)), (4, 10, Static(2, 3))]
+
+
 def test_a_kind_of_step_that_is_skipped_between_two_of_another_is_found(tiny):
     asked = compose(batch_size=per_phase([(3, 2), (2, 4), (5, 2)]), seq_len=3)
     made = Made(tiny, asked)
