@@ -7,11 +7,13 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
+GPU := .gpu
+GPU_LOCK := requirements-gpu.lock
 # pip works from outside of the environment, so that a Python without ensurepip will do. -qq: errors only.
 INSTALL := $(PYTHON) -m pip --python $(BIN)/python install -qq --disable-pip-version-check --no-deps
 KERNELS := $(wildcard ryot_jax/kernels/cpu/*.cc ryot_jax/kernels/cpu/*.h ryot_jax/kernels/cpu/*.inc)
 
-.PHONY: run test setup lint types ci lock help
+.PHONY: run test setup lint types gpu ci lock help
 .DELETE_ON_ERROR:
 
 help:  ## show the targets
@@ -32,7 +34,10 @@ lint: setup  ## check style and format
 types: setup  ## check types
 	$(BIN)/mypy
 
-ci: test lint types  ## what .ci/run runs
+gpu: setup $(GPU)/.locked  ## compile for NVIDIA GPUs on a machine without one (x86-64 Linux); ARGS='...' adds options
+	PYTHONPATH=$(GPU) $(BIN)/python -m experiments.gpu_compile $(ARGS)
+
+ci: test lint types gpu  ## what .ci/run runs
 
 $(VENV)/.locked: $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -41,6 +46,13 @@ $(VENV)/.locked: $(LOCK)
 	@echo "Installing the locked dependencies into $(VENV): a few minutes, once"
 	@$(PYTHON) -m venv --without-pip --clear $(VENV)
 	@$(INSTALL) --require-hashes --requirement $(LOCK)
+	@touch $@
+
+# Beside the environment and not in it: where JAX finds the plugin of a GPU that is not there, it complains.
+$(GPU)/.locked: $(GPU_LOCK)
+	@echo "Installing NVIDIA's compilers and libraries into $(GPU): a minute and 4 GB, once"
+	@rm -rf $(GPU)
+	@$(INSTALL) --require-hashes --target $(GPU) --requirement $(GPU_LOCK)
 	@touch $@
 
 # --no-build-isolation: what the build needs is in the lock.

@@ -33,7 +33,7 @@ CHOICES = {
     "comparison.beat": ("unigram", "bigram"),
     "optimizations.activations": ("off", "auto", "bfloat16"),
     "optimizations.linear_cross_entropy": ("off", "auto", "cpu", "xla"),
-    "optimizations.attention": ("off", "auto", "cpu", "xla"),
+    "optimizations.attention": ("off", "auto", "cpu", "cudnn", "xla"),
     "optimizations.dense": ("off", "auto", "cpu", "xla"),
     "optimizations.norm": ("off", "auto", "cpu", "xla"),
     "optimizations.embedding": ("off", "auto", "cpu"),

@@ -114,6 +114,7 @@ def kernel_spec(config: ConfigDict, model: ModelConfig, devices: Devices) -> Spe
         rotary=model.positions == "rotary",
         dropout=model.dropout,
         optimizer=training.optimizer,
+        compute_capability=devices.compute_capability,
         one_step_a_call=_one_step_a_call(config),
     )
 

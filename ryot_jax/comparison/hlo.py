@@ -19,6 +19,9 @@ _METADATA = re.compile(r",?\s*(?:metadata=\{[^{}]*\}|frontend_attributes=\{[^{}]
 _NAME = re.compile(r"%[\w.\-]+")
 # These pass an array on without making one.
 _NO_NEW_ARRAY = frozenset(["parameter", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional"])
+_NO_WORK = _NO_NEW_ARRAY | {"constant", "after-all", "copy-done", "async-done"}
+_RUNNING = ("while", "call", "conditional")  # the computations that these name run as if they stood in their place
+_INNER = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,16 @@ def parse(text: str) -> Program:
     operations = tuple((i.opcode, i.result[0]) for i in instructions if len(i.result) == 1)
     loops = tuple(Loop(_turns(i.attributes), i.result) for i in instructions if i.opcode == "while")
     return Program(tuple(arrays), tuple(dots), tuple(targets), _fingerprint(text), operations, loops)
+
+
+def launches(text: str) -> int:
+    """Instructions outside of fusions that do work: about as many kernels and library calls as one execution starts.
+
+    What is within a loop counts once, however often it goes round.
+    """
+    instructions = _instructions(text)
+    inside = {called for i in instructions if i.opcode not in _RUNNING for called in _INNER.findall(i.attributes)}
+    return sum(i.computation not in inside and i.opcode not in _NO_WORK for i in instructions)
 
 
 def _turns(attributes: str) -> int | None:

@@ -70,9 +70,13 @@ OPTIMIZATIONS = (
     Optimization(
         name="attention",
         switch="optimizations.attention",
-        equivalence={"xla": "allclose", "cpu": "allclose"},
+        equivalence={"xla": "allclose", "cpu": "allclose", "cudnn": "allclose"},
         description="causal attention in blocks, without the masked half and the whole score array",
-        probe={"xla": probes.no_scores, "cpu": probes.custom_call("ryot_attention", "ryot_packed_attention")},
+        probe={
+            "xla": probes.no_scores,
+            "cudnn": probes.custom_call("cudnn$fmha"),
+            "cpu": probes.custom_call("ryot_attention", "ryot_packed_attention"),
+        },
     ),
     Optimization(
         name="dense",

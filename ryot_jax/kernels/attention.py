@@ -40,12 +40,13 @@ def attention(
       causal: query t sees keys s <= t only; needs S = T.
       window: query t sees keys s > t - window only: its own and the window - 1 before it. Needs `causal`.
       mask_BS: bool; keys where it is False are padding, which no query sees. Their values must be finite.
-      implementation: 'reference', 'xla' (blocks of queries against the keys that they can see) or 'cpu' (C++, float32
-        and bfloat16; Dao et al. 2022, arXiv:2205.14135, keeps one number per query for the backward pass).
+      implementation: 'reference', 'xla' (blocks of queries against the keys that they can see), 'cpu' (C++, float32
+        and bfloat16; Dao et al. 2022, arXiv:2205.14135, keeps one number per query for the backward pass) or 'cudnn'
+        (the same on NVIDIA GPUs from compute capability 8.0 on; float16 and bfloat16, heads of multiples of 8).
 
     Returns:
       o_BTHK: weighted values, in q's dtype; zeros, with zero gradients, for a query that sees no key.
-      Differentiable in q, k, v (once for 'cpu').
+      Differentiable in q, k, v (once for 'cpu' and 'cudnn').
 
     Raises:
       ValueError: shapes or options do not fit together, or the implementation is not known.
@@ -86,7 +87,7 @@ def packed_attention(
       causal: as in `attention`.
       window: as in `attention`.
       mask_BS: as in `attention`, with S = T.
-      implementation: 'reference', 'xla' or 'cpu'.
+      implementation: 'reference', 'xla', 'cpu' or 'cudnn'.
 
     Returns:
       o_BTHK, in the dtype of qkv.
@@ -192,6 +193,37 @@ def _xla(
     return jnp.concatenate(outputs, axis=1)
 
 
+def _cudnn(
+    visible: _Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
+) -> jax.Array:
+    if q_BTHK.dtype not in (jnp.bfloat16, jnp.float16):
+        raise TypeError(f"implementation='cudnn' takes bfloat16 and float16; got {q_BTHK.dtype}")
+    o_BTHK = jax.nn.dot_product_attention(
+        q_BTHK,
+        k_BSGK,
+        v_BSGK,
+        mask=None if mask_BS is None else mask_BS[:, None, None, :],
+        is_causal=visible.causal,
+        local_window_size=None if visible.window is None else (visible.window - 1, 0),
+        implementation="cudnn",
+    )
+    if mask_BS is None:
+        return o_BTHK
+    # A query that sees no key gets the mean of hidden values from cuDNN, and would hand a gradient to them.
+    return jnp.where(_sees_a_key(visible, mask_BS, q_BTHK.shape[1])[:, :, None, None], o_BTHK, 0)
+
+
+def _sees_a_key(visible: _Visible, mask_BS: jax.Array, n_queries: int) -> jax.Array:
+    """Whether each query sees any key, bool[B, T]."""
+    if not visible.causal:
+        return jnp.broadcast_to(mask_BS.any(axis=1, keepdims=True), (mask_BS.shape[0], n_queries))
+    so_far_BS = jnp.cumsum(mask_BS, axis=1)
+    if visible.window is None:
+        return so_far_BS > 0
+    before_BS = jnp.pad(so_far_BS, ((0, 0), (visible.window, 0)))[:, : so_far_BS.shape[1]]
+    return so_far_BS > before_BS
+
+
 def _outputs(o_shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Of both forward handlers: o, and the logarithm of each query's sum of exponentials."""
     B, T, H, _ = o_shape
@@ -253,4 +285,4 @@ def _cpu_packed_backward(
 _cpu_packed.defvjp(_cpu_packed_forward, _cpu_packed_backward)
 
 _Apply = Callable[[_Visible, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
-_IMPLEMENTATIONS: dict[str, _Apply] = {"reference": _reference, "xla": _xla, "cpu": _cpu}
+_IMPLEMENTATIONS: dict[str, _Apply] = {"reference": _reference, "xla": _xla, "cpu": _cpu, "cudnn": _cudnn}

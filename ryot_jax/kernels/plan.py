@@ -7,6 +7,7 @@ out. A wish that cannot be met raises: nothing falls back in silence.
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 
 from ryot_jax.kernels import cpu
@@ -59,6 +60,7 @@ class Spec:
     rotary: bool = False
     dropout: float = 0.0
     optimizer: str = "adamw"  # of `training.optimizer`
+    compute_capability: str = ""  # of an NVIDIA GPU, such as '9.0'
     activations: str = ""  # of the plan, once that is resolved
     one_step_a_call: str = ""  # why a call of the compiled program cannot take several steps; '': it can
 
@@ -123,6 +125,20 @@ def _cpp_refusal(spec: Spec, *dtypes: str) -> str | None:
         # The partitioner cannot split a custom call: it would gather the whole batch on every device.
         return f"the C++ kernels cannot be partitioned over {spec.n_devices} devices (shard_map can)"
     return next((reason for dtype in dtypes if (reason := cpu.unavailable_reason(dtype)) is not None), None)
+
+
+def _cudnn_refusal(spec: Spec) -> str | None:
+    if spec.platform != "gpu":
+        return f"cuDNN runs on NVIDIA GPUs, not on {spec.platform}"
+    capability = spec.compute_capability
+    if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < 8.0:
+        return f"cuDNN's fused attention needs compute capability 8.0 (Ampere), this device has {capability or 'none'}"
+    if spec.dtype not in ("bfloat16", "float16"):
+        return f"cuDNN's fused attention takes bfloat16 and float16, not {spec.dtype}"
+    width, most = spec.d_model // spec.n_heads, 256 if float(capability) >= 9.0 else 128
+    if width % 8 or width > most:
+        return f"cuDNN's fused attention takes heads of multiples of 8 up to {most} here, not of {width}"
+    return None
 
 
 def _cpu_optimizer_refusal(spec: Spec) -> str | None:
@@ -211,7 +227,7 @@ def _several_steps_drawback(spec: Spec, wanted: Wishes) -> str | None:
 _CANDIDATES: dict[str, dict[str, _Candidate]] = {
     "activations": {"bfloat16": _Candidate(_bf16_activations_refusal, _bf16_activations_drawback)},
     "linear_cross_entropy": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(_scan_refusal)},
-    "attention": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate()},
+    "attention": {"cpu": _Candidate(_cpu_refusal), "cudnn": _Candidate(_cudnn_refusal), "xla": _Candidate()},
     "dense": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(_bf16_products_refusal)},
     "norm": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(drawback=_xla_norm_drawback)},
     "embedding": {"cpu": _Candidate(_cpu_embedding_refusal)},

@@ -16,7 +16,11 @@ import jaxlib
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What JAX computes on. `kind` is the vendor's name, such as 'cpu' or 'NVIDIA H100 80GB HBM3'."""
+    """What JAX computes on.
+
+    `kind` is the vendor's name, such as 'cpu' or 'NVIDIA H100 80GB HBM3'; `compute_capability` that of an NVIDIA GPU,
+    such as '9.0', for others what JAX says, or ''.
+    """
 
     platform: str
     kind: str
@@ -24,6 +28,7 @@ class Devices:
     global_count: int
     process_index: int
     process_count: int
+    compute_capability: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +52,7 @@ def describe_devices() -> Devices:
         global_count=jax.device_count(),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        compute_capability=str(getattr(device, "compute_capability", "")),
     )
 
 

@@ -266,3 +266,42 @@ def test_bfloat16_without_its_instructions_is_refused(monkeypatch):
     monkeypatch.setattr(cpu, "unavailable_reason", lambda dtype: f"no {dtype}" if dtype == "bfloat16" else None)
     with pytest.raises(NotImplementedError, match="no bfloat16"):
         packed_attention(jnp.zeros((1, 2, 3, 4), jnp.bfloat16), 1, implementation="cpu")
+
+
+@pytest.fixture
+def cudnn_by_xla(monkeypatch):
+    """cuDNN runs on NVIDIA GPUs alone: JAX's own implementation with the same arguments stands in for it."""
+    real = jax.nn.dot_product_attention
+
+    def stand_in(*arrays, implementation, **options):
+        assert implementation == "cudnn"
+        return real(*arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+
+
+@pytest.mark.parametrize(("sizes", "options"), CASES, ids=IDS)
+def test_what_is_asked_of_cudnn_is_the_definition(cudnn_by_xla, sizes, options):
+    arrays, options = _operands(sizes, dtype="bfloat16", **options)
+    do_BTHK = jnp.asarray(np.random.default_rng(1).normal(size=arrays[0].shape), jnp.float32)
+
+    def found_and_gradients(function, *arrays):
+        o, pullback = jax.vjp(lambda *a: function(*a).astype(jnp.float32), *arrays)
+        return o, *(g.astype(jnp.float32) for g in pullback(do_BTHK))
+
+    found = found_and_gradients(lambda *a: attention(*a, implementation="cudnn", **options), *arrays)
+    exact = found_and_gradients(definition(**options), *(x.astype(jnp.float32) for x in arrays))
+    # bfloat16 has 8 bits: three roundings of outcomes that are up to 4 in size here.
+    for name, ours, theirs in zip(["o", "q", "k", "v"], found, exact, strict=True):
+        error = jnp.abs(ours - theirs).max() / (1 + jnp.abs(theirs).max())
+        assert error < 3 * 2**-8, name
+    if options.get("mask_BS") is not None:
+        assert not np.asarray(found[0])[0].any(), "the first sequence sees nothing"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cudnn_refuses_other_dtypes(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        q = jnp.zeros((1, 4, 1, 8), dtype)
+        with pytest.raises(TypeError, match=f"takes bfloat16 and float16; got {dtype}"):
+            attention(q, q, q, implementation="cudnn")

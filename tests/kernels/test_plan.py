@@ -243,3 +243,32 @@ def test_xla_linear_cross_entropy_refuses_what_its_first_chunk_holds(machine):
     assert "xla" in supported("linear_cross_entropy", SPEC) and "xla" not in supported("linear_cross_entropy", few)
     with pytest.raises(ConfigError, match="its first chunk of 512 rows is the whole of 512"):
         resolve({"linear_cross_entropy": "xla"}, spec=few)
+
+
+GPU = dataclasses.replace(SPEC, platform="gpu", compute_dtype="bfloat16", compute_capability="9.0", d_model=128)
+
+
+@pytest.mark.parametrize("capability", ["8.0", "8.9", "9.0", "10.0", "12.0"])
+def test_auto_takes_cudnn_from_ampere_on(capability):
+    spec = dataclasses.replace(GPU, compute_capability=capability)
+    assert resolve({"attention": "auto"}, spec=spec).plan.attention == "cudnn"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"compute_capability": "7.5"}, "needs compute capability 8.0 (Ampere), this device has 7.5"),
+        ({"compute_capability": "gfx90a"}, "needs compute capability 8.0 (Ampere), this device has gfx90a"),
+        ({"compute_capability": ""}, "this device has none"),
+        ({"compute_dtype": "float32"}, "takes bfloat16 and float16, not float32"),
+        ({"d_model": 24}, "heads of multiples of 8 up to 256 here, not of 12"),
+        ({"d_model": 512, "compute_capability": "8.9"}, "heads of multiples of 8 up to 128 here, not of 256"),
+        ({"platform": "tpu"}, "cuDNN runs on NVIDIA GPUs, not on tpu"),
+    ],
+)
+def test_where_cudnn_cannot_run_the_reason_is_said(change, reason):
+    spec = dataclasses.replace(GPU, **change)
+    resolution = resolve({"attention": "auto"}, spec=spec)
+    assert resolution.plan.attention == "xla" and reason in resolution.reasons["attention"]
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        resolve({"attention": "cudnn"}, spec=spec)
