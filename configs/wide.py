@@ -19,5 +19,8 @@ def get_config() -> ConfigDict:
     config.model.d_model = 512
     config.model.d_ff = 1024
     config.training.learning_rate = 2e-3
-    config.scaling.enabled = False  # its plans were found for scaled.py
+    # With one seed: the loss of 800 steps 0.14 nats lower in 0.46 of their time. No recipe was found that pays: Muon with
+    # rotary positions ends 0.18 above it after 40 % of the time, and by a schedule after 70 %.
+    config.scaling.schedule = "31.25% of B x T/4 depth L/4, 18.75% of B/2 x T/2 depth L/2, 23.75% of B x T"
+    config.scaling.recipe = ""
     return config

@@ -1,23 +1,27 @@
 """What becomes of a training step on NVIDIA GPUs? Compiled for them on a machine that has none.
 
-    make gpu-compile                               # in an environment of its own, with NVIDIA's compilers
-    python -m experiments.gpu_compile --gpus H100  # in one that has them already
+    make gpu                                # with NVIDIA's compilers and libraries in .gpu/, which this installs
+    make gpu ARGS='--gpus H100 --write'
 
 XLA compiles for a description of a GPU (its target configuration) as it does beside one, but for autotuning: memory,
 number of kernels and the calls of libraries are those of the program, times are not known. Compiled are the step of
 `gpt2_small.py`, as baseline and optimized, and linear + cross-entropy of 32,768 rows of 2,560 with a vocabulary of
 128,256, on full logits and on chunks; each in a process of its own, as a compiler that cannot take a GPU may end it.
 
-Goals are the ceilings in `gpu_ceilings.json`: temporary memory and kernels at most as given, and the calls that prove
-an optimization on. Exit code 0: all held, 3: one is broken.
+Goals are the ceilings in `gpu_ceilings.json`: temporary memory and kernels at most as given, and the library calls and
+matrix instructions (in the PTX of the kernels) that prove an optimization on. Exit code 0: all held, 3: one is broken.
 """
 
 import argparse
+import collections
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from ryot_jax.comparison.criteria import Criterion
 CEILINGS = Path(__file__).parent / "gpu_ceilings.json"
 LIMIT_SECONDS = 600
 GIB = 2**30
+_MATRIX_INSTRUCTION = re.compile(r"\b(wgmma|mma\.sync)\b")
 
 # Of the vendor's data sheets and of what XLA prints beside such a device (xla/tools/hlo_opt/gpu_specs).
 _GPUS: dict[str, dict[str, Any]] = {
@@ -98,6 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", nargs="+", choices=list(_GPUS), default=list(_GPUS))
     parser.add_argument("--programs", nargs="+", choices=list(PROGRAMS), default=list(PROGRAMS))
+    parser.add_argument("--workers", type=int, default=2, help="programs that are compiled at once")
     parser.add_argument("--one", nargs=2, metavar=("GPU", "PROGRAM"), help="compile one, and print it as JSON")
     parser.add_argument("--write", action="store_true", help="write experiments/results/gpu_compile.md")
     options = parser.parse_args(words)
@@ -105,17 +111,18 @@ def main(words: Sequence[str] | None = None) -> int:
         print(json.dumps(compiled(*options.one)))
         return 0
     ceilings = json.loads(CEILINGS.read_text(encoding="utf-8"))
-    rows, criteria = [], []
-    for gpu in options.gpus:
-        for program in options.programs:
-            ceiling = ceilings.get(gpu, {}).get(program)
-            if ceiling is None:  # what is not asked of this GPU
-                continue
-            found = in_a_process(gpu, program)
-            print(f"{gpu} {program}: {found}", file=sys.stderr, flush=True)
-            rows.append(_row(gpu, program, found))
-            criteria.append(judged(gpu, program, found, ceiling))
-    header = ("GPU and program", "temporary GiB", "arguments GiB", "kernels", "calls of libraries", "s compiling")
+    # What has no ceiling is not asked of a GPU.
+    jobs = [(gpu, program) for gpu in options.gpus for program in options.programs if program in ceilings[gpu]]
+    with ThreadPoolExecutor(options.workers) as pool:
+        every = list(pool.map(lambda job: in_a_process(*job), jobs))
+    rows = [_row(gpu, program, found) for (gpu, program), found in zip(jobs, every, strict=True)]
+    criteria = [
+        judged(gpu, program, found, ceilings[gpu][program]) for (gpu, program), found in zip(jobs, every, strict=True)
+    ]
+    header = (
+        *("GPU and program", "temporary GiB", "arguments GiB", "kernels"),
+        *("calls of libraries", "matrix instructions", "s compiling"),
+    )
     return record.conclude(
         "gpu_compile",
         "Programs compiled for GPUs",
@@ -132,17 +139,27 @@ def in_a_process(gpu: str, program: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "experiments.gpu_compile", "--one", gpu, program]
     # Read by JAX when it looks for its plugins.
     environment = {**os.environ, "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": "cpu"}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=LIMIT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"failure": f"not done after {LIMIT_SECONDS} s"}
-    if done.returncode != 0:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        return {"failure": f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} --xla_dump_to={folder}"
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=environment, timeout=LIMIT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return {"failure": f"not done after {LIMIT_SECONDS} s"}
+        if done.returncode != 0:
+            lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            return {"failure": f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"}
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found | {"instructions": _matrix_instructions(Path(folder))}
+
+
+def _matrix_instructions(folder: Path) -> dict[str, int]:
+    """How often the kernels of a program multiply matrices by each kind of instruction, by its name."""
+    counts: collections.Counter[str] = collections.Counter()
+    for path in folder.glob("*.ptx"):
+        counts.update(_MATRIX_INSTRUCTION.findall(path.read_text(encoding="utf-8", errors="replace")))
+    return dict(sorted(counts.items()))
 
 
 def compiled(gpu: str, program: str) -> dict[str, Any]:
@@ -181,11 +198,14 @@ def compiled(gpu: str, program: str) -> dict[str, Any]:
 
 def judged(gpu: str, program: str, found: dict[str, Any], ceiling: dict[str, Any]) -> Criterion:
     """Whether a program keeps its ceilings and has the calls that it must have."""
-    wanted = [f"{ceiling['temp_gib']:g} GiB", f"{ceiling['kernels']} kernels", *ceiling.get("calls", ())]
-    name, target = f"{program} for {gpu}", "at most " + ", ".join(wanted)
+    proofs = [*ceiling.get("calls", ()), *ceiling.get("instructions", ())]
+    name = f"{program} for {gpu}"
+    target = ", ".join([f"at most {ceiling['temp_gib']:g} GiB and {ceiling['kernels']} kernels", *proofs])
     if "failure" in found:
         return Criterion(name, target, found["failure"], "FAIL")
-    missing = [call for call in ceiling.get("calls", ()) if not any(call in known for known in found["calls"])]
+    missing = [
+        proof for proof in proofs if not any(proof in seen for seen in (*found["calls"], *found["instructions"]))
+    ]
     held = found["temp_bytes"] <= ceiling["temp_gib"] * GIB and found["kernels"] <= ceiling["kernels"] and not missing
     actual = f"{found['temp_bytes'] / GIB:.2f} GiB, {found['kernels']} kernels"
     return Criterion(name, target, actual + "".join(f", no {call}" for call in missing), "PASS" if held else "FAIL")
@@ -194,14 +214,17 @@ def judged(gpu: str, program: str, found: dict[str, Any], ceiling: dict[str, Any
 def _row(gpu: str, program: str, found: dict[str, Any]) -> tuple[str, ...]:
     name = f"{gpu}, {program}"
     if "failure" in found:
-        return (name, found["failure"], "", "", "", "")
-    calls = ", ".join(f"{count} {target}" for target, count in found["calls"].items())
+        return (name, found["failure"], "", "", "", "", "")
+    calls, instructions = (
+        ", ".join(f"{count} {target}" for target, count in found[kind].items()) for kind in ("calls", "instructions")
+    )
     return (
         name,
         f"{found['temp_bytes'] / GIB:.2f}",
         f"{found['argument_bytes'] / GIB:.2f}",
         str(found["kernels"]),
         calls,
+        instructions,
         f"{found['seconds']:.1f}",
     )
 
