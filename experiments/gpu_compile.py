@@ -169,7 +169,7 @@ def compiled(gpu: str, program: str) -> dict[str, Any]:
     import jax
     from jax.experimental import topologies
 
-    from ryot_jax.comparison import hlo
+    from ryot_jax.runtime import hlo
 
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=_TARGET.format(**_GPUS[gpu]), topology="1x1x1"

@@ -34,7 +34,6 @@ def measure(
     corpus: Corpus,
     console: Console,
     *,
-    from_cache: bool,
     directory: RunDirectory | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Trains by every plan: `time_to_loss` of `results.json`, and what the reader should know.
@@ -48,7 +47,6 @@ def measure(
       pair: what came of them.
       corpus: the text.
       console: told of progress.
-      from_cache: whether the baseline's programs came from the cache of compiled programs.
       directory: of the run, where the trained models are kept; None: they are not.
     """
     start = time.perf_counter()
@@ -67,7 +65,7 @@ def measure(
         if trained is not None:
             if directory is not None:
                 _keep(plan, trained, directory)
-            found.append(_entry(plan, trained, shared, arms[0], pair, statistics.fmean((before, after)), from_cache))
+            found.append(_entry(plan, trained, shared, arms[0], pair, statistics.fmean((before, after))))
             console.line(
                 f"{plan.name}: {trained.schedule.total_steps:,} steps in {trained.seconds:.1f} s, held-out loss "
                 f"{trained.heldout.mean_loss:.4f} (baseline {target:.4f})"
@@ -83,14 +81,13 @@ def _entry(
     baseline: Arm,
     pair: TrainingPair,
     kernels_step_seconds: float,
-    from_cache: bool,
 ) -> dict[str, Any]:
     """One training as the results hold it; `kernels_step_seconds`: of the optimized arm at that time."""
     planned_steps = shared.config.training.epochs * shared.config.training.steps_per_epoch
     kernels_seconds, speedup = planned_steps * kernels_step_seconds, pair_outcome([pair]).speedup.estimate
     difference = paired_difference(final_losses([pair])[1][baseline.name], trained.heldout.sequence_losses)
     with_compile = None
-    if speedup is not None and trained.from_cache == from_cache:  # else one of them did not compile
+    if speedup is not None and trained.from_cache == baseline.from_cache:  # else one of them did not compile
         whole = speedup * kernels_seconds + sum(baseline.compile_seconds.values())
         with_compile = (trained.seconds + trained.compile_seconds) / whole
     return {

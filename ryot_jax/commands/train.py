@@ -46,7 +46,6 @@ from ryot_jax.report import files as report_files
 from ryot_jax.report import terminal
 from ryot_jax.runtime import manifest
 from ryot_jax.runtime.allocator import AllocatorRecord
-from ryot_jax.runtime.compiler import counted_cache_hits
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices, describe_processor
 from ryot_jax.runtime.errors import CheckpointError, ConfigError, RyotError
@@ -104,8 +103,7 @@ def _run(
     settings = _settings(config)
     compress.parse_budget(config.compression.budget)  # before hours of training, not after
     stated_at = _state(directory, settings, statistical=is_statistical(wanted[-1]))
-    built = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
-    arms = [arm for arm, _ in built]
+    arms = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
     evidence = check_active(wanted, {arm.name: arm.hlo_text() for arm in arms}, spec)
     written = manifest.collect(
         config_json=to_json(config),
@@ -135,7 +133,7 @@ def _run(
     if len(arms) == 2 and config.comparison.controls:
         controls = control_runs.run(arms[-1], schedule, dataclasses.asdict(entropies), settings, console)
     clock.end("controls")
-    reached, scaling_warnings = _time_to_loss(shared, built, pairs[0], corpus, directory, console, resumed=resumed)
+    reached, scaling_warnings = _time_to_loss(shared, arms, pairs[0], corpus, directory, console, resumed=resumed)
     clock.end("schedule and recipe")
     peak_memory_bytes = _peak_memory_bytes()  # before the roofline, which takes hundreds of megabytes of its own
     under_roof, roof_warnings = roofline.of_run(shared, wanted, pairs[0].record)
@@ -147,10 +145,10 @@ def _run(
     facts = [
         dataclasses.replace(
             _facts(shared, arm, wanted[0], evidence.get(arm.name, {}), reasons[arm.name]),
-            compiled_from_cache=from_cache,
+            compiled_from_cache=arm.from_cache,
             compile_warm_seconds=arm.warm_compile_seconds() if config.runtime.compilation_cache else None,
         )
-        for arm, from_cache in built
+        for arm in arms
     ]
     clock.end("compilation from the cache")
     found = results.assemble(
@@ -296,10 +294,8 @@ def same_kernels(manifest: Path) -> Lookup:
     return lookup
 
 
-def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Console) -> tuple[Arm, bool]:
-    """The arm, and whether its programs came from the cache of compiled programs."""
-    with counted_cache_hits() as hits:
-        arm = Arm(shared, variant)
+def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Console) -> Arm:
+    arm = Arm(shared, variant)
     memory = "" if arm.memory_bytes is None else f", {arm.memory_bytes / 2**20:,.0f} MiB"
     console.line(f"{variant.name}: compiled in {sum(arm.compile_seconds.values()):.1f} s{memory}")
     if variant.name != "baseline":
@@ -307,7 +303,7 @@ def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Co
             console.line(f"  {line}")
     for check in arm.program_checks.values():
         console.line(f"  {check}")
-    return arm, bool(hits)
+    return arm
 
 
 def _facts(
@@ -329,7 +325,7 @@ def _facts(
 
 def _time_to_loss(
     shared: Shared,
-    built: Sequence[tuple[Arm, bool]],
+    arms: Sequence[Arm],
     pair: TrainingPair,
     corpus: Corpus,
     directory: RunDirectory,
@@ -338,16 +334,13 @@ def _time_to_loss(
     resumed: bool,
 ) -> tuple[Mapping[str, Any] | None, list[str]]:
     """How soon schedule and recipe reach the baseline's loss, as an earlier end of this run found it or as seen now."""
-    if not (shared.config.scaling.enabled and len(built) == 2 and plans(shared.config)):
+    if not (shared.config.scaling.enabled and len(arms) == 2 and plans(shared.config)):
         return None, []
     before = _measured_before(directory, "time_to_loss") if resumed else None
     if before is not None and len(before["trainings"]) == len(plans(shared.config)):
         return before, []
-    (baseline, from_cache), (optimized, _) = built
     keep = directory if shared.config.checkpoint.enabled else None
-    return time_to_loss.measure(
-        shared, (baseline, optimized), pair, corpus, console, from_cache=from_cache, directory=keep
-    )
+    return time_to_loss.measure(shared, (arms[0], arms[1]), pair, corpus, console, directory=keep)
 
 
 def _compress_best(

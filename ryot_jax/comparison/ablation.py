@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ryot_jax.comparison import hlo
 from ryot_jax.comparison.arms import Arm, Shared, with_all_at_work
 from ryot_jax.comparison.attribution import MOST_IN_ALL_SUBSETS, Player, Subset, subsets
 from ryot_jax.comparison.interleaving import Block, interleave
@@ -18,6 +17,7 @@ from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Optimization, Variant, check_active, differing
 from ryot_jax.data.batches import training_iterator
 from ryot_jax.kernels import KernelPlan, Resolution, Spec, resolve
+from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.training.loop import Trainer

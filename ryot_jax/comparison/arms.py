@@ -294,6 +294,11 @@ class Arm:
         parts = [program.seconds for program in self.programs.values()]
         return {name: sum(seconds[name] for seconds in parts) for name in parts[0]}
 
+    @property
+    def from_cache(self) -> bool:
+        """Whether any of its programs came from the cache of compiled programs."""
+        return any(program.from_cache for program in self.programs.values())
+
     def warm_compile_seconds(self) -> float:
         """What compiling its programs takes where the cache of compiled programs has them: it is done once more."""
         config = self.shared.config.copy_and_resolve_references()

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ryot_jax.comparison import hlo
 from ryot_jax.comparison.protocol import tree_hash
+from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError, NonFiniteLossError
 
 Step = Callable[[Any, Any], tuple[Any, Any]]  # (state, batch) -> (state, loss or dict with 'loss')

@@ -7,8 +7,8 @@ is said in `variants`; how a program is read, in `hlo`.
 import dataclasses
 from collections.abc import Callable
 
-from ryot_jax.comparison.hlo import Array, Program
 from ryot_jax.kernels import Spec
+from ryot_jax.runtime.hlo import Array, Program
 from ryot_jax.training.parallel import STEPS_PER_CALL
 
 _FLOATS = frozenset({"f32", "bf16", "f16"})

@@ -28,7 +28,7 @@ from ryot_jax.data.pipeline import Corpus
 from ryot_jax.kernels import KernelPlan, resolve
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.config import from_config
-from ryot_jax.runtime.compiler import counted_cache_hits, counted_compilations
+from ryot_jax.runtime.compiler import counted_compilations
 from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.scaling import Static, StepSchedule, check, phases
 from ryot_jax.scaling.schedule import Segment
@@ -199,7 +199,7 @@ def train(shared: Shared, schedule: StepSchedule, kernels: KernelPlan, corpus: C
         _kinds(made, dict(zip(schedule.segments, seconds, strict=True))),
         sum(seconds),
         made.compile_seconds(),
-        made.from_cache,
+        any(program.from_cache for program in made.programs.compiled.values()),
         made.checks,
         heldout,
         len(unplanned),
@@ -249,7 +249,6 @@ class _Made:
     state: State
     dataset: grain.MapDataset
     checks: dict[Static, ProgramCheck]
-    from_cache: bool
 
     def first_batches(self, static: Static) -> list[dict[str, np.ndarray]]:
         """As many of a kind's batches as one call takes."""
@@ -294,9 +293,7 @@ def _make(
         jax.block_until_ready(programs[name](jax.tree.map(jnp.copy, at_work), batch))
         return programs[name]
 
-    with counted_cache_hits() as hits:
-        programs = Programs(schedule, compile_static)
-    return _Made(schedule, programs, state, dataset, checks, bool(hits))
+    return _Made(schedule, Programs(schedule, compile_static), state, dataset, checks)
 
 
 def _first_batches(

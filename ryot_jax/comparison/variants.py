@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ryot_jax.comparison import hlo, probes
+from ryot_jax.comparison import probes
 from ryot_jax.comparison.probes import Evidence, Probe
 from ryot_jax.kernels import KernelPlan, Spec
 from ryot_jax.kernels.plan import shown
+from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
 
 Equivalence = Literal["bitwise", "allclose", "statistical"]

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ryot_jax.runtime.compiler import counted_cache_hits
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.state import State
 from ryot_jax.training.step import Metrics
@@ -47,6 +48,7 @@ class CompiledStep:
       donate: whether a call consumes the state that it is given.
       seconds: 'trace', 'lower' and 'compile', apart; pmap cannot trace alone, there 'lower' contains it.
       memory_bytes: arguments, temporaries and results of one call on one device; None where not known.
+      from_cache: whether JAX's cache of compiled programs had it, so that `seconds` are no compilation's.
     """
 
     executable: jax.stages.Compiled
@@ -57,6 +59,7 @@ class CompiledStep:
     donate: bool
     seconds: dict[str, float]
     memory_bytes: int | None
+    from_cache: bool
 
     @property
     def n_devices(self) -> int:
@@ -159,7 +162,8 @@ def compile_step(
         traced_at = time.perf_counter()
         lowered = traced.lower()
     lowered_at = time.perf_counter()
-    executable = lowered.compile(compiler_options=dict(compiler_options) if compiler_options else None)
+    with counted_cache_hits() as hits:
+        executable = lowered.compile(compiler_options=dict(compiler_options) if compiler_options else None)
     compiled_at = time.perf_counter()
     seconds = {
         "trace": traced_at - start,
@@ -167,7 +171,15 @@ def compile_step(
         "compile": compiled_at - lowered_at,
     }
     return CompiledStep(
-        executable, parallelism, steps, replicated, by_row, donate, seconds, memory_bytes=_memory_bytes(executable)
+        executable,
+        parallelism,
+        steps,
+        replicated,
+        by_row,
+        donate,
+        seconds,
+        memory_bytes=_memory_bytes(executable),
+        from_cache=bool(hits),
     )
 
 

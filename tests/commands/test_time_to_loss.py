@@ -49,7 +49,7 @@ def measure(compared, **changes):
     shared, arms, pair = compared
     shared = dataclasses.replace(shared, config=shared.config.copy_and_resolve_references())
     shared.config.scaling.update(changes)
-    return time_to_loss.measure(shared, arms, pair, CORPUS, Console(), from_cache=False)
+    return time_to_loss.measure(shared, arms, pair, CORPUS, Console())
 
 
 def test_each_plan_is_trained_and_written_down_as_the_schema_says(compared):
@@ -91,9 +91,9 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(compared, monkeypatc
     assert "recipe: not trained: loss = nan" in capsys.readouterr().out
 
 
-def test_a_compilation_from_the_cache_is_not_compared_with_one_anew(compared):
-    shared, arms, pair = compared
-    found, _ = time_to_loss.measure(shared, arms, pair, CORPUS, Console(), from_cache=True)
+def test_a_compilation_from_the_cache_is_not_compared_with_one_anew(compared, monkeypatch):
+    monkeypatch.setattr(Arm, "from_cache", property(lambda arm: True))
+    found, _ = measure(compared)
     assert all(training["share_of_baseline_with_compile"] is None for training in found["trainings"])
     assert all(training["share_of_baseline"] is not None for training in found["trainings"])
 

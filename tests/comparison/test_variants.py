@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.comparison import hlo
 from ryot_jax.comparison.arms import kernel_spec, step_function
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, check_active, differing
 from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan, Spec, cpu, plan
 from ryot_jax.model.config import from_config
+from ryot_jax.runtime import hlo
 from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.optimizer import make_optimizer

@@ -180,8 +180,8 @@ def test_several_steps_a_call_are_refused_where_a_call_can_take_one_alone():
 
 def test_a_named_implementation_is_taken_or_refused_by_name():
     assert resolve({"attention": "xla"}, spec=SPEC).plan.attention == "xla"
-    with pytest.raises(ConfigError, match=r"optimizations\.attention = 'cudnn'.*'cpu', 'xla'"):
-        resolve({"attention": "cudnn"}, spec=SPEC)
+    with pytest.raises(ConfigError, match=r"optimizations\.attention = 'flash'.*'cpu', 'cudnn', 'xla'"):
+        resolve({"attention": "flash"}, spec=SPEC)
     with pytest.raises(ConfigError, match=r"optimizations\.convolution: no such op"):
         resolve({"convolution": "auto"}, spec=SPEC)
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ryot_jax.comparison import hlo
+from ryot_jax.runtime import hlo
 
 TEXT = """HloModule jit_f
 %fused_computation (p: f32[4]) -> f32[4] {
