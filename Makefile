@@ -51,7 +51,7 @@ $(VENV)/.locked: $(LOCK)
 
 # Beside the environment and not in it: where JAX finds the plugin of a GPU that is not there, it complains.
 $(GPU)/.locked: $(GPU_LOCK)
-	@echo "Installing NVIDIA's compilers and libraries into $(GPU): a minute and 4 GB, once"
+	@echo "Installing NVIDIA's compilers and libraries into $(GPU): a minute and 2.5 GB, once"
 	@rm -rf $(GPU)
 	@$(INSTALL) --require-hashes --target $(GPU) --requirement $(GPU_LOCK)
 	@touch $@
