@@ -18,7 +18,7 @@ from ryot_jax.comparison.statistics import paired_difference
 from ryot_jax.config import to_json
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.errors import RyotError
+from ryot_jax.runtime.errors import CheckpointError, RyotError
 from ryot_jax.runtime.files import write_text
 from ryot_jax.runtime.run_directory import RunDirectory
 from ryot_jax.training.checkpoints import Checkpoints
@@ -64,7 +64,10 @@ def measure(
         after = clock.seconds_per_step()
         if trained is not None:
             if directory is not None:
-                _keep(plan, trained, directory)
+                try:
+                    _keep(plan, trained, directory)
+                except CheckpointError as error:  # what was measured stands without
+                    warnings.append(f"The model of the training with {_words(plan)} was not kept: {error}.")
             found.append(_entry(plan, trained, shared, arms[0], pair, statistics.fmean((before, after))))
             console.line(
                 f"{plan.name}: {trained.schedule.total_steps:,} steps in {trained.seconds:.1f} s, held-out loss "

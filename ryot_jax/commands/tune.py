@@ -13,6 +13,7 @@ from ryot_jax.kernels import resolve
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.devices import describe_devices
+from ryot_jax.runtime.errors import ConfigError
 
 
 def run(config: ConfigDict, console: Console) -> int:
@@ -30,7 +31,10 @@ def run(config: ConfigDict, console: Console) -> int:
     if config.scaling.enabled:
         kernels = resolve(config.optimizations, spec=spec, lookup=cache.lookup).plan
         for plan in plans(config):
-            _print_step_times(plan, step_times(plan, config, kernels), console)
+            try:
+                _print_step_times(plan, step_times(plan, config, kernels), console)
+            except ConfigError as error:  # as the end of a run, which goes on without
+                console.line(f"{plan.name}: cannot be trained: {error}")
     return 0
 
 

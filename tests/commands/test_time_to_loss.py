@@ -13,13 +13,14 @@ from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.protocol import run as run_pair
 from ryot_jax.comparison.results import plain
 from ryot_jax.comparison.variants import Variant
-from ryot_jax.config import get_default
+from ryot_jax.config import from_json, get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
 from ryot_jax.kernels import KernelPlan
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import NonFiniteLossError
+from ryot_jax.runtime.run_directory import RunDirectory
 
 IDS = np.random.default_rng(0).integers(0, 60, size=5000).astype(np.uint16)
 CORPUS = Corpus(IDS, IDS[:1000], NoTokenizer(60), "", {})
@@ -111,3 +112,17 @@ def test_a_compilation_from_the_cache_is_not_compared_with_one_anew(compared, mo
 )
 def test_a_loss_is_reached_where_the_interval_lies_not_above_zero(interval, reached):
     assert time_to_loss._reached(interval) is reached
+
+
+def test_the_models_are_kept_with_their_configs_and_a_folder_that_cannot_be_written_is_told(compared, tmp_path):
+    shared, arms, pair = compared
+    directory = RunDirectory(tmp_path)
+    time_to_loss.measure(shared, arms, pair, CORPUS, Console(), directory=directory)
+    config = from_json(directory.config_of("both").read_text(encoding="utf-8"))
+    assert (config.training.optimizer, config.model.positions) == ("muon", "rotary")
+    assert {path.name for path in directory.checkpoints.iterdir()} == {"schedule", "recipe", "both"}
+    blocked = RunDirectory(tmp_path / "blocked")
+    blocked.path.mkdir()
+    blocked.checkpoints.write_text("a file", encoding="utf-8")
+    found, warnings = time_to_loss.measure(shared, arms, pair, CORPUS, Console(), directory=blocked)
+    assert len(found["trainings"]) == len(warnings) == 3 and "was not kept" in warnings[0]
