@@ -24,17 +24,14 @@ import numpy as np
 import scipy.stats
 
 from experiments import record
+from experiments.checkpoint import best_of_run
 from experiments.record import Table
 from ryot_jax import decoding
-from ryot_jax.cli import CheckpointOptions
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun, restore
+from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.comparison.criteria import Criterion, Verdict
 from ryot_jax.comparison.statistics import Interval
-from ryot_jax.config import from_json
-from ryot_jax.data.pipeline import prepare
 from ryot_jax.decoding import Candidates, Sampling
 from ryot_jax.runtime.errors import ConfigError
-from ryot_jax.runtime.run_directory import find_run
 
 MOST = 10
 TOKENS_GOAL = 0.5
@@ -153,10 +150,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write experiments/results/candidates.md")
     options = parser.parse_args(words)
     others = record.others_at_work()
-    run = find_run(options.workdir, options.run, trained=True)
-    config = from_json(run.config.read_text(encoding="utf-8"), str(run.config))
-    trained = restore(config, CheckpointOptions(run.path, options.arm, "best"))
-    corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, lambda line: None)
+    trained, corpus = best_of_run(options.workdir, options.run, options.arm)
     text = trained.require_tokenizer().decode(np.asarray(corpus.heldout).tolist())
     task = Task(trained, heads(text, options.prompts), options.new_tokens)
     tables, criteria = [], []
@@ -175,8 +169,8 @@ def main(words: Sequence[str] | None = None) -> int:
         criteria=criteria,
         notes=[
             others,
-            f"The model is that of {run.path.name}, {options.arm}; {options.prompts} heads of functions of held-out "
-            f"text, up to {options.new_tokens} new tokens each.",
+            f"The model is that of {trained.directory.path.name}, {options.arm}; {options.prompts} heads of functions "
+            f"of held-out text, up to {options.new_tokens} new tokens each.",
             "That growing is right as often as the most at once is by construction; that it is so is checked here.",
         ],
         write=options.write,

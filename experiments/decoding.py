@@ -31,21 +31,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import record
+from experiments.checkpoint import best_of_run
 from experiments.peers.task import write_weights
 from experiments.peers.worker import Worker, WorkerError, cores
 from experiments.record import Table
 from ryot_jax import decoding
-from ryot_jax.cli import CheckpointOptions
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun, restore
+from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import SpeedUp, speed_up
-from ryot_jax.config import from_json
-from ryot_jax.data.pipeline import prepare
 from ryot_jax.kernels import cpu
 from ryot_jax.model import functional
 from ryot_jax.runtime.errors import ConfigError, RyotError
-from ryot_jax.runtime.run_directory import find_run
 
 PROMPT = 64
 LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}  # nats, mean over the 63 targets of one prompt
@@ -198,10 +195,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write experiments/results/decoding.md")
     options = parser.parse_args(words)
     others = record.others_at_work()
-    run = find_run(options.workdir, options.run, trained=True)
-    config = from_json(run.config.read_text(encoding="utf-8"), str(run.config))
-    trained = restore(config, CheckpointOptions(run.path, options.arm, "best"))
-    corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, lambda line: None)
+    trained, corpus = best_of_run(options.workdir, options.run, options.arm)
     prompts = draw_prompts(np.asarray(corpus.heldout), trained.model.vocab_size, options.prompts, seed=0)
     N = options.new_tokens
 
@@ -211,7 +205,7 @@ def main(words: list[str] | None = None) -> int:
     tables = [same]
     notes = [
         others,
-        f"The model is that of {run.path.name}, {options.arm}: {trained.model.n_layers} layers of width "
+        f"The model is that of {trained.directory.path.name}, {options.arm}: {trained.model.n_layers} layers of width "
         f"{trained.model.d_model}, {trained.model.max_len} positions; prompts of {PROMPT} tokens, {N} new ones.",
         "Greedy text of so small a model falls into repetition, which is where a lookup draft is right: the share of "
         "sampled text's drafted tokens, in the first table, is what other text may hope for.",
