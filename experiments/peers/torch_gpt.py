@@ -8,7 +8,8 @@
 Fused projections, `torch.compile` of model and loss (inductor), bfloat16 autocast, fused AdamW, one thread a core,
 denormals flushed, and jemalloc as PyTorch's own tuning guide recommends it. Attention is `fused`, which is
 F.scaled_dot_product_attention as the documentation has it, or `explicit`, two products and a masked softmax for
-inductor to fuse: the backward pass of the former is slow on CPUs. `--mode` is that of `torch.compile`.
+inductor to fuse: the backward pass of the former is slow on CPUs. `--mode` is that of `torch.compile`. With
+`--device=cuda` the same on an NVIDIA GPU, where TF32 is allowed for what autocast leaves in float32.
 
 Tried on a 2-core AMD EPYC with AVX512-BF16 and left out: mode max-autotune (compiles longer, not faster), thread
 pinning by OMP_PROC_BIND (torch takes one thread then), the glibc setting of our own program (twice as slow).
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--attention", choices=("fused", "explicit"), default="fused")
     parser.add_argument("--mode", default="default", help="of torch.compile")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     answer = answers()
 
@@ -40,15 +42,18 @@ def main() -> None:
 
     torch.set_num_threads(cores())
     torch.set_flush_denormal(True)
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     config = json.loads((options.task / "config.json").read_text(encoding="utf-8"))
     with np.load(options.task / "weights.npz") as arrays:
         weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
     tokens_nBT = torch.from_numpy(np.load(options.task / "tokens.npy").astype(np.int64))
-    batches = [(window[:, :-1].contiguous(), window[:, 1:].contiguous()) for window in tokens_nBT]
+    batches = [tuple(part.contiguous().to(device) for part in (w[:, :-1], w[:, 1:])) for w in tokens_nBT]
 
-    model = make_model(config["model"], weights, options.attention)
+    model = make_model(config["model"], weights, options.attention).to(device)
     optimizer = make_optimizer(model, config["training"])
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16")
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
 
     def mean_loss(inputs, targets):
         logits_BTV = model(inputs)

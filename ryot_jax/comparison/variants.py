@@ -64,19 +64,21 @@ OPTIMIZATIONS = (
     Optimization(
         name="linear_cross_entropy",
         switch="optimizations.linear_cross_entropy",
-        equivalence={"xla": "allclose", "cpu": "allclose"},
+        equivalence=dict.fromkeys(("xla", "cpu", "mosaic", "triton"), "allclose"),
         description="output projection and loss in one op, gradients in the forward pass, logits never whole",
-        probe={"xla": probes.no_logits, "cpu": probes.custom_call("ryot_linear_cross_entropy")},
+        probe={"xla": probes.no_logits}
+        | dict.fromkeys(("cpu", "mosaic", "triton"), probes.custom_call("ryot_linear_cross_entropy")),
     ),
     Optimization(
         name="attention",
         switch="optimizations.attention",
-        equivalence={"xla": "allclose", "cpu": "allclose", "cudnn": "allclose"},
+        equivalence=dict.fromkeys(("xla", "cpu", "cudnn", "mosaic"), "allclose"),
         description="causal attention in blocks, without the masked half and the whole score array",
         probe={
             "xla": probes.no_scores,
             "cudnn": probes.custom_call("cudnn$fmha"),
             "cpu": probes.custom_call("ryot_attention", "ryot_packed_attention"),
+            "mosaic": probes.custom_call("ryot_attention"),
         },
     ),
     Optimization(
@@ -89,9 +91,10 @@ OPTIMIZATIONS = (
     Optimization(
         name="norm",
         switch="optimizations.norm",
-        equivalence={"xla": "allclose", "cpu": "allclose"},
+        equivalence=dict.fromkeys(("xla", "cpu", "mosaic", "triton"), "allclose"),
         description="layer norm or RMS norm that keeps two numbers a row for its backward pass",
-        probe={"xla": probes.own_norm_gradient, "cpu": probes.custom_call("ryot_norm")},
+        probe={"xla": probes.own_norm_gradient}
+        | dict.fromkeys(("cpu", "mosaic", "triton"), probes.custom_call("ryot_norm")),
     ),
     Optimization(
         name="embedding",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ryot_jax.kernels import cpu
+from ryot_jax.kernels.mosaic_attention import flash_attention
 from ryot_jax.kernels.operands import accumulator, choose, operand
 
 # Of the `xla` implementation: four blocks of queries compute 5/8 of the causal score matrix, and more of them are
@@ -41,16 +42,18 @@ def attention(
       window: query t sees keys s > t - window only: its own and the window - 1 before it. Needs `causal`.
       mask_BS: bool; keys where it is False are padding, which no query sees. Their values must be finite.
       implementation: 'reference', 'xla' (blocks of queries against the keys that they can see), 'cpu' (C++, float32
-        and bfloat16; Dao et al. 2022, arXiv:2205.14135, keeps one number per query for the backward pass) or 'cudnn'
-        (the same on NVIDIA GPUs from compute capability 8.0 on; float16 and bfloat16, heads of multiples of 8).
+        and bfloat16; Dao et al. 2022, arXiv:2205.14135, keeps one number per query for the backward pass), 'cudnn'
+        (the same on NVIDIA GPUs from compute capability 8.0 on; float16 and bfloat16, heads of multiples of 8) or
+        'mosaic' (our own for compute capability 9; float16 and bfloat16, heads of 64 or 128, no window, no mask).
 
     Returns:
       o_BTHK: weighted values, in q's dtype; zeros, with zero gradients, for a query that sees no key.
-      Differentiable in q, k, v (once for 'cpu' and 'cudnn').
+      Differentiable in q, k, v (once for 'cpu', 'cudnn' and 'mosaic').
 
     Raises:
       ValueError: shapes or options do not fit together, or the implementation is not known.
       TypeError: the implementation cannot take the dtypes.
+      NotImplementedError: it cannot run on this device, or not with these options.
     """
     if q_BTHK.ndim != 4 or k_BSGK.ndim != 4 or k_BSGK.shape != v_BSGK.shape:
         raise ValueError(f"need q[B,T,H,K], k and v[B,S,G,K]; got {q_BTHK.shape}, {k_BSGK.shape}, {v_BSGK.shape}")
@@ -87,7 +90,7 @@ def packed_attention(
       causal: as in `attention`.
       window: as in `attention`.
       mask_BS: as in `attention`, with S = T.
-      implementation: 'reference', 'xla', 'cpu' or 'cudnn'.
+      implementation: as in `attention`.
 
     Returns:
       o_BTHK, in the dtype of qkv.
@@ -213,6 +216,14 @@ def _cudnn(
     return jnp.where(_sees_a_key(visible, mask_BS, q_BTHK.shape[1])[:, :, None, None], o_BTHK, 0)
 
 
+def _mosaic(
+    visible: _Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
+) -> jax.Array:
+    if visible.window is not None or mask_BS is not None:
+        raise NotImplementedError("implementation='mosaic' takes no window and no padding mask; use 'cudnn' or 'xla'")
+    return flash_attention(q_BTHK, k_BSGK, v_BSGK, causal=visible.causal)
+
+
 def _sees_a_key(visible: _Visible, mask_BS: jax.Array, n_queries: int) -> jax.Array:
     """Whether each query sees any key, bool[B, T]."""
     if not visible.causal:
@@ -285,4 +296,10 @@ def _cpu_packed_backward(
 _cpu_packed.defvjp(_cpu_packed_forward, _cpu_packed_backward)
 
 _Apply = Callable[[_Visible, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
-_IMPLEMENTATIONS: dict[str, _Apply] = {"reference": _reference, "xla": _xla, "cpu": _cpu, "cudnn": _cudnn}
+_IMPLEMENTATIONS: dict[str, _Apply] = {
+    "reference": _reference,
+    "xla": _xla,
+    "cpu": _cpu,
+    "cudnn": _cudnn,
+    "mosaic": _mosaic,
+}

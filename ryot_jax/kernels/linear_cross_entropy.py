@@ -1,24 +1,26 @@
 """Linear layer and softmax cross-entropy as one op.
 
-The logits of a language model are its largest array. `reference` makes them all at once; `xla` and `cpu` make
-them chunk by chunk. Where the losses are added up they compute the gradients in the forward pass, while a chunk's
-logits are at hand (Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989): three matrix products instead of the four that
-recomputing takes where the losses stay apart.
+The logits of a language model are its largest array. `reference` makes them all at once; the others make them chunk by
+chunk, `mosaic` and `triton` as exponentials (see `tiled_cross_entropy`). Where the losses are added up they compute the
+gradients in the forward pass, while a chunk's logits are at hand (Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989):
+three matrix products instead of the four that recomputing takes where the losses stay apart.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from ryot_jax.kernels import cpu
+from ryot_jax.kernels import cpu, mosaic_cross_entropy, tiled_cross_entropy, triton
+from ryot_jax.kernels.chunks import Terms, chunks
 from ryot_jax.kernels.operands import accumulator, choose, operand
 
-CHUNK_ROWS = 512  # of the `xla` implementation: large enough for full-speed products, an eighth of a small batch
+# Of the `xla` implementation: large enough for full-speed products, an eighth of a small batch.
+_LEAST_CHUNK_ROWS = 512
+_CHUNK_LOGITS_BYTES = 2**30  # at most, where that is more rows
 
 
 def linear_cross_entropy(
@@ -48,15 +50,18 @@ def linear_cross_entropy(
       z_loss: weight of z^2, per nat.
       soft_cap: bound on the size of the logits, or None.
       reduction: 'sum', or 'none'.
-      implementation: 'reference', 'xla' or 'cpu' (C++; x in float32 or bfloat16).
+      implementation: 'reference', 'xla', 'cpu' (C++; x in float32 or bfloat16), 'mosaic' (NVIDIA GPUs of compute
+        capability 9; bfloat16 and float16) or 'triton' (from 8.0 on). The last two take a soft cap or label smoothing,
+        not both.
 
     Returns:
       With 'sum': loss_sum, a scalar, and n_targets, a float32 scalar: the number of rows that count. With 'none':
-      losses_N. Differentiable in x and w (once for 'xla' and 'cpu'), with any cotangent.
+      losses_N. Differentiable in x and w (once for all but 'reference'), with any cotangent.
 
     Raises:
       ValueError: shapes or options do not fit, or the implementation is not known.
       TypeError: the implementation cannot take the dtypes.
+      NotImplementedError: it cannot run on this device, or not with these options.
     """
     if x_ND.ndim != 2 or w_VD.ndim != 2 or targets_N.ndim != 1:
         raise ValueError(f"need x[N,D], w[V,D], targets[N]; got {x_ND.shape}, {w_VD.shape}, {targets_N.shape}")
@@ -68,30 +73,18 @@ def linear_cross_entropy(
         raise ValueError(f"need label_smoothing in [0, 1] and soft_cap > 0; got {label_smoothing}, {soft_cap}")
     if reduction not in ("sum", "none"):
         raise ValueError(f"reduction={reduction!r} is not 'sum' or 'none'")
-    terms = _Terms(float(label_smoothing), float(z_loss), None if soft_cap is None else float(soft_cap))
+    terms = Terms(float(label_smoothing), float(z_loss), None if soft_cap is None else float(soft_cap))
     by_reduction = choose(_IMPLEMENTATIONS, implementation, x_ND)
     losses = by_reduction[reduction](terms, x_ND, w_VD, targets_N)
     return losses if reduction == "none" else (losses, jnp.sum(targets_N >= 0).astype(jnp.float32))
 
 
-class _Terms(NamedTuple):
-    """What the loss is made of."""
-
-    label_smoothing: float
-    z_loss: float
-    soft_cap: float | None
-
-    def attributes(self) -> dict[str, np.float32]:
-        """The same for a handler."""
-        return {name: np.float32(value or 0) for name, value in self._asdict().items()}
-
-
-def _logits(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
+def _logits(terms: Terms, x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
     logits_NV = jnp.matmul(x_ND, w_VD.astype(x_ND.dtype).T, preferred_element_type=accumulator(x_ND.dtype))
     return logits_NV if terms.soft_cap is None else terms.soft_cap * jnp.tanh(logits_NV / terms.soft_cap)
 
 
-def _losses(terms: _Terms, logits_NV: jax.Array, log_sum_exp_N: jax.Array, targets_N: jax.Array) -> jax.Array:
+def _losses(terms: Terms, logits_NV: jax.Array, log_sum_exp_N: jax.Array, targets_N: jax.Array) -> jax.Array:
     # Under 'fill' a target beyond the vocabulary makes the loss NaN, not another word's loss.
     index_N1 = jnp.maximum(targets_N, 0)[:, None]
     target_N = jnp.take_along_axis(logits_NV, index_N1, axis=1, mode="fill")[:, 0]
@@ -103,19 +96,19 @@ def _losses(terms: _Terms, logits_NV: jax.Array, log_sum_exp_N: jax.Array, targe
     return jnp.where(targets_N >= 0, losses_N, 0)
 
 
-def _reference(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+def _reference(terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
     logits_NV = _logits(terms, x_ND, w_VD)
     return _losses(terms, logits_NV, jax.nn.logsumexp(logits_NV, axis=-1), targets_N)
 
 
-def _reference_sum(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+def _reference_sum(terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
     return jnp.sum(_reference(terms, x_ND, w_VD, targets_N))
 
 
-_Op = Callable[[_Terms, jax.Array, jax.Array, jax.Array], jax.Array]
+_Op = Callable[[Terms, jax.Array, jax.Array, jax.Array], jax.Array]
 # Losses, dx and dw for weights of the rows; None: one.
 _Gradients = Callable[
-    [_Terms, jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]
+    [Terms, jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]
 ]
 
 
@@ -123,17 +116,17 @@ def _gradients_in_forward(losses: _Op, gradients: _Gradients) -> _Op:
     """The sum of the losses, whose backward pass only scales gradients that the forward pass has computed."""
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def op(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    def op(terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
         return jnp.sum(losses(terms, x_ND, w_VD, targets_N))
 
     def forward(
-        terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
+        terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         losses_N, dx_ND, dw_VD = gradients(terms, x_ND, w_VD, targets_N, None)
         return jnp.sum(losses_N), (dx_ND, dw_VD.astype(w_VD.dtype))
 
     def backward(
-        terms: _Terms, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+        terms: Terms, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
     ) -> tuple[jax.Array, jax.Array, None]:
         del terms
         dx_ND, dw_VD = saved
@@ -148,12 +141,12 @@ def _gradients_in_backward(losses: _Op, gradients: _Gradients) -> _Op:
     op = jax.custom_vjp(losses, nondiff_argnums=(0,))
 
     def forward(
-        terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
+        terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
         return losses(terms, x_ND, w_VD, targets_N), (x_ND, w_VD, targets_N)
 
     def backward(
-        terms: _Terms, saved: tuple[jax.Array, jax.Array, jax.Array], cotangent_N: jax.Array
+        terms: Terms, saved: tuple[jax.Array, jax.Array, jax.Array], cotangent_N: jax.Array
     ) -> tuple[jax.Array, jax.Array, None]:
         x_ND, w_VD, targets_N = saved
         _, dx_ND, dw_VD = gradients(terms, x_ND, w_VD, targets_N, cotangent_N)
@@ -163,17 +156,18 @@ def _gradients_in_backward(losses: _Op, gradients: _Gradients) -> _Op:
     return op
 
 
-def _chunks(rows_N: jax.Array, fill: int) -> jax.Array:
-    """[N, ...] in chunks [n, C, ...]; the last one filled up with `fill`."""
-    rows = rows_N.shape[0]
-    chunk = min(CHUNK_ROWS, max(rows, 1))
-    missing = -rows % chunk
-    padding = ((0, missing),) + ((0, 0),) * (rows_N.ndim - 1)
-    return jnp.pad(rows_N, padding, constant_values=fill).reshape(-1, chunk, *rows_N.shape[1:])
+def chunk_rows(n_rows: int, d_model: int, vocab_size: int) -> int:
+    """Rows of a chunk of the `xla` implementation.
+
+    Each chunk's gradient of w is added to the sum in memory, which a chunk's logits have to be much larger than: four
+    rows a column of x, as far as memory goes.
+    """
+    most = _CHUNK_LOGITS_BYTES // (4 * vocab_size)
+    return min(max(min(4 * d_model, most), _LEAST_CHUNK_ROWS), max(n_rows, 1))
 
 
 def _chunk_losses(
-    terms: _Terms, x_CD: jax.Array, w_VD: jax.Array, targets_C: jax.Array
+    terms: Terms, x_CD: jax.Array, w_VD: jax.Array, targets_C: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Losses, logits and the logarithm of their sum of exponentials."""
     logits_CV = _logits(terms, x_CD, w_VD)
@@ -182,15 +176,17 @@ def _chunk_losses(
     return _losses(terms, logits_CV, log_sum_exp_C1[:, 0], targets_C), logits_CV, log_sum_exp_C1
 
 
-def _xla_losses(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+def _xla_losses(terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    rows = chunk_rows(x_ND.shape[0], x_ND.shape[1], w_VD.shape[0])
     losses_nC = lax.map(
-        lambda chunk: _chunk_losses(terms, chunk[0], w_VD, chunk[1])[0], (_chunks(x_ND, 0), _chunks(targets_N, -1))
+        lambda chunk: _chunk_losses(terms, chunk[0], w_VD, chunk[1])[0],
+        (chunks(x_ND, rows, 0), chunks(targets_N, rows, -1)),
     )
     return losses_nC.reshape(-1)[: x_ND.shape[0]]
 
 
 def _xla_gradients(
-    terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array | None
+    terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     accumulate = accumulator(x_ND.dtype)
     classes_1V = jnp.arange(w_VD.shape[0], dtype=targets_N.dtype)[None, :]
@@ -215,20 +211,21 @@ def _xla_gradients(
         dw_VD = dw_VD + jnp.matmul(dlogits_CV.T, x_CD, preferred_element_type=accumulate)
         return dw_VD, (losses_C, dx_CD.astype(x_CD.dtype))
 
-    chunks = _chunks(x_ND, 0), _chunks(targets_N, -1), _chunks(weights_N, 0)
-    dw_VD, (losses_nC, dx_nCD) = lax.scan(body, jnp.zeros(w_VD.shape, accumulate), chunks)
+    rows = chunk_rows(x_ND.shape[0], x_ND.shape[1], w_VD.shape[0])
+    of_chunks = chunks(x_ND, rows, 0), chunks(targets_N, rows, -1), chunks(weights_N, rows, 0)
+    dw_VD, (losses_nC, dx_nCD) = lax.scan(body, jnp.zeros(w_VD.shape, accumulate), of_chunks)
     rows = x_ND.shape[0]
     return losses_nC.reshape(-1)[:rows], dx_nCD.reshape(-1, x_ND.shape[1])[:rows], dw_VD
 
 
-def _cpu_losses(terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+def _cpu_losses(terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
     operands = x_ND, w_VD.astype(jnp.float32), targets_N.astype(jnp.int32)
     out = jax.ShapeDtypeStruct(targets_N.shape, jnp.float32)
     return cpu.call("ryot_linear_cross_entropy_loss", out, *operands, **terms.attributes())
 
 
 def _cpu_gradients(
-    terms: _Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array | None
+    terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     operands = x_ND, w_VD.astype(jnp.float32), targets_N.astype(jnp.int32), operand(weights_N)
     out = (
@@ -237,6 +234,13 @@ def _cpu_gradients(
         jax.ShapeDtypeStruct(w_VD.shape, jnp.float32),
     )
     return cpu.call("ryot_linear_cross_entropy_gradients", out, *operands, **terms.attributes())
+
+
+def _in_tiles(exponentials: tiled_cross_entropy.Exponentials) -> dict[str, _Op]:
+    """By reduction, of a kernel that makes exponentials in tiles."""
+    losses = functools.partial(tiled_cross_entropy.losses, exponentials)
+    gradients = functools.partial(tiled_cross_entropy.gradients, exponentials)
+    return {"sum": _gradients_in_forward(losses, gradients), "none": _gradients_in_backward(losses, gradients)}
 
 
 _IMPLEMENTATIONS: dict[str, dict[str, _Op]] = {
@@ -249,4 +253,6 @@ _IMPLEMENTATIONS: dict[str, dict[str, _Op]] = {
         "sum": _gradients_in_forward(_cpu_losses, _cpu_gradients),
         "none": _gradients_in_backward(_cpu_losses, _cpu_gradients),
     },
+    "mosaic": _in_tiles(mosaic_cross_entropy.exponentials),
+    "triton": _in_tiles(triton.exponentials),
 }

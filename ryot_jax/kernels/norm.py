@@ -1,7 +1,7 @@
 """LayerNorm and RMSNorm over the last axis, with the addition of a residual in front.
 
-`xla` and `cpu` keep two numbers a row for the backward pass, where automatic differentiation of the reference keeps
-arrays; the gradient of the sum's other use (the residual path) is added inside the backward pass.
+All but the reference keep two numbers a row for the backward pass, where automatic differentiation of the reference
+keeps arrays; the gradient of the sum's other use (the residual path) is added inside the backward pass.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ryot_jax.kernels import cpu
+from ryot_jax.kernels import cpu, mosaic_norm, triton
 from ryot_jax.kernels.operands import accumulator, choose, gradient, operand, row, rows, stub
 
 
@@ -37,12 +37,13 @@ def layer_norm(
       with_sum: return s too. Use it for the residual path: its gradient is then added in the same pass.
       epsilon: added to the variance, in the square of x's unit.
       dtype: of y; None: that of s.
-      implementation: 'reference', 'xla' (keeps mean and deviation only) or 'cpu' (C++; float32 and bfloat16). All
-        compute in float32 (float64 for float64).
+      implementation: 'reference', 'xla' (keeps mean and deviation only), 'cpu' (C++; float32 and bfloat16), 'mosaic'
+        or 'triton' (backward in one pass, on NVIDIA GPUs from Hopper or Ampere on). All compute in float32 (float64
+        for float64).
 
     Returns:
-      y[..., D], or (y, s) with `with_sum`; s has the promoted dtype of x and residual. Differentiable (once for
-      'xla' and 'cpu').
+      y[..., D], or (y, s) with `with_sum`; s has the promoted dtype of x and residual. Differentiable (once for all
+      but the reference).
 
     Raises:
       ValueError: shapes do not fit, or the implementation is not known.
@@ -186,6 +187,21 @@ def _cpu_backward(
     return dx_ND.reshape(s.shape), dscale_D, dbias_D
 
 
+def _pallas_backward(norm_backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]) -> Callable[..., Any]:
+    """The backward pass by a kernel of a GPU, which reads its arrays once; XLA's forward pass does already."""
+
+    def backward(
+        settings: _Settings, dy: jax.Array, s: jax.Array, scale_D: jax.Array, statistics: Any, ds: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        mean, inverse = (None if statistic is None else rows(statistic) for statistic in statistics)
+        dx_ND, dscale_D, dbias_D = norm_backward(
+            rows(dy), rows(s), scale_D, mean, inverse, None if ds is None else rows(ds)
+        )
+        return dx_ND.reshape(s.shape), dscale_D, dbias_D
+
+    return backward
+
+
 def _with_own_gradient(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., _Outcome]:
     """The custom-VJP op of a pair like `_xla_forward` and `_xla_backward`."""
 
@@ -216,4 +232,6 @@ _IMPLEMENTATIONS: dict[str, Callable[..., _Outcome]] = {
     "reference": _reference,
     "xla": _with_own_gradient(_xla_forward, _xla_backward),
     "cpu": _with_own_gradient(_cpu_forward, _cpu_backward),
+    "mosaic": _with_own_gradient(_xla_forward, _pallas_backward(mosaic_norm.norm_backward)),
+    "triton": _with_own_gradient(_xla_forward, _pallas_backward(triton.norm_backward)),
 }

@@ -10,8 +10,8 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping
 
-from ryot_jax.kernels import cpu
-from ryot_jax.kernels.linear_cross_entropy import CHUNK_ROWS
+from ryot_jax.kernels import cpu, mosaic_attention, mosaic_norm, pallas, triton
+from ryot_jax.kernels.linear_cross_entropy import chunk_rows
 from ryot_jax.runtime.errors import ConfigError
 
 
@@ -141,6 +141,42 @@ def _cudnn_refusal(spec: Spec) -> str | None:
     return None
 
 
+def _pallas_refusal(backend: str, spec: Spec) -> str | None:
+    if spec.platform != "gpu":
+        return f"{backend} kernels run on NVIDIA GPUs, not on {spec.platform}"
+    if spec.n_devices > 1:
+        return f"{backend} kernels cannot be partitioned over {spec.n_devices} devices (shard_map can)"
+    return pallas.refusal(backend, spec.compute_capability)
+
+
+def _triton_refusal(spec: Spec) -> str | None:
+    return _pallas_refusal("triton", spec)
+
+
+def _triton_norm_refusal(spec: Spec) -> str | None:
+    if spec.d_model > triton.LARGEST_D:
+        return f"triton's norms take d_model up to {triton.LARGEST_D}, not {spec.d_model}"
+    return _triton_refusal(spec)
+
+
+def _mosaic_norm_refusal(spec: Spec) -> str | None:
+    if (reason := mosaic_norm.refusal(spec.d_model)) is not None:
+        return f"mosaic's norms {reason}"
+    return _pallas_refusal("mosaic", spec)
+
+
+def _mosaic_products_refusal(spec: Spec) -> str | None:
+    if spec.dtype not in ("bfloat16", "float16"):
+        return f"mosaic's matrix products take bfloat16 and float16, not {spec.dtype}"
+    return _pallas_refusal("mosaic", spec)
+
+
+def _mosaic_attention_refusal(spec: Spec) -> str | None:
+    if (width := spec.d_model // spec.n_heads) not in mosaic_attention.BLOCKS:
+        return f"mosaic's attention takes heads of {' or '.join(map(str, mosaic_attention.BLOCKS))}, not of {width}"
+    return _mosaic_products_refusal(spec)
+
+
 def _cpu_optimizer_refusal(spec: Spec) -> str | None:
     if spec.optimizer != "adamw":
         return f"the kernel takes steps of adamw, not of {spec.optimizer}"
@@ -151,8 +187,8 @@ def _scan_refusal(spec: Spec) -> str | None:
     if spec.n_devices > 1:
         # Its chunks lie one after the other on the axis that is sharded: each device would wait for the others.
         return f"a scan over rows cannot be partitioned over {spec.n_devices} devices (shard_map can)"
-    if spec.rows <= CHUNK_ROWS:
-        return f"its first chunk of {CHUNK_ROWS} rows is the whole of {spec.rows}: it would do what the reference does"
+    if spec.rows <= (chunk := chunk_rows(spec.rows, spec.d_model, spec.vocab_size)):
+        return f"its first chunk of {chunk} rows is the whole of {spec.rows}: it would do what the reference does"
     return None
 
 
@@ -226,10 +262,25 @@ def _several_steps_drawback(spec: Spec, wanted: Wishes) -> str | None:
 # dtype between the ops comes first, as the others have to take it.
 _CANDIDATES: dict[str, dict[str, _Candidate]] = {
     "activations": {"bfloat16": _Candidate(_bf16_activations_refusal, _bf16_activations_drawback)},
-    "linear_cross_entropy": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(_scan_refusal)},
-    "attention": {"cpu": _Candidate(_cpu_refusal), "cudnn": _Candidate(_cudnn_refusal), "xla": _Candidate()},
+    "linear_cross_entropy": {
+        "cpu": _Candidate(_cpu_refusal),
+        "mosaic": _Candidate(_mosaic_products_refusal),
+        "triton": _Candidate(_triton_refusal),
+        "xla": _Candidate(_scan_refusal),
+    },
+    "attention": {
+        "cpu": _Candidate(_cpu_refusal),
+        "cudnn": _Candidate(_cudnn_refusal),
+        "mosaic": _Candidate(_mosaic_attention_refusal),
+        "xla": _Candidate(),
+    },
     "dense": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(_bf16_products_refusal)},
-    "norm": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(drawback=_xla_norm_drawback)},
+    "norm": {
+        "cpu": _Candidate(_cpu_refusal),
+        "mosaic": _Candidate(_mosaic_norm_refusal),
+        "triton": _Candidate(_triton_norm_refusal),
+        "xla": _Candidate(drawback=_xla_norm_drawback),
+    },
     "embedding": {"cpu": _Candidate(_cpu_embedding_refusal)},
     "dropout": {"hash": _Candidate(_no_dropout_refusal, _hash_drawback)},
     "optimizer": {"cpu": _Candidate(_cpu_optimizer_refusal)},

@@ -86,7 +86,7 @@ def tune(op: str, spec: Spec, *, seed: int = 0, seconds: float = SECONDS) -> tup
     truth = None if op == "dropout" else _truth(benchmark, spec.platform)
     for name in supported(op, spec):
         try:
-            program, memory = _compiled(benchmark, name)
+            program, memory = compiled(benchmark, name)
             found = program()
             error = _mask_error(found, spec.dropout) if truth is None else relative_error(found, truth)
         except Exception as failure:  # of any kind: a compiler's, the runtime's, a kernel's own
@@ -169,14 +169,15 @@ def _one_device(spec: Spec) -> Spec:
     return dataclasses.replace(spec, rows=max(spec.rows // spec.n_devices // spec.seq_len, 1) * spec.seq_len)
 
 
-def _forward_and_backward(
+def forward_and_backward(
     function: Callable[..., Any], differentiable: Sequence[jax.Array], others: Sequence[jax.Array], cotangents: Any
 ) -> tuple[Any, tuple[jax.Array, ...]]:
+    """The outputs, and the gradients of the differentiable operands."""
     outputs, vjp = jax.vjp(lambda *operands: function(*operands, *others), *differentiable)
     return outputs, vjp(cotangents)
 
 
-def _cotangents(benchmark: Benchmark) -> Any:
+def cotangents(benchmark: Benchmark) -> Any:
     """Random, above zero: as large as one another, and in sum not zero but for rounding."""
     function = functools.partial(benchmark.function, "reference")
     shapes = jax.eval_shape(function, *benchmark.differentiable, *benchmark.others)
@@ -184,11 +185,11 @@ def _cotangents(benchmark: Benchmark) -> Any:
     return jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.5, 1.5, s.shape), s.dtype), shapes)
 
 
-def _compiled(benchmark: Benchmark, implementation: str) -> tuple[Callable[[], Any], int | None]:
+def compiled(benchmark: Benchmark, implementation: str) -> tuple[Callable[[], Any], int | None]:
     """A call without arguments, and its temporary memory."""
     function = functools.partial(benchmark.function, implementation)
-    operands = benchmark.differentiable, benchmark.others, _cotangents(benchmark)
-    program = jax.jit(functools.partial(_forward_and_backward, function)).lower(*operands).compile()
+    operands = benchmark.differentiable, benchmark.others, cotangents(benchmark)
+    program = jax.jit(functools.partial(forward_and_backward, function)).lower(*operands).compile()
     analysis = program.memory_analysis()
     return lambda: program(*operands), None if analysis is None else analysis.temp_size_in_bytes
 
@@ -203,9 +204,9 @@ def _truth(benchmark: Benchmark, platform: str) -> Any:
     operands = jax.tree.map(exact, (benchmark.differentiable, benchmark.others))
     with jax.default_matmul_precision("highest"):
         shapes = jax.eval_shape(function, *operands[0], *operands[1])
-        cotangents = jax.tree.map(lambda c, s: c.astype(s.dtype), _cotangents(benchmark), shapes)
-        program = jax.jit(functools.partial(_forward_and_backward, function), compiler_options=without_ynn(platform))
-        return jax.block_until_ready(program(*operands, cotangents))
+        given = jax.tree.map(lambda c, s: c.astype(s.dtype), cotangents(benchmark), shapes)
+        program = jax.jit(functools.partial(forward_and_backward, function), compiler_options=without_ynn(platform))
+        return jax.block_until_ready(program(*operands, given))
 
 
 def _tolerance(op: str, name: str, spec: Spec, trials: Mapping[str, Trial]) -> float:

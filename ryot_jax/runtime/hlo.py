@@ -15,6 +15,7 @@ _OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
 _CALLED = re.compile(r"\bcalls=%?([\w.\-]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_KERNEL = re.compile(r'op_name="[^"]*\b(ryot_\w+)')
 _METADATA = re.compile(r",?\s*(?:metadata=\{[^{}]*\}|frontend_attributes=\{[^{}]*\})")
 _NAME = re.compile(r"%[\w.\-]+")
 # These pass an array on without making one.
@@ -56,7 +57,8 @@ class Program:
       arrays: every array that is really made in memory: results of instructions outside of fusions, once per
         instruction. Arrays that only exist inside a fused loop are left out.
       dots: operand types of every matrix product, inside fusions too, library calls included.
-      custom_calls: target name of every custom call.
+      custom_calls: target name of every custom call, and behind a colon the name of a kernel of ours in Pallas, whose
+        targets are alike.
       fingerprint: sha256 over the program without the names and source positions in it.
       operations: opcode and result of every instruction with one result, inside fusions too.
       loops: every while loop. What is within one counts once above, however often it goes round.
@@ -99,7 +101,8 @@ def parse(text: str) -> Program:
             arrays.extend(i.result)
         target = next(iter(_TARGET.findall(i.attributes)), "") if i.opcode == "custom-call" else ""
         if target:
-            targets.append(target)
+            kernel = next(iter(_KERNEL.findall(i.attributes)), "")
+            targets.append(target if not kernel or kernel in target else f"{target}:{kernel}")
         if i.opcode == "dot" or re.search("gemm|matmul", target):
             operands = [types.get((i.computation, name), ()) for name in i.operands[:2]]
             if len(operands) == 2 and all(len(o) == 1 for o in operands):

@@ -1,0 +1,187 @@
+"""The kernels' part of `experiments.gpu`: errors against float64, and times."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import record
+from experiments.peers.worker import REPOSITORY
+from experiments.record import Table
+from ryot_jax.comparison.criteria import Criterion
+from ryot_jax.comparison.statistics import speed_up
+from ryot_jax.kernels import tuning
+from ryot_jax.kernels.plan import Spec, supported
+from ryot_jax.runtime.devices import describe_devices
+
+OPS = ("linear_cross_entropy", "attention", "norm")
+GIB = 2**30
+
+# Sizes that no block divides, and those that are timed: the ops of gpt2_small's step with 32 sequences, a wide
+# vocabulary (marin-community/marin#6596), and long sequences (tokamax's published H100 times).
+_ODD = dict(rows=999, d_model=192, d_ff=256, vocab_size=5_003, seq_len=333, n_heads=3)
+_GPT2 = dict(rows=32_768, d_model=768, d_ff=3_072, vocab_size=50_304, seq_len=1_024, n_heads=12)
+_WIDE = dict(rows=32_768, d_model=2_560, d_ff=10_240, vocab_size=128_256, seq_len=4_096, n_heads=20)
+_LONG = dict(rows=16_384, d_model=2_048, d_ff=8_192, vocab_size=50_304, seq_len=4_096, n_heads=16)
+_TINY = dict(rows=40, d_model=128, d_ff=128, vocab_size=300, seq_len=20, n_heads=2)
+_TIMED: dict[str, dict[str, dict[str, int]]] = {
+    "linear_cross_entropy": {"gpt2_small": _GPT2, "wide vocabulary": _WIDE},
+    "attention": {"gpt2_small": _GPT2, "4,096 tokens": _LONG},
+    "norm": {"gpt2_small": _GPT2, "2,560 wide": _WIDE},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Tables, criteria and notes of a part."""
+
+    tables: list[Table]
+    criteria: list[Criterion]
+    notes: list[str]
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(self.tables + other.tables, self.criteria + other.criteria, self.notes + other.notes)
+
+
+def spec(sizes: dict[str, int], *, dry_run: bool = False) -> Spec:
+    """The work, on this device; in a dry run on a Hopper GPU that is interpreted."""
+    devices = describe_devices()
+    platform, capability = ("gpu", "9.0") if dry_run else (devices.platform, devices.compute_capability)
+    return Spec(platform, 1, "bfloat16", compute_capability=capability, **sizes)
+
+
+def implementations(op: str, work: Spec, *, dry_run: bool = False) -> list[str]:
+    """Those that can take the work; cuDNN is a library, which nothing interprets."""
+    return [name for name in supported(op, work) if not (dry_run and name == "cudnn")]
+
+
+def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
+    """Relative errors of outputs and gradients, of which none may be above twice the reference's in bfloat16."""
+    rows, criteria = [], []
+    work = spec(_TINY if dry_run else _ODD, dry_run=dry_run)
+    for op in ops:
+        benchmark = tuning.BENCHMARKS[op](work, np.random.default_rng(0))
+        truth = truth_in_float64(benchmark)
+        limit = 0.0
+        for name in implementations(op, work, dry_run=dry_run):
+            try:
+                program, _ = tuning.compiled(benchmark, name)
+                error = tuning.relative_error(program(), truth)
+            except Exception as failure:  # of any kind: a compiler's, the runtime's
+                criteria.append(Criterion(f"{op}, {name}: error", "runs", tuning.described(failure)[:200], "FAIL"))
+                continue
+            if name == "reference":
+                limit = 2 * error + 1e-4
+            rows.append((f"{op}, {name}", f"{error:.2e}"))
+            criteria.append(record.at_most(f"{op}, {name}: error against float64", error, limit, ".2e"))
+    table = Table("largest relative error, outputs and gradients", ("implementation", "error"), rows)
+    return Found([table], criteria, [])
+
+
+def truth_in_float64(benchmark: tuning.Benchmark) -> Any:
+    """Outputs and gradients of the reference on the same numbers in float64."""
+    given = tuning.cotangents(benchmark)
+
+    def exact(x: jax.Array) -> np.ndarray:
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return np.asarray(x.astype(jnp.float32), np.float64) if floating else np.asarray(x)
+
+    operands = jax.tree.map(exact, (benchmark.differentiable, benchmark.others))
+    with jax.enable_x64(True):
+        function = functools.partial(benchmark.function, "reference")
+        shapes = jax.eval_shape(function, *operands[0], *operands[1])
+        cotangents = jax.tree.map(lambda c, s: np.asarray(exact(c), s.dtype), given, shapes)
+        program = jax.jit(functools.partial(tuning.forward_and_backward, function))
+        return jax.tree.map(np.asarray, program(*operands, cotangents))
+
+
+def times(ops: Sequence[str], seconds: float, torch_python: str, *, dry_run: bool = False) -> Found:
+    """Times of all implementations in turns, and PyTorch's after them."""
+    found = Found([], [], [])
+    sizes = {f"{op}, {name}": (op, s) for op in ops for name, s in _TIMED[op].items()}
+    torch_ms = _torch_milliseconds(sizes, torch_python) if torch_python and not dry_run else {}
+    for title, (op, size) in sizes.items():
+        work = spec(_TINY if dry_run else size, dry_run=dry_run)
+        found += _timed(title, op, work, seconds, torch_ms.get(title), dry_run)
+    return found
+
+
+def _timed(title: str, op: str, work: Spec, seconds: float, torch_ms: float | None, dry_run: bool) -> Found:
+    benchmark = tuning.BENCHMARKS[op](work, np.random.default_rng(0))
+    programs, memory, notes = {}, {}, []
+    for name in implementations(op, work, dry_run=dry_run):
+        if dry_run and name in ("mosaic", "triton"):
+            continue  # their interpretation is what `correctness` runs
+        try:
+            program, memory[name] = tuning.compiled(benchmark, name)
+            jax.block_until_ready(program())
+            programs[name] = program
+        except Exception as failure:
+            notes.append(f"{title}, {name}: {tuning.described(failure)[:300]}")
+    measured = tuning.race(programs, seconds=0.01 if dry_run else seconds)
+    faster = {name: speed_up(measured["reference"], times) for name, times in measured.items()}
+    rows = []
+    for name, sample in measured.items():
+        median = float(np.median(sample))
+        ratio = "" if name == "reference" else record.in_words(faster[name])
+        rows.append((name, f"{1e3 * median:.3f}", ratio, f"{(memory[name] or 0) / GIB:.2f}", _rate(op, work, median)))
+    if torch_ms is not None:
+        rows.append(("PyTorch", f"{torch_ms:.3f}", "", "", _rate(op, work, torch_ms / 1e3)))
+    header = ("implementation", "median ms", "reference / this", "temporary GiB", "rate")
+    criteria = [] if dry_run else _goals(title, op, faster, measured, memory)
+    return Found([Table(f"{title}: forward and backward", header, rows)], criteria, notes)
+
+
+def _rate(op: str, work: Spec, seconds: float) -> str:
+    """Useful operations or bytes over the time."""
+    N, D, V, T = work.rows, work.d_model, work.vocab_size, work.seq_len
+    if op == "norm":  # forward reads x and writes y; backward reads dy, x and the other gradient and writes dx
+        return f"{6 * 2 * N * D / seconds / 1e9:,.0f} GB/s"
+    # Three products of logits' size; attention has two products forward and five backward over half the scores.
+    flops = 3 * 2 * N * D * V if op == "linear_cross_entropy" else 7 * N * T * D
+    return f"{flops / seconds / 1e12:,.0f} TFLOP/s"
+
+
+def _goals(title, op, faster, measured, memory) -> list[Criterion]:
+    ours = [name for name in measured if name != "reference"]
+    best = min(ours, key=lambda name: np.median(measured[name]), default="")
+    if not best:
+        return [record.not_measured(title, "an implementation of ours", "none runs here")]
+    if op == "linear_cross_entropy":
+        share = (memory[best] or 0) / (memory["reference"] or 1)
+        return [
+            record.at_least(f"{title}, {best}: full logits' time / its time", faster[best], 1 / 1.05),
+            record.at_most(f"{title}, {best}: its memory / full logits'", share, 1 / 8),
+        ]
+    if op == "norm":
+        return [record.at_least(f"{title}, {best}: XLA's time / its time", faster[best], 1.8)]
+    if "cudnn" not in measured:
+        return [record.not_measured(title, "cuDNN's time", "cuDNN does not run here")]
+    beside_cudnn = speed_up(measured["cudnn"], measured[best])
+    return [record.at_least(f"{title}, {best}: cuDNN's time / its time", beside_cudnn, 1 / 1.05)]
+
+
+def _torch_milliseconds(sizes: dict[str, tuple[str, dict[str, int]]], torch_python: str) -> dict[str, float]:
+    """PyTorch's median times, by title."""
+    asked = {
+        title: {
+            "op": op,
+            **size,
+            "batch": size["rows"] // size["seq_len"],
+            "head_width": size["d_model"] // size["n_heads"],
+        }
+        for title, (op, size) in sizes.items()
+    }
+    command = [torch_python, "-m", "experiments.peers.torch_kernels", json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=False)
+    if done.returncode:
+        print(f"PyTorch's kernels were not timed: {(done.stderr.splitlines() or ['no message'])[-1]}")
+        return {}
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])["milliseconds"]
+    return found

@@ -1,0 +1,102 @@
+"""The steps' part of `experiments.gpu`: both arms of a config, and PyTorch, in turns."""
+
+import argparse
+import contextlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from experiments import random_tokens, record
+from experiments.blocks import steps_within
+from experiments.gpu_kernels import GIB, Found
+from experiments.peers import task
+from experiments.peers.worker import Worker, WorkerError
+from experiments.record import Table
+from ryot_jax.comparison import peaks, roofline
+from ryot_jax.comparison.interleaving import interleave
+from ryot_jax.comparison.statistics import speed_up
+from ryot_jax.comparison.variants import check_active
+from ryot_jax.config import load
+from ryot_jax.model.accounting import flops_per_step
+from ryot_jax.runtime.devices import describe_devices
+
+SHARE_OF_PEAK = {"gpt2_small": 0.55}
+BESIDE_TORCH = {"gpt2_small": 1.15}
+
+
+def steps(config_path: str, options: argparse.Namespace) -> Found:
+    """Both arms' step times, their share of the measured matrix peak, and the ratio to PyTorch's."""
+    config = load(config_path)
+    if options.dry_run:
+        config.model.update({"vocab_size": 256, "d_model": 64, "d_ff": 64, "n_layers": 2, "n_heads": 1, "max_len": 16})
+        config.training.update({"batch_size": 2, "seq_len": 16})
+        config.evaluation.update({"sequences": 2, "batch_size": 2})
+    notes = []
+    setting = random_tokens.setting(config, arms=("baseline", "optimized"))
+    arms = {variant.name: setting.arm(variant.name) for variant in setting.variants}
+    check_active(setting.variants, {name: arm.hlo_text() for name, arm in arms.items()}, setting.spec)
+    blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
+    with contextlib.ExitStack() as stack:
+        if options.torch_python and not options.dry_run:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            expected = task.write(folder / "task", config)
+            words = ["-m", "experiments.peers.torch_gpt", f"--task={folder / 'task'}", "--device=cuda", "--compile"]
+            try:
+                worker = stack.enter_context(Worker([options.torch_python, *words], folder / "torch.log"))
+                worker.run_block(2)
+                blocks["PyTorch"] = lambda n: worker.run_block(n).seconds
+                notes.append(
+                    f"{config.name}, PyTorch {worker.ready.versions['torch']}: {worker.ready.notes}; first loss "
+                    f"{worker.ready.initial_loss:.4f}, ours {expected['initial_loss']:.4f}."
+                )
+            except WorkerError as failure:
+                notes.append(f"{config.name}: PyTorch was not timed: {str(failure)[-300:]}")
+        block_seconds = 0.01 if options.dry_run else options.block_seconds
+        counts = {name: steps_within(run, block_seconds) for name, run in blocks.items()}
+        rounds = 2 if options.dry_run else options.rounds
+        seconds = interleave(blocks, counts, rounds=rounds, on_round=lambda done: record.progress(done, rounds))
+    flops = flops_per_step(setting.model, config.training.batch_size, config.training.seq_len)
+    tokens = config.training.batch_size * config.training.seq_len
+    dtype = setting.model.compute_dtype
+    shapes = roofline.product_shapes(setting.model, setting.spec.rows)
+    peak = peaks.measure_peaks([dtype], shapes, seconds=0.5 if options.dry_run else 4.0)
+    rate = peak.matmul_flops[dtype]
+    rows = []
+    for name, sample in seconds.items():
+        median = float(np.median(sample))
+        memory = "" if name not in arms else f"{(arms[name].memory_bytes or 0) / GIB:.1f}"
+        rows.append(
+            (
+                name,
+                f"{1e3 * median:.3f}",
+                f"{tokens / median:,.0f}",
+                f"{flops / median / 1e12:,.1f}",
+                f"{flops / median / rate:.3f}",
+                memory,
+            )
+        )
+    header = ("program", "ms a step", "tokens/s", "TFLOP/s", "share of the peak", "GiB")
+    batch = f"{config.training.batch_size} x {config.training.seq_len}"
+    table = Table(f"training step of {config.name}, {batch}", header, rows)
+    plan = setting.variants[-1].plan
+    notes += [
+        f"{config.name}: the peak is {rate / 1e12:,.0f} TFLOP/s of products of {dtype} ({peak.sources[dtype]}), "
+        f"{peak.copy_bytes / 1e9:,.0f} GB/s of memory, on {describe_devices().kind}; optimized: attention "
+        f"{plan.attention}, linear + cross-entropy {plan.linear_cross_entropy}, norm {plan.norm}; baseline over "
+        f"optimized: {record.in_words(speed_up(seconds['baseline'], seconds['optimized']))}."
+    ]
+    if options.dry_run:
+        return Found([table], [], notes)
+    criteria = []
+    if goal := SHARE_OF_PEAK.get(config.name):
+        ideal = [flops / rate] * len(seconds["optimized"])
+        share = speed_up(ideal, seconds["optimized"])
+        criteria.append(record.at_least(f"{config.name}: share of the matrix peak", share, goal))
+    if goal := BESIDE_TORCH.get(config.name):
+        name = f"{config.name}: PyTorch's step / ours"
+        if "PyTorch" in seconds:
+            criteria.append(record.at_least(name, speed_up(seconds["PyTorch"], seconds["optimized"]), goal))
+        else:
+            criteria.append(record.not_measured(name, f"at least {goal:g}", "no PyTorch here"))
+    return Found([table], criteria, notes)

@@ -1,0 +1,102 @@
+"""What all kernels in Pallas need: whether a device can take them, and their interpretation where none is there.
+
+A kernel that a GPU cannot take must not reach the compiler: Mosaic's ends the process there.
+"""
+
+import contextlib
+import contextvars
+import importlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+MINIMUM = {"triton": 8.0, "mosaic": 9.0}  # compute capability: Ampere's, Hopper's
+
+TILE_V = 128  # columns of the vocabulary that share a top and a sum
+
+
+class Tiles(NamedTuple):
+    """Logits l as exponentials, in tiles of `TILE_V` columns of the vocabulary, of which there are n.
+
+    Attributes:
+      exponentials_CV: exp(l - top) times the derivative of l by its uncapped value, in the dtype of the operands; None:
+        not asked for.
+      top_nC: the largest logit of each tile and row, float32.
+      sum_nC: the sum of exp(l - top) over the tile, float32.
+    """
+
+    exponentials_CV: jax.Array | None
+    top_nC: jax.Array
+    sum_nC: jax.Array
+
+
+_INTERPRETED = contextvars.ContextVar("interpreted", default=False)
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """Kernels that are traced in this context are interpreted, on any device, with detection of races for Mosaic's.
+
+    What was traced and cached outside of the context stays as it was: trace new functions.
+    """
+    token = _INTERPRETED.set(True)
+    try:
+        yield
+    finally:
+        _INTERPRETED.reset(token)
+
+
+def is_interpreted() -> bool:
+    """Whether kernels are to be interpreted."""
+    return _INTERPRETED.get()
+
+
+def require(backend: str) -> None:
+    """Nothing, where kernels of `backend`, 'triton' or 'mosaic', can run: interpreted, or on such a GPU.
+
+    Under an abstract mesh with an abstract device, which stands for a GPU that is not here, nothing is asked.
+
+    Raises:
+      NotImplementedError: they cannot, with the reason.
+    """
+    if is_interpreted() or jax.sharding.get_abstract_mesh().abstract_device is not None:
+        return
+    device = jax.local_devices()[0]
+    if device.platform != "gpu":
+        raise NotImplementedError(f"implementation={backend!r} runs on NVIDIA GPUs, not on {device.platform}")
+    if (reason := refusal(backend, str(getattr(device, "compute_capability", "")))) is not None:
+        raise NotImplementedError(reason)
+
+
+def refusal(backend: str, compute_capability: str) -> str | None:
+    """Why a GPU of this compute capability, such as '9.0', cannot run kernels of `backend`; None: it can."""
+    try:
+        capability = float(compute_capability)
+    except ValueError:
+        return f"{backend} kernels run on NVIDIA GPUs; the compute capability of this one is not known"
+    least = MINIMUM[backend]
+    if capability < least:
+        return f"{backend} kernels need compute capability {least} or more, this device has {compute_capability}"
+    if backend == "mosaic" and capability >= 10.0:  # wgmma is Hopper's; Blackwell has tcgen05 in its place
+        return f"these {backend} kernels are written for compute capability 9, this device has {compute_capability}"
+    return None
+
+
+def n_multiprocessors() -> int:
+    """Of the device that is compiled for; while interpreted a small number, so that blocks take more than one turn."""
+    if is_interpreted():
+        return 1
+    if (device := jax.sharding.get_abstract_mesh().abstract_device) is not None:
+        return int(device.num_cores or 1)
+    return int(jax.local_devices()[0].core_count)
+
+
+def mosaic_interpretation() -> Any:
+    """The `interpret` argument of a Mosaic kernel."""
+    if not is_interpreted():
+        return None
+    if (parameters := getattr(plgpu, "InterpretGPUParams", None)) is None:  # before jax 0.11
+        parameters = importlib.import_module("jax._src.pallas.mosaic_gpu.interpret.params").InterpretGPUParams
+    return parameters(detect_races=True)
