@@ -15,6 +15,7 @@ of the measured matrix peak and 1.15 times as fast as PyTorch's. Exit code 0: al
 """
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -41,7 +42,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=8, help="of the steps' blocks; each gives one pair")
     parser.add_argument("--block_seconds", type=float, default=0.6, help="length of a block, of which a round has two")
     parser.add_argument("--torch_python", default="", help="a Python with PyTorch; '': no PyTorch beside ours")
-    parser.add_argument("--write", action="store_true", help="write experiments/results/gpu_NAME.md")
+    parser.add_argument("--write", action="store_true", help="write experiments/results/gpu_DEVICE.md")
+    parser.add_argument("--name", default="", help="a word more in the name of that file")
     options = parser.parse_args(words)
     devices = describe_devices()
     if devices.platform != "gpu" and not options.dry_run:
@@ -49,19 +51,19 @@ def main(words: list[str] | None = None) -> int:
     if options.dry_run and options.write:
         raise ConfigError("--dry_run measures nothing that --write could keep; leave one of them out")
     found = gpu_kernels.Found([], [], [])
-    if "correctness" in options.parts:
-        if options.dry_run:
-            with pallas.interpreted():
-                found += gpu_kernels.correctness(options.ops, dry_run=True)
-        else:
-            found += gpu_kernels.correctness(options.ops)
-    if "kernels" in options.parts:
-        found += gpu_kernels.times(options.ops, options.seconds, options.torch_python, dry_run=options.dry_run)
-    if "steps" in options.parts:
-        for config in options.configs:
-            found += gpu_steps.steps(config, options)
+    for part in options.parts:
+        if part == "correctness":
+            with pallas.interpreted() if options.dry_run else contextlib.nullcontext():
+                found += told(gpu_kernels.correctness(options.ops, dry_run=options.dry_run))
+        if part == "kernels":
+            found += told(
+                gpu_kernels.times(options.ops, options.seconds, options.torch_python, dry_run=options.dry_run)
+            )
+        for config in options.configs if part == "steps" else ():
+            found += told(gpu_steps.steps(config, options))
+    name = "_".join(["gpu", devices.kind.replace("NVIDIA ", "").split()[0].lower(), *options.name.split()])
     return record.conclude(
-        f"gpu_{devices.kind.replace('NVIDIA ', '').split()[0].lower()}",
+        name,
         f"Kernels and steps on {devices.kind}",
         command=record.command("experiments.gpu", words),
         tables=found.tables,
@@ -69,6 +71,17 @@ def main(words: list[str] | None = None) -> int:
         notes=found.notes,
         write=options.write,
     )
+
+
+def told(found: gpu_kernels.Found) -> gpu_kernels.Found:
+    """The same, printed: what is found should not be lost with what comes after it."""
+    for table in found.tables:
+        print(f"\n{record.ascii_table(table)}", flush=True)
+    for criterion in found.criteria:
+        print(f"{criterion.verdict}: {criterion.name}: {criterion.actual}", flush=True)
+    for note in found.notes:
+        print(note, flush=True)
+    return found
 
 
 if __name__ == "__main__":

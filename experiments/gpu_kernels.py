@@ -25,7 +25,7 @@ GIB = 2**30
 
 # Sizes that no block divides, and those that are timed: the ops of gpt2_small's step with 32 sequences, a wide
 # vocabulary (marin-community/marin#6596), and long sequences (tokamax's published H100 times).
-_ODD = dict(rows=999, d_model=192, d_ff=256, vocab_size=5_003, seq_len=333, n_heads=3)
+_ODD = dict(rows=1_002, d_model=384, d_ff=512, vocab_size=5_003, seq_len=334, n_heads=6)
 _GPT2 = dict(rows=32_768, d_model=768, d_ff=3_072, vocab_size=50_304, seq_len=1_024, n_heads=12)
 _WIDE = dict(rows=32_768, d_model=2_560, d_ff=10_240, vocab_size=128_256, seq_len=4_096, n_heads=20)
 _LONG = dict(rows=16_384, d_model=2_048, d_ff=8_192, vocab_size=50_304, seq_len=4_096, n_heads=16)

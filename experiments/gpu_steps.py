@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import functools
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from ryot_jax.runtime.devices import describe_devices
 
 SHARE_OF_PEAK = {"gpt2_small": 0.55}
 BESIDE_TORCH = {"gpt2_small": 1.15}
+SCANNED = ("scaled",)  # so small that a call costs as much as a step
 
 
 def steps(config_path: str, options: argparse.Namespace) -> Found:
@@ -33,17 +36,24 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
         config.training.update({"batch_size": 2, "seq_len": 16})
         config.evaluation.update({"sequences": 2, "batch_size": 2})
     notes = []
-    setting = random_tokens.setting(config, arms=("baseline", "optimized"))
-    arms = {variant.name: setting.arm(variant.name) for variant in setting.variants}
-    check_active(setting.variants, {name: arm.hlo_text() for name, arm in arms.items()}, setting.spec)
-    blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
     with contextlib.ExitStack() as stack:
+        peer = None
         if options.torch_python and not options.dry_run:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             expected = task.write(folder / "task", config)
             words = ["-m", "experiments.peers.torch_gpt", f"--task={folder / 'task'}", "--device=cuda", "--compile"]
+            start = functools.partial(Worker, [options.torch_python, *words], folder / "torch.log")
+            peer = stack.enter_context(ThreadPoolExecutor(1)).submit(start)  # it compiles while we do
+        setting = random_tokens.setting(config, arms=("baseline", "optimized"))
+        arms = {variant.name: setting.arm(variant.name) for variant in setting.variants}
+        check_active(setting.variants, {name: arm.hlo_text() for name, arm in arms.items()}, setting.spec)
+        if config.name in SCANNED:
+            config.optimizations.dispatch = "scan"
+            arms["optimized, several steps a call"] = random_tokens.setting(config).arm("optimized")
+        blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
+        if peer is not None:
             try:
-                worker = stack.enter_context(Worker([options.torch_python, *words], folder / "torch.log"))
+                worker = stack.enter_context(peer.result())
                 worker.run_block(2)
                 blocks["PyTorch"] = lambda n: worker.run_block(n).seconds
                 notes.append(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ryot_jax.kernels import cpu
-from ryot_jax.kernels.mosaic_attention import flash_attention
+from ryot_jax.kernels.mosaic_attention import flash_attention, packed_flash_attention
 from ryot_jax.kernels.operands import accumulator, choose, operand
 
 # Of the `xla` implementation: four blocks of queries compute 5/8 of the causal score matrix, and more of them are
@@ -80,8 +80,8 @@ def packed_attention(
 ) -> jax.Array:
     """`attention` of one array that holds the heads of queries, keys and values, in this order.
 
-    'cpu' reads and writes the array in place of three copies; the others cut it apart. What is not said here is as in
-    `attention`.
+    'cpu' and 'mosaic' read and write the array in place of three copies; the others cut it apart. What is not said here
+    is as in `attention`.
 
     Args:
       qkv_BTNK: N = n_heads + 2 n_kv_heads heads.
@@ -98,17 +98,18 @@ def packed_attention(
     Raises:
       ValueError: shapes or options do not fit together, or the implementation is not known.
       TypeError: the implementation cannot take the dtypes.
+      NotImplementedError: it cannot run on this device, or not with these options.
     """
     H, G = n_heads, n_heads if n_kv_heads is None else n_kv_heads
     if qkv_BTNK.ndim != 4 or H < 1 or G < 1 or H % G or qkv_BTNK.shape[2] != H + 2 * G:
         raise ValueError(f"need qkv[B,T,H+2G,K] where G divides H; got {qkv_BTNK.shape} for H = {H}, G = {G}")
-    if implementation != "cpu":
+    if implementation not in _PACKED:
         q_BTHK, k_BTGK, v_BTGK = jnp.split(qkv_BTNK, [H, H + G], axis=2)
         return attention(
             q_BTHK, k_BTGK, v_BTGK, causal=causal, window=window, mask_BS=mask_BS, implementation=implementation
         )
     visible = _checked(causal, window, mask_BS, qkv_BTNK.shape[:2])
-    return choose({"cpu": _cpu_packed}, implementation, qkv_BTNK)(visible, H, qkv_BTNK, mask_BS)
+    return choose(_PACKED, implementation, qkv_BTNK)(visible, H, qkv_BTNK, mask_BS)
 
 
 class _Visible(NamedTuple):
@@ -219,9 +220,18 @@ def _cudnn(
 def _mosaic(
     visible: _Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
 ) -> jax.Array:
+    _require_no_mask(visible, mask_BS)
+    return flash_attention(q_BTHK, k_BSGK, v_BSGK, causal=visible.causal)
+
+
+def _mosaic_packed(visible: _Visible, n_heads: int, qkv_BTNK: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
+    _require_no_mask(visible, mask_BT)
+    return packed_flash_attention(qkv_BTNK, n_heads, causal=visible.causal)
+
+
+def _require_no_mask(visible: _Visible, mask_BS: jax.Array | None) -> None:
     if visible.window is not None or mask_BS is not None:
         raise NotImplementedError("implementation='mosaic' takes no window and no padding mask; use 'cudnn' or 'xla'")
-    return flash_attention(q_BTHK, k_BSGK, v_BSGK, causal=visible.causal)
 
 
 def _sees_a_key(visible: _Visible, mask_BS: jax.Array, n_queries: int) -> jax.Array:
@@ -302,4 +312,8 @@ _IMPLEMENTATIONS: dict[str, _Apply] = {
     "cpu": _cpu,
     "cudnn": _cudnn,
     "mosaic": _mosaic,
+}
+_PACKED: dict[str, Callable[[_Visible, int, jax.Array, jax.Array | None], jax.Array]] = {
+    "cpu": _cpu_packed,
+    "mosaic": _mosaic_packed,
 }

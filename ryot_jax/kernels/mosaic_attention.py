@@ -57,7 +57,7 @@ class Blocks:
 
 
 # By the width of a head.
-BLOCKS = {64: Blocks(stages=4, dq_stages=4, dkv_queries=128, dkv_stages=3), 128: Blocks(dkv_stages=3)}
+BLOCKS = {64: Blocks(stages=4, dq_stages=4, dkv_queries=128, dkv_stages=3), 128: Blocks(dkv_stages=4)}
 
 
 def flash_attention(
@@ -89,12 +89,41 @@ def flash_attention(
         raise ValueError(f"q{q_BTHK.shape}, k{k_BSGK.shape} and v{v_BSGK.shape} do not fit together")
     if causal and S != T:
         raise ValueError(f"causal attention needs as many keys as queries; got {S} and {T}")
-    dtypes = {str(array.dtype) for array in (q_BTHK, k_BSGK, v_BSGK)}
+    return _attention(causal, _checked(blocks, q_BTHK, k_BSGK, v_BSGK), q_BTHK, k_BSGK, v_BSGK)
+
+
+def packed_flash_attention(
+    qkv_BTNK: jax.Array, n_heads: int, *, causal: bool, blocks: Blocks | None = None
+) -> jax.Array:
+    """`flash_attention` of one array that holds the heads of queries, keys and values, in this order.
+
+    The kernels read the array, and write its gradient, in place of three copies of each. What is not said here is as
+    in `flash_attention`.
+
+    Args:
+      qkv_BTNK: N = n_heads + 2G heads.
+      n_heads: H, the heads of the queries.
+      causal: as in `flash_attention`.
+      blocks: as in `flash_attention`.
+
+    Returns:
+      o_BTHK, in the dtype of qkv.
+    """
+    pallas.require("mosaic")
+    _, T, N, _ = qkv_BTNK.shape
+    if n_heads < 1 or n_heads >= N or (N - n_heads) % 2 or n_heads % ((N - n_heads) // 2) or T == 0:
+        raise ValueError(f"need qkv[B,T,H+2G,K] where G divides H; got {qkv_BTNK.shape} for H = {n_heads}")
+    return _packed_attention(causal, _checked(blocks, qkv_BTNK), n_heads, qkv_BTNK)
+
+
+def _checked(blocks: Blocks | None, *arrays_BTHK: jax.Array) -> Blocks:
+    """The sizes for arrays that the kernels can take."""
+    dtypes, K = {str(array.dtype) for array in arrays_BTHK}, arrays_BTHK[0].shape[-1]
     if dtypes not in ({"bfloat16"}, {"float16"}):
         raise TypeError(f"implementation='mosaic' takes bfloat16 or float16, one for all; got {sorted(dtypes)}")
     if K not in BLOCKS:
         raise NotImplementedError(f"implementation='mosaic' takes heads of width {sorted(BLOCKS)}; got {K}")
-    return _attention(causal, blocks or BLOCKS[K], q_BTHK, k_BSGK, v_BSGK)
+    return blocks or BLOCKS[K]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -117,15 +146,49 @@ def _attention_backward(
 ) -> tuple[jax.Array, ...]:
     q_BTHK, k_BSGK, v_BSGK, o_BTHK, log2_sum_BHT = saved
     T, S = q_BTHK.shape[1], k_BSGK.shape[1]
-    # What the softmax' gradient takes from each query's: sum_s p_ts dp_ts.
     q, k, v, o, do = _padded(blocks, q_BTHK, k_BSGK, v_BSGK, o_BTHK, do_BTHK)
-    delta_BHT = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1).swapaxes(1, 2)
-    sizes, operands = _Sizes.of(causal, S, q, k), (q, k, v, do, log2_sum_BHT, delta_BHT)
+    sizes, operands = _Sizes.of(causal, S, q, k), (q, k, v, do, log2_sum_BHT, _delta(o, do))
     dq, (dk, dv) = _gradient_of_queries(sizes, blocks, *operands), _gradients_of_keys(sizes, blocks, *operands)
     return dq[:, :T], dk[:, :S], dv[:, :S]
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _packed_attention(causal: bool, blocks: Blocks, n_heads: int, qkv_BTNK: jax.Array) -> jax.Array:
+    return _packed_attention_forward(causal, blocks, n_heads, qkv_BTNK)[0]
+
+
+def _packed_attention_forward(
+    causal: bool, blocks: Blocks, n_heads: int, qkv_BTNK: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    T = qkv_BTNK.shape[1]
+    (qkv,) = _padded(blocks, qkv_BTNK)
+    o, log2_sum_BHT = _forward(_Sizes.of_packed(causal, T, n_heads, qkv), blocks, qkv, qkv, qkv)
+    o_BTHK = o[:, :T]
+    return o_BTHK, (qkv, o_BTHK, log2_sum_BHT)
+
+
+def _packed_attention_backward(
+    causal: bool, blocks: Blocks, n_heads: int, saved: tuple[jax.Array, ...], do_BTHK: jax.Array
+) -> tuple[jax.Array]:
+    qkv, o_BTHK, log2_sum_BHT = saved
+    T = do_BTHK.shape[1]
+    o, do = _padded(blocks, o_BTHK, do_BTHK)
+    sizes = _Sizes.of_packed(causal, T, n_heads, qkv)
+    operands = qkv, qkv, qkv, do, log2_sum_BHT, _delta(o, do)
+    dqkv = _gradient_of_queries(sizes, blocks, *operands)
+    (dqkv,) = _gradients_of_keys(sizes, blocks, *operands, into=dqkv)
+    return (dqkv[:, :T],)
+
+
+_packed_attention.defvjp(_packed_attention_forward, _packed_attention_backward)
+
+
+def _delta(o_BTHK: jax.Array, do_BTHK: jax.Array) -> jax.Array:
+    """What the softmax' gradient takes from each query's: sum_s p_ts dp_ts, in [B, H, T]."""
+    return jnp.sum(o_BTHK.astype(jnp.float32) * do_BTHK.astype(jnp.float32), axis=-1).swapaxes(1, 2)
 
 
 def _padded(blocks: Blocks, *arrays_BTHK: jax.Array) -> tuple[jax.Array, ...]:
@@ -146,11 +209,20 @@ class _Sizes(NamedTuple):
     K: int
     n_keys: int  # without the padding
     dtype: Any
+    # Heads in front of the keys' and the values' in the arrays that hold them, and their gradients.
+    k_heads: int = 0
+    v_heads: int = 0
 
     @classmethod
     def of(cls, causal: bool, n_keys: int, q_BTHK: jax.Array, k_BSGK: jax.Array) -> "_Sizes":
         (B, T, H, K), (_, S, G, _) = q_BTHK.shape, k_BSGK.shape
         return cls(causal, B, T, S, H, G, K, n_keys, q_BTHK.dtype)
+
+    @classmethod
+    def of_packed(cls, causal: bool, n_keys: int, n_heads: int, qkv_BTNK: jax.Array) -> "_Sizes":
+        B, T, N, K = qkv_BTNK.shape
+        G = (N - n_heads) // 2
+        return cls(causal, B, T, T, n_heads, G, K, n_keys, qkv_BTNK.dtype, k_heads=n_heads, v_heads=n_heads + G)
 
     @property
     def group(self) -> int:
@@ -272,22 +344,39 @@ def _fetch(
 
 
 def _kernel(
-    sizes: _Sizes, body: Callable[..., None], out_type: Any, scratch: dict[str, Any], tiles: int, heads: int
+    sizes: _Sizes, body: Callable[..., None], out_type: Any | None, scratch: dict[str, Any], tiles: int, heads: int
 ) -> Callable[..., Any]:
-    """`body` on a grid whose last axis changes fastest: the blocks at work are of one or two sequences, held in L2."""
-    return plgpu.kernel(
-        body,
-        out_type=out_type,
-        scratch_types=scratch,
-        grid=(sizes.B, tiles, heads),
-        grid_names=("sequence", "tile", "head"),
-        num_threads=_COMPUTING + 1,
-        thread_name="warpgroup",
-        # This way of lowering finds the layouts of registers and of shared memory itself.
-        compiler_params=plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=pallas.mosaic_interpretation(),
-        kernel_name=f"ryot_attention_{body.__name__}",
-    )
+    """`body` on a grid whose last axis changes fastest: the blocks at work are of one or two sequences, held in L2.
+
+    Its outcome is new arrays of `out_type`; None: it writes into its last operand, and that array is returned, with
+    the rest of it as it was.
+    """
+    name = f"ryot_attention_{body.__name__}"
+    mesh: dict[str, Any] = {
+        "grid": (sizes.B, tiles, heads),
+        "grid_names": ("sequence", "tile", "head"),
+        "num_threads": _COMPUTING + 1,
+        "thread_name": "warpgroup",
+        "kernel_name": name,
+    }
+    # This way of lowering finds the layouts of registers and of shared memory itself.
+    parameters = plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup)
+    options: dict[str, Any] = {"compiler_params": parameters, "interpret": pallas.mosaic_interpretation()}
+    if out_type is not None:
+        return plgpu.kernel(body, out_type=out_type, scratch_types=scratch, **mesh, **options)
+    # What plgpu.kernel does, but for its batching: that takes no array to write into.
+    scoped = pl.with_scoped(collective_axes="warpgroup", **scratch)(body)
+    kernel = pl.kernel(scoped, mesh=plgpu.Mesh(**mesh), name=name, **options)
+
+    def write(*operands: jax.Array) -> jax.Array:
+        *inputs, into = operands
+        if pallas.is_interpreted():  # jax 0.10's interpreter asks in which memory it is, which run_state cannot say
+            ref = jax.new_ref(into, memory_space=plgpu.GMEM)
+            kernel(*inputs, ref)
+            return jax.freeze(ref)
+        return pl.run_state(lambda ref: kernel(*inputs, ref))(into)
+
+    return write if pallas.is_interpreted() else jax.custom_batching.sequential_vmap(write)
 
 
 def _forward(
@@ -380,9 +469,10 @@ def _forward(
         @pl.when(warpgroup == _COMPUTING)
         def fetch() -> None:
             def copy(i: jax.Array, slot: jax.Array) -> None:
-                theirs = b, pl.ds(i * keys, keys), lax.div(head, jnp.int32(sizes.group))
-                plgpu.copy_gmem_to_smem(k_ref.at[theirs], k_smem.at[slot], k_ready.at[slot])
-                plgpu.copy_gmem_to_smem(v_ref.at[theirs], v_smem.at[slot], v_ready.at[slot])
+                rows, theirs = pl.ds(i * keys, keys), lax.div(head, jnp.int32(sizes.group))
+                k, v = k_ref.at[b, rows, sizes.k_heads + theirs], v_ref.at[b, rows, sizes.v_heads + theirs]
+                plgpu.copy_gmem_to_smem(k, k_smem.at[slot], k_ready.at[slot])
+                plgpu.copy_gmem_to_smem(v, v_smem.at[slot], v_ready.at[slot])
 
             _fetch(whole + n_masked, stages, [k_consumed, v_consumed], copy)
 
@@ -415,7 +505,7 @@ def _gradient_of_queries(
     log2_sum_BHT: jax.Array,
     delta_BHT: jax.Array,
 ) -> jax.Array:
-    """dq_BTHK: each tile of queries steps over the keys that it sees."""
+    """dq, in an array of the shape of queries': each tile of queries steps over the keys that it sees."""
     keys, stages, K = blocks.dq_keys, blocks.dq_stages, sizes.K
 
     def gradient_of_queries(
@@ -489,9 +579,10 @@ def _gradient_of_queries(
         @pl.when(warpgroup == _COMPUTING)
         def fetch() -> None:
             def copy(i: jax.Array, slot: jax.Array) -> None:
-                theirs = b, pl.ds(i * keys, keys), lax.div(head, jnp.int32(sizes.group))
-                plgpu.copy_gmem_to_smem(k_ref.at[theirs], k_smem.at[slot], ready.at[slot])
-                plgpu.copy_gmem_to_smem(v_ref.at[theirs], v_smem.at[slot], ready.at[slot])
+                rows, theirs = pl.ds(i * keys, keys), lax.div(head, jnp.int32(sizes.group))
+                k, v = k_ref.at[b, rows, sizes.k_heads + theirs], v_ref.at[b, rows, sizes.v_heads + theirs]
+                plgpu.copy_gmem_to_smem(k, k_smem.at[slot], ready.at[slot])
+                plgpu.copy_gmem_to_smem(v, v_smem.at[slot], ready.at[slot])
 
             _fetch(whole + n_masked, stages, [consumed], copy)
 
@@ -506,7 +597,7 @@ def _gradient_of_queries(
         "ready": plgpu.Barrier(num_arrivals=2, num_barriers=stages),
         "consumed": plgpu.Barrier(num_arrivals=_COMPUTING, num_barriers=stages),
     }
-    out = jax.ShapeDtypeStruct((sizes.B, sizes.T, sizes.H, K), sizes.dtype)
+    out = jax.ShapeDtypeStruct(q_BTHK.shape, sizes.dtype)
     run = _kernel(sizes, gradient_of_queries, out, scratch, sizes.T // _TILE, sizes.H)
     return run(q_BTHK, k_BSGK, v_BSGK, do_BTHK, log2_sum_BHT, delta_BHT)
 
@@ -520,8 +611,11 @@ def _gradients_of_keys(
     do_BTHK: jax.Array,
     log2_sum_BHT: jax.Array,
     delta_BHT: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+    into: jax.Array | None = None,
+) -> tuple[jax.Array, ...]:
     """dk_BSGK and dv_BSGK: each tile of keys steps over the queries that see it, of all heads that read it.
+
+    Both are written to `into`, which is returned, where that is given.
 
     Scores are transposed: rows are keys, so that weights are where the products with dO and Q need them, in registers.
     """
@@ -534,8 +628,7 @@ def _gradients_of_keys(
         do_ref: Any,
         log2_sum_ref: Any,
         delta_ref: Any,
-        dk_ref: Any,
-        dv_ref: Any,
+        *out_refs: Any,
         k_smem: Any,
         v_smem: Any,
         q_smem: Any,
@@ -547,6 +640,7 @@ def _gradients_of_keys(
         consumed: Any,
     ) -> None:
         b, head, tile, warpgroup = (lax.axis_index(name) for name in ("sequence", "head", "tile", "warpgroup"))
+        dk_ref, dv_ref = out_refs[0], out_refs[-1]
         first_block = lax.div(tile * _TILE, jnp.int32(queries)) if sizes.causal else jnp.int32(0)
         # Padded keys need no mask: their rows are cut off.
         n_masked = sizes.diagonal(queries) if sizes.causal else 0
@@ -557,10 +651,11 @@ def _gradients_of_keys(
         def compute() -> None:
             plgpu.set_max_registers(_COMPUTING_REGISTERS, action="increase")
             first_key = tile * _TILE + warpgroup * _ROWS
-            mine = b, pl.ds(first_key, _ROWS), head
+            rows = pl.ds(first_key, _ROWS)
+            my_keys, my_values = (b, rows, sizes.k_heads + head), (b, rows, sizes.v_heads + head)
             k, v, own = k_smem.at[warpgroup], v_smem.at[warpgroup], own_ready.at[warpgroup]
-            plgpu.copy_gmem_to_smem(k_ref.at[mine], k, own)
-            plgpu.copy_gmem_to_smem(v_ref.at[mine], v, own)
+            plgpu.copy_gmem_to_smem(k_ref.at[my_keys], k, own)
+            plgpu.copy_gmem_to_smem(v_ref.at[my_values], v, own)
             plgpu.barrier_wait(own)
 
             def step(i: jax.Array, carry: _Arrays, *, masked: bool, before: jax.Array) -> _Arrays:
@@ -607,8 +702,8 @@ def _gradients_of_keys(
             k[...] = (dk_RK * K**-0.5).astype(sizes.dtype)
             v[...] = dv_RK.astype(sizes.dtype)
             plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(k, dk_ref.at[mine])
-            plgpu.copy_smem_to_gmem(v, dv_ref.at[mine])
+            plgpu.copy_smem_to_gmem(k, dk_ref.at[my_keys])
+            plgpu.copy_smem_to_gmem(v, dv_ref.at[my_values])
             plgpu.wait_smem_to_gmem(0)
 
         @pl.when(warpgroup == _COMPUTING)
@@ -634,6 +729,10 @@ def _gradients_of_keys(
         "ready": plgpu.Barrier(num_arrivals=4, num_barriers=stages),
         "consumed": plgpu.Barrier(num_arrivals=_COMPUTING, num_barriers=stages),
     }
-    out = (jax.ShapeDtypeStruct((sizes.B, sizes.S, sizes.G, K), sizes.dtype),) * 2
-    run = _kernel(sizes, gradients_of_keys, out, scratch, sizes.S // _TILE, sizes.G)
-    return run(q_BTHK, k_BSGK, v_BSGK, do_BTHK, log2_sum_BHT, delta_BHT)
+    operands = q_BTHK, k_BSGK, v_BSGK, do_BTHK, log2_sum_BHT, delta_BHT
+    outs = None if into is not None else (jax.ShapeDtypeStruct((sizes.B, sizes.S, sizes.G, K), sizes.dtype),) * 2
+    run = _kernel(sizes, gradients_of_keys, outs, scratch, sizes.S // _TILE, sizes.G)
+    if into is not None:
+        return (run(*operands, into),)
+    dk_BSGK, dv_BSGK = run(*operands)
+    return dk_BSGK, dv_BSGK

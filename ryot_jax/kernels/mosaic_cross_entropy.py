@@ -66,8 +66,8 @@ def exponentials(
     if x_CD.dtype not in (jnp.bfloat16, jnp.float16) or w_VD.dtype != x_CD.dtype:
         raise TypeError(f"need x and w in bfloat16 or float16, both alike; got {x_CD.dtype} and {w_VD.dtype}")
     blocks = _blocks(x_CD.shape[1]) if blocks is None else blocks
-    # The copy engine reads zeros beyond an array and writes nothing there, but takes a swizzled line in full.
-    multiple_C, multiple_V = 1, _WRITE_V
+    # The copy engine reads zeros beyond an array and writes nothing there, but takes its own tiles in full.
+    multiple_C, multiple_V = 8, _WRITE_V
     if pallas.is_interpreted():  # which knows neither that nor clusters
         blocks = dataclasses.replace(blocks, cluster=1)
         multiple_C, multiple_V = _COMPUTE_GROUPS * blocks.rows, TILE_V

@@ -26,6 +26,7 @@ _NO_INDEX = (None,) if jax.__version_info__ < (0, 11) else ()  # plgpu.load want
 _SHARED_BYTES = 212 * 1024  # of the 228 KiB of a core; the rest is for barriers, Mosaic's sums and the system
 
 
+@pallas.lowered_once("rows", "stages", "warpgroups")
 def norm_backward(
     dy_ND: jax.Array,
     s_ND: jax.Array,

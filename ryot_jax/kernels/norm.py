@@ -188,7 +188,7 @@ def _cpu_backward(
 
 
 def _pallas_backward(norm_backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]) -> Callable[..., Any]:
-    """The backward pass by a kernel of a GPU, which reads its arrays once; XLA's forward pass does already."""
+    """The backward pass by a kernel of a GPU, which reads its arrays once."""
 
     def backward(
         settings: _Settings, dy: jax.Array, s: jax.Array, scale_D: jax.Array, statistics: Any, ds: jax.Array | None
@@ -200,6 +200,21 @@ def _pallas_backward(norm_backward: Callable[..., tuple[jax.Array, jax.Array, ja
         return dx_ND.reshape(s.shape), dscale_D, dbias_D
 
     return backward
+
+
+def _triton_forward(
+    settings: _Settings, x: jax.Array, residual: jax.Array | None, scale_D: jax.Array, bias_D: jax.Array | None
+) -> tuple[jax.Array, jax.Array, Any]:
+    y_ND, s_ND, mean_N1, inverse_N1 = triton.norm_forward(
+        rows(x),
+        None if residual is None else rows(residual),
+        scale_D,
+        bias_D,
+        centre=settings.centre,
+        epsilon=settings.epsilon,
+        dtype=settings.dtype,
+    )
+    return y_ND.reshape(x.shape), s_ND.reshape(x.shape), (mean_N1, inverse_N1)
 
 
 def _with_own_gradient(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., _Outcome]:
@@ -233,5 +248,5 @@ _IMPLEMENTATIONS: dict[str, Callable[..., _Outcome]] = {
     "xla": _with_own_gradient(_xla_forward, _xla_backward),
     "cpu": _with_own_gradient(_cpu_forward, _cpu_backward),
     "mosaic": _with_own_gradient(_xla_forward, _pallas_backward(mosaic_norm.norm_backward)),
-    "triton": _with_own_gradient(_xla_forward, _pallas_backward(triton.norm_backward)),
+    "triton": _with_own_gradient(_triton_forward, _pallas_backward(triton.norm_backward)),
 }

@@ -5,12 +5,16 @@ A kernel that a GPU cannot take must not reach the compiler: Mosaic's ends the p
 
 import contextlib
 import contextvars
-import importlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import functools
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 from jax.experimental.pallas import mosaic_gpu as plgpu
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 MINIMUM = {"triton": 8.0, "mosaic": 9.0}  # compute capability: Ampere's, Hopper's
 
@@ -70,8 +74,34 @@ def require(backend: str) -> None:
         raise NotImplementedError(reason)
 
 
+def lowered_once(*static: str) -> Callable[[Function], Function]:
+    """A decorator: calls with the same shapes are traced and lowered once, however many layers a model has.
+
+    Lowering a kernel takes Mosaic a second, and JAX does it again for every call that is not of one jitted function.
+
+    Args:
+      static: names of arguments that are no arrays; they are given by keyword.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.partial(jax.jit, static_argnums=0, static_argnames=static)
+        def jitted(traced_for: tuple[bool, int], *arguments: Any, **named: Any) -> Any:
+            del traced_for  # what a kernel depends on beside its arguments
+            return function(*arguments, **named)
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            return jitted((is_interpreted(), n_multiprocessors()), *arguments, **named)
+
+        return cast(Function, call)
+
+    return decorate
+
+
 def refusal(backend: str, compute_capability: str) -> str | None:
     """Why a GPU of this compute capability, such as '9.0', cannot run kernels of `backend`; None: it can."""
+    if backend == "triton" and importlib.util.find_spec("jax.experimental.pallas.triton") is None:
+        return "this version of jax has no Pallas for Triton any more"
     try:
         capability = float(compute_capability)
     except ValueError:
@@ -84,13 +114,20 @@ def refusal(backend: str, compute_capability: str) -> str | None:
     return None
 
 
+def cuda_version() -> int | None:
+    """Of CUDA's runtime, such as 13000 for 13.0; None where this process has no NVIDIA GPU."""
+    described = getattr(jax.local_devices()[0].client, "platform_version", "")
+    found = re.search(r"\bcuda (\d+)", described)
+    return int(found[1]) if found else None
+
+
 def n_multiprocessors() -> int:
     """Of the device that is compiled for; while interpreted a small number, so that blocks take more than one turn."""
     if is_interpreted():
         return 1
     if (device := jax.sharding.get_abstract_mesh().abstract_device) is not None:
         return int(device.num_cores or 1)
-    return int(jax.local_devices()[0].core_count)
+    return int(getattr(jax.local_devices()[0], "core_count", 1))
 
 
 def mosaic_interpretation() -> Any:

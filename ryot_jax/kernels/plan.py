@@ -135,6 +135,8 @@ def _cudnn_refusal(spec: Spec) -> str | None:
         return f"cuDNN's fused attention needs compute capability 8.0 (Ampere), this device has {capability or 'none'}"
     if spec.dtype not in ("bfloat16", "float16"):
         return f"cuDNN's fused attention takes bfloat16 and float16, not {spec.dtype}"
+    if spec.seq_len % 2:
+        return f"cuDNN's fused attention differentiates even lengths, not seq_len = {spec.seq_len}"
     width, most = spec.d_model // spec.n_heads, 256 if float(capability) >= 9.0 else 128
     if width % 8 or width > most:
         return f"cuDNN's fused attention takes heads of multiples of 8 up to {most} here, not of {width}"
@@ -175,6 +177,14 @@ def _mosaic_attention_refusal(spec: Spec) -> str | None:
     if (width := spec.d_model // spec.n_heads) not in mosaic_attention.BLOCKS:
         return f"mosaic's attention takes heads of {' or '.join(map(str, mosaic_attention.BLOCKS))}, not of {width}"
     return _mosaic_products_refusal(spec)
+
+
+def _mosaic_attention_drawback(spec: Spec, wanted: Wishes) -> str | None:
+    del spec, wanted
+    version = pallas.cuda_version()
+    if version is not None and 12_080 <= version < 12_091:  # as jax's own example of flash attention refuses it
+        return f"ptxas of CUDA 12.8 to 12.9.0 is known to get causal masks wrong, and this is CUDA {version}"
+    return None
 
 
 def _cpu_optimizer_refusal(spec: Spec) -> str | None:
@@ -270,15 +280,15 @@ _CANDIDATES: dict[str, dict[str, _Candidate]] = {
     },
     "attention": {
         "cpu": _Candidate(_cpu_refusal),
+        "mosaic": _Candidate(_mosaic_attention_refusal, _mosaic_attention_drawback),
         "cudnn": _Candidate(_cudnn_refusal),
-        "mosaic": _Candidate(_mosaic_attention_refusal),
         "xla": _Candidate(),
     },
     "dense": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(_bf16_products_refusal)},
     "norm": {
         "cpu": _Candidate(_cpu_refusal),
-        "mosaic": _Candidate(_mosaic_norm_refusal),
         "triton": _Candidate(_triton_norm_refusal),
+        "mosaic": _Candidate(_mosaic_norm_refusal),
         "xla": _Candidate(drawback=_xla_norm_drawback),
     },
     "embedding": {"cpu": _Candidate(_cpu_embedding_refusal)},

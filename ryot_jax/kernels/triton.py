@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from ryot_jax.kernels import pallas
 from ryot_jax.kernels.pallas import TILE_V, Tiles
+
+try:
+    from jax.experimental.pallas import triton
+except ImportError:  # it is gone: `pallas.refusal` says so, and nothing here is called
+    triton = None  # type: ignore[assignment]
 
 LARGEST_D = 8192  # of `norm_backward`: two vectors of sums have to stay in registers
 
@@ -132,6 +136,108 @@ def _grouped(program: jax.Array, rows: int, columns: int, group: int) -> tuple[j
     return first + place % height, place // height
 
 
+@pallas.lowered_once("centre", "epsilon", "dtype", "blocks")
+def norm_forward(
+    x_ND: jax.Array,
+    residual_ND: jax.Array | None,
+    scale_D: jax.Array,
+    bias_D: jax.Array | None,
+    *,
+    centre: bool,
+    epsilon: float,
+    dtype: jnp.dtype,
+    blocks: NormBlocks = NormBlocks(),  # noqa: B008 (immutable)
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
+    """A norm y = (s - mean) * inverse * scale + bias of s = x + residual, in one pass over its arrays.
+
+    Args:
+      x_ND: in float32, bfloat16 or float16, as the residual. All is computed in float32.
+      residual_ND: summand in front, or None.
+      scale_D: factor.
+      bias_D: summand behind, or None.
+      centre: whether the mean is taken away: a layer norm; else an RMS norm.
+      epsilon: added to the variance.
+      dtype: of y.
+      blocks: how the work is cut up; `programs` is `norm_backward`'s.
+
+    Returns:
+      y_ND; s_ND, in the promoted dtype of x and residual; mean_N1 (None without `centre`) and inverse_N1, float32: one
+      over the root of variance + epsilon.
+
+    Raises:
+      ValueError: shapes do not fit.
+      TypeError: a dtype is none of those above.
+      NotImplementedError: D is above `LARGEST_D`, or this device cannot run the kernel.
+    """
+    pallas.require("triton")
+    arrays = [x_ND, *([] if residual_ND is None else [residual_ND])]
+    vectors = [scale_D, *([] if bias_D is None else [bias_D])]
+    n, d = x_ND.shape if x_ND.ndim == 2 else (0, 0)
+    if not n * d or any(array.shape != (n, d) for array in arrays) or any(v.shape != (d,) for v in vectors):
+        raise ValueError(f"need x[N,D], residual[N,D], scale[D], bias[D]; got {[a.shape for a in (*arrays, *vectors)]}")
+    width, rows, warps = _norm_sizes(n, d, arrays, blocks)
+    of_rows = jax.ShapeDtypeStruct((n,), jnp.float32)
+    summed = [jax.ShapeDtypeStruct((n, d), jnp.result_type(*arrays))] if len(arrays) > 1 else []
+    y_ND, inverse_N, *others = pl.pallas_call(
+        functools.partial(
+            _norm_forward_kernel, rows=rows, width=width, centre=centre, epsilon=epsilon, n_arrays=len(arrays)
+        ),
+        out_shape=(jax.ShapeDtypeStruct((n, d), dtype), of_rows, *([of_rows] if centre else []), *summed),
+        grid=(pl.cdiv(n, rows),),
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
+        interpret=pallas.is_interpreted(),
+        name="ryot_norm_forward",
+    )(*arrays, *vectors)
+    mean_N1 = others[0].reshape(n, 1) if centre else None
+    return y_ND, others[-1] if summed else x_ND, mean_N1, inverse_N.reshape(n, 1)
+
+
+def _norm_forward_kernel(*refs: Any, rows: int, width: int, centre: bool, epsilon: float, n_arrays: int) -> None:
+    n_outputs = n_arrays + 1 + centre  # y, inverse, mean, and s where there is a sum
+    x_ref, *residual, scale_ref = refs[: n_arrays + 1]
+    bias = refs[n_arrays + 1 : len(refs) - n_outputs]
+    y_ref, inverse_ref, *others = refs[len(refs) - n_outputs :]
+    d, row = x_ref.shape[1], pl.program_id(0) * rows
+
+    def load(ref: Any) -> jax.Array:
+        return _load(ref, (row, 0), (rows, width)).astype(jnp.float32)
+
+    def vector(ref: Any) -> jax.Array:
+        return _load(ref, (0,), (width,)).astype(jnp.float32)[None, :]
+
+    s_RD = load(x_ref)
+    for ref in residual:
+        s_RD = s_RD + load(ref)
+        _store(others[-1], (row, 0), (rows, width), s_RD)
+        s_RD = s_RD.astype(others[-1].dtype).astype(jnp.float32)  # the norm of what is kept, not of more digits
+    centred_RD = s_RD
+    if centre:
+        mean_R = jnp.sum(s_RD, axis=1) / d
+        centred_RD = s_RD - mean_R[:, None]
+        if width != d:
+            inside_RD = lax.broadcasted_iota(jnp.int32, (rows, width), 1) < d
+            centred_RD = jnp.where(inside_RD, centred_RD, 0)
+        _store(others[0], (row,), (rows,), mean_R)
+    inverse_R = lax.rsqrt(jnp.sum(jnp.square(centred_RD), axis=1) / d + epsilon)
+    _store(inverse_ref, (row,), (rows,), inverse_R)
+    y_RD = centred_RD * inverse_R[:, None] * vector(scale_ref)
+    for ref in bias:
+        y_RD = y_RD + vector(ref)
+    _store(y_ref, (row, 0), (rows, width), y_RD)
+
+
+def _norm_sizes(n: int, d: int, arrays: Sequence[jax.Array], blocks: NormBlocks) -> tuple[int, int, int]:
+    """Width and rows of a norm's block, and warps of a program, for arrays that it can take."""
+    if any(array.dtype not in _DTYPES for array in arrays):
+        raise TypeError(f"need arrays of {', '.join(_DTYPES)}; got {', '.join(str(array.dtype) for array in arrays)}")
+    if d > LARGEST_D:
+        raise NotImplementedError(f"implementation='triton' takes norms of D <= {LARGEST_D}; got D = {d}")
+    width = _size(d, LARGEST_D)
+    rows = min(max(1, blocks.elements // width), pl.next_power_of_2(n))
+    return width, rows, min(max(4, rows * width // (32 * blocks.elements_per_thread)), 16)
+
+
+@pallas.lowered_once("blocks")
 def norm_backward(
     dy_ND: jax.Array,
     s_ND: jax.Array,
@@ -169,13 +275,7 @@ def norm_backward(
     n, d = s_ND.shape if s_ND.ndim == 2 else (0, 0)
     if not n * d or shapes != [(n, d)] * len(arrays) + [(d,)] + [(n, 1)] * len(statistics):
         raise ValueError(f"need dy[N,D], s[N,D], ds[N,D], scale[D], mean[N,1], inverse[N,1]; got {shapes}")
-    if any(array.dtype not in _DTYPES for array in arrays):
-        raise TypeError(f"need arrays of {', '.join(_DTYPES)}; got {', '.join(str(array.dtype) for array in arrays)}")
-    if d > LARGEST_D:
-        raise NotImplementedError(f"implementation='triton' takes norms of D <= {LARGEST_D}; got D = {d}")
-    width = _size(d, LARGEST_D)
-    rows = min(max(1, blocks.elements // width), pl.next_power_of_2(n))
-    warps = min(max(4, rows * width // (32 * blocks.elements_per_thread)), 16)
+    width, rows, warps = _norm_sizes(n, d, arrays, blocks)
     programs = min(blocks.programs * 4 // warps, pl.cdiv(n, rows))
     partial = jax.ShapeDtypeStruct((programs, d), jnp.float32)
     operands = dy_ND, s_ND, scale_D, *(statistic.reshape(n) for statistic in statistics)

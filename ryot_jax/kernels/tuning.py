@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+from ryot_jax.kernels import trial_process
 from ryot_jax.kernels.attention import attention
 from ryot_jax.kernels.dense import dense
 from ryot_jax.kernels.dropout import dropout
@@ -74,19 +75,32 @@ class Benchmark:
     others: tuple[jax.Array, ...] = ()
 
 
-def tune(op: str, spec: Spec, *, seed: int = 0, seconds: float = SECONDS) -> tuple[str, dict[str, Trial]]:
+def tune(
+    op: str, spec: Spec, *, seed: int = 0, seconds: float = SECONDS, apart: bool | None = None
+) -> tuple[str, dict[str, Trial]]:
     """The fastest implementation of `op` for `spec`, and what was found of each one that can take the work.
 
     The winner is faster than the reference by more than noise: the interval of its speed-up lies above one. Where
     there is none, the reference is the winner.
+
+    Args:
+      op: its name.
+      spec: the work.
+      seed: of the arrays and of the order of turns.
+      seconds: of timing.
+      apart: whether each candidate first runs in a process of its own, see `trial_process`; None: on a GPU.
     """
     trials: dict[str, Trial] = {}
     programs: dict[str, Callable[[], Any]] = {}
-    benchmark = BENCHMARKS[op](_one_device(spec), np.random.default_rng(seed))
-    truth = None if op == "dropout" else _truth(benchmark, spec.platform)
+    apart = spec.platform == "gpu" if apart is None else apart
+    arrays = benchmark(op, spec, seed=seed)
+    truth = None if op == "dropout" else _truth(arrays, spec.platform)
     for name in supported(op, spec):
+        if apart and (failure_text := trial_process.failure_of(op, spec, name, seed=seed)):
+            trials[name] = Trial(failure=failure_text)
+            continue
         try:
-            program, memory = compiled(benchmark, name)
+            program, memory = compiled(arrays, name)
             found = program()
             error = _mask_error(found, spec.dropout) if truth is None else relative_error(found, truth)
         except Exception as failure:  # of any kind: a compiler's, the runtime's, a kernel's own
@@ -102,6 +116,11 @@ def tune(op: str, spec: Spec, *, seed: int = 0, seconds: float = SECONDS) -> tup
     trials |= {name: timed(trials[name], seconds_by_name, name, "reference") for name in programs}
     winners = {n: t.speedup for n, t in trials.items() if t.speedup and t.interval and t.interval[0] > 1}
     return max(winners, key=lambda name: winners[name] or 0.0, default="reference"), trials
+
+
+def benchmark(op: str, spec: Spec, *, seed: int = 0) -> Benchmark:
+    """The op on the arrays of one device's share of a training step."""
+    return BENCHMARKS[op](_one_device(spec), np.random.default_rng(seed))
 
 
 def race(calls: Mapping[str, Callable[[], Any]], *, seconds: float, seed: int = 0) -> dict[str, list[float]]:

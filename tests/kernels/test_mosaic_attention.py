@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from ryot_jax.kernels import attention, pallas
-from ryot_jax.kernels.mosaic_attention import BLOCKS, Blocks, flash_attention
+from ryot_jax.kernels import attention, packed_attention, pallas
+from ryot_jax.kernels.mosaic_attention import BLOCKS, Blocks, flash_attention, packed_flash_attention
 
 ROUNDING = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # largest relative error of one
 SMALL = Blocks(keys=64, stages=2, dq_keys=64, dq_stages=2, dkv_queries=64, dkv_stages=2)
@@ -48,6 +48,12 @@ def test_warpgroups_do_not_race(interpreted, case):
     assert not interpreted[case]["races"]
 
 
+def test_packed_heads_give_what_separate_ones_do(interpreted):
+    assert (
+        interpreted["causal, grouped"]["packed is equal"] == [True] * 4
+    )  # o, dq, dk, dv: the same sums in the same order
+
+
 def test_the_detector_finds_a_race(interpreted):
     assert interpreted["a racy kernel"]["races"]
 
@@ -70,6 +76,30 @@ def test_what_it_cannot_take_is_named(options, causal, error, named):
         jax.eval_shape(lambda q, k, v: flash_attention(q, k, v, causal=causal), *_shapes(**options))
 
 
+@pytest.mark.parametrize(
+    ("options", "n_heads", "error", "named"),
+    [
+        ({"K": 96}, 1, NotImplementedError, "96"),
+        ({"dtype": "float32"}, 1, TypeError, "float32"),
+        ({"H": 5}, 2, ValueError, "H = 2"),
+        ({"H": 7}, 3, ValueError, "H = 3"),
+        ({"H": 3}, 3, ValueError, "H = 3"),
+        ({"H": 2}, 0, ValueError, "H = 0"),
+    ],
+)
+def test_what_it_cannot_take_packed_is_named(options, n_heads, error, named):
+    qkv, _, _ = _shapes(**{"H": 3} | options)
+    with pallas.interpreted(), pytest.raises(error, match=named):
+        jax.eval_shape(lambda qkv: packed_flash_attention(qkv, n_heads, causal=True), qkv)
+
+
+@pytest.mark.parametrize("options", [{"window": 4}, {"mask_BS": jnp.ones((1, 128), bool)}])
+def test_packed_attention_refuses_windows_and_masks(options):
+    qkv, _, _ = _shapes(H=3)
+    with pallas.interpreted(), pytest.raises(NotImplementedError, match="window"):
+        jax.eval_shape(lambda qkv: packed_attention(qkv, 1, implementation="mosaic", **options), qkv)
+
+
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU is there")
 def test_a_cpu_is_refused():
     with pytest.raises(NotImplementedError, match="GPU"):
@@ -82,11 +112,33 @@ def test_it_lowers_for_hopper_to_three_kernels(K, causal):
     def loss(q, k, v):
         return jnp.sum(flash_attention(q, k, v, causal=causal).astype(jnp.float32))
 
+    text = _lowered(jax.grad(loss, argnums=(0, 1, 2)), *_shapes(T=300, S=300, H=4, K=K))
+    assert text.count("stablehlo.custom_call @mosaic_gpu") == 3
+
+
+def test_packed_heads_lower_to_three_kernels_and_no_copies():
+    text = _lowered(jax.grad(_packed_loss), *_shapes(T=256, H=8)[:1])
+    assert text.count("stablehlo.custom_call @mosaic_gpu") == 3
+    assert not [copy for copy in ("slice", "concatenate") if f"stablehlo.{copy}" in text]
+    # The last kernel's outcome is the array that it was given: that of the gradient of queries.
+    assert text.count("stablehlo.output_operand_alias<output_tuple_indices = [], operand_index = 6") == 1
+
+
+def test_packed_heads_can_be_batched():
+    qkv = jax.ShapeDtypeStruct((3, 1, 256, 8, 64), "bfloat16")
+    text = _lowered(jax.vmap(jax.grad(_packed_loss)), qkv)
+    assert text.count("stablehlo.custom_call @mosaic_gpu") == 3
+
+
+def _packed_loss(qkv):
+    return jnp.sum(packed_attention(qkv, 4, n_kv_heads=2, implementation="mosaic").astype(jnp.float32))
+
+
+def _lowered(fn, *shapes):
+    """The program for an H100, as text."""
     device = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-        traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*_shapes(T=300, S=300, H=4, K=K))
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("stablehlo.custom_call @mosaic_gpu") == 3
+        return jax.jit(fn).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def _exact(q_BTHK, k_BSGK, v_BSGK, do_BTHK, causal):
@@ -113,28 +165,36 @@ def _interpret_case(sizes, causal, dtype, blocks, races):
     *operands, do = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
     exact = _exact(*operands, do, causal)
 
-    def errors(op):
+    def outcomes(op):
         def run(q, k, v, do):
             o, vjp = jax.vjp(op, q, k, v)
             return o, *vjp(do)
 
-        outcomes = jax.jit(run)(*operands, do)
-        assert [x.dtype for x in outcomes] == [dtype] * 4 and [x.shape for x in outcomes] == [x.shape for x in exact]
-        wide = (np.asarray(x, np.float64) for x in outcomes)
-        return [float(np.linalg.norm(x - y) / np.linalg.norm(y)) for x, y in zip(wide, exact, strict=True)]
+        results = jax.jit(run)(*operands, do)
+        assert [x.dtype for x in results] == [dtype] * 4 and [x.shape for x in results] == [x.shape for x in exact]
+        return [np.asarray(x, np.float64) for x in results]
 
+    def packed(q, k, v):
+        qkv = jnp.concatenate([q, k, v], axis=2)
+        return packed_flash_attention(qkv, H, causal=causal, blocks=blocks)
+
+    def errors(results):
+        return [float(np.linalg.norm(x - y) / np.linalg.norm(y)) for x, y in zip(results, exact, strict=True)]
+
+    result = {}
     with pallas.interpreted():
-        actual = errors(lambda q, k, v: flash_attention(q, k, v, causal=causal, blocks=blocks))
-    found = races()
-    reference = errors(lambda q, k, v: attention(q, k, v, causal=causal))
-    return {"errors": actual, "errors of reference": reference, "races": found}
+        actual = outcomes(lambda q, k, v: flash_attention(q, k, v, causal=causal, blocks=blocks))
+        if G < H:
+            equal = [np.array_equal(x, y) for x, y in zip(outcomes(packed), actual, strict=True)]
+            result["packed is equal"] = equal
+    result["races"] = races()
+    reference = outcomes(lambda q, k, v: attention(q, k, v, causal=causal))
+    return result | {"errors": errors(actual), "errors of reference": errors(reference)}
 
 
 def _interpret_racy_kernel(races):
     """Two warpgroups write to the same place, and nothing says which one is first."""
     from jax.experimental.pallas import mosaic_gpu as plgpu
-
-    from ryot_jax.kernels.mosaic_attention import _interpret
 
     def racy(y_ref, smem):
         smem[...] = jnp.full((128,), 1.0) * jax.lax.axis_index("warpgroup").astype(jnp.float32)
@@ -150,7 +210,7 @@ def _interpret_racy_kernel(races):
             num_threads=2,
             thread_name="warpgroup",
             compiler_params=plgpu.CompilerParams(),
-            interpret=_interpret(),
+            interpret=pallas.mosaic_interpretation(),
         )
         jax.block_until_ready(jax.jit(kernel)())
     return {"races": races()}

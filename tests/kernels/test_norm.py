@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import layer_norm, rms_norm
+from ryot_jax.kernels import layer_norm, pallas, rms_norm
 
 IMPLEMENTATIONS = ["reference", "xla", "cpu"]
 NORMS = {"layer": layer_norm, "rms": rms_norm}
@@ -198,3 +198,39 @@ def test_operands_that_do_not_fit_are_refused():
             norm(x, scale, implementation="apex")
         with pytest.raises(TypeError, match="takes float32 and bfloat16"):
             norm(x, scale, dtype=jnp.float16, implementation="cpu")
+
+
+# Triton masks what its blocks have beyond an array; Mosaic takes widths of its lanes.
+@pytest.mark.parametrize(
+    ("implementation", "sizes"),
+    [("mosaic", ((2, 7), 128)), ("triton", ((2, 7), 128)), ("triton", ((131,), 33)), ("triton", ((1,), 1))],
+)
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_kernels_of_gpus_are_the_definition_where_they_are_interpreted(
+    errors_against_float64, implementation, kind, sizes
+):
+    with pallas.interpreted():
+        errors = errors_against_float64(op(kind, implementation), definition(kind), *_operands(*sizes))
+    assert max(errors) < TOLERANCE, errors
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_triton_without_bias_and_in_bfloat16_is_no_worse_than_the_reference(
+    assert_no_worse_in_bfloat16, kind, with_residual
+):
+    x, scale, _, residual = _operands((9,), 70, dtype="bfloat16")
+
+    def arm(norm):
+        return lambda x, scale, residual: norm(x, scale, None, residual if with_residual else None)
+
+    ops = (arm(norm) for norm in (op(kind, "triton"), op(kind, "reference"), definition(kind)))
+    with pallas.interpreted():
+        assert_no_worse_in_bfloat16(*ops, x, scale, residual)
+
+
+def test_triton_s_large_mean_does_not_cancel_the_variance(errors_against_float64):
+    x, scale, bias, residual = _operands((20,), 50)
+    with pallas.interpreted():
+        errors = errors_against_float64(op("layer", "triton"), definition("layer"), x + 1000, scale, bias, residual)
+    assert max(errors) < 100 * TOLERANCE, errors  # x itself is rounded at 6e-5

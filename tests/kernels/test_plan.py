@@ -180,7 +180,7 @@ def test_several_steps_a_call_are_refused_where_a_call_can_take_one_alone():
 
 def test_a_named_implementation_is_taken_or_refused_by_name():
     assert resolve({"attention": "xla"}, spec=SPEC).plan.attention == "xla"
-    with pytest.raises(ConfigError, match=r"optimizations\.attention = 'flash'.*'cpu', 'cudnn', 'xla'"):
+    with pytest.raises(ConfigError, match=r"optimizations\.attention = 'flash'.*'cpu', 'cudnn', 'mosaic', 'xla'"):
         resolve({"attention": "flash"}, spec=SPEC)
     with pytest.raises(ConfigError, match=r"optimizations\.convolution: no such op"):
         resolve({"convolution": "auto"}, spec=SPEC)
@@ -248,10 +248,59 @@ def test_xla_linear_cross_entropy_refuses_what_its_first_chunk_holds(machine):
 GPU = dataclasses.replace(SPEC, platform="gpu", compute_dtype="bfloat16", compute_capability="9.0", d_model=128)
 
 
-@pytest.mark.parametrize("capability", ["8.0", "8.9", "9.0", "10.0", "12.0"])
-def test_auto_takes_cudnn_from_ampere_on(capability):
-    spec = dataclasses.replace(GPU, compute_capability=capability)
-    assert resolve({"attention": "auto"}, spec=spec).plan.attention == "cudnn"
+@pytest.mark.parametrize(
+    ("capability", "attention", "linear_cross_entropy", "norm"),
+    [
+        ("7.5", "xla", "xla", "reference"),
+        ("8.0", "cudnn", "triton", "triton"),
+        ("8.9", "cudnn", "triton", "triton"),
+        ("9.0", "mosaic", "mosaic", "triton"),
+        ("10.0", "cudnn", "triton", "triton"),
+        ("12.0", "cudnn", "triton", "triton"),
+    ],
+)
+def test_auto_takes_on_a_gpu_what_its_generation_has(capability, attention, linear_cross_entropy, norm):
+    plan = resolve(ALL_AUTO, spec=dataclasses.replace(GPU, compute_capability=capability)).plan
+    ours = {"attention": attention, "linear_cross_entropy": linear_cross_entropy, "norm": norm}
+    assert plan == KernelPlan(**ours)
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "change", "reason"),
+    [
+        ("linear_cross_entropy", "mosaic", {"compute_capability": "8.9"}, "compute capability 9.0 or more"),
+        ("linear_cross_entropy", "mosaic", {"compute_capability": "10.0"}, "written for compute capability 9"),
+        ("linear_cross_entropy", "mosaic", {"compute_dtype": "float32"}, "bfloat16 and float16, not float32"),
+        ("linear_cross_entropy", "mosaic", {"n_devices": 2}, "cannot be partitioned over 2 devices"),
+        ("linear_cross_entropy", "triton", {"compute_capability": "7.5"}, "compute capability 8.0 or more"),
+        ("linear_cross_entropy", "triton", {"platform": "cpu"}, "run on NVIDIA GPUs, not on cpu"),
+        ("attention", "mosaic", {"d_model": 96}, "heads of 64 or 128, not of 48"),
+        ("norm", "mosaic", {"d_model": 200}, "a multiple of 128 up to 2048"),
+        ("norm", "triton", {"d_model": 16_384}, "d_model up to 8192, not 16384"),
+        ("norm", "triton", {"compute_capability": ""}, "the compute capability of this one is not known"),
+    ],
+)
+def test_where_a_kernel_of_a_gpu_cannot_run_the_reason_is_said(op, name, change, reason):
+    spec = dataclasses.replace(GPU, **change)
+    assert name not in supported(op, spec)
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        resolve({op: name}, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("version", "attention"), [(12_080, "cudnn"), (12_090, "cudnn"), (12_091, "mosaic"), (13_000, "mosaic")]
+)
+def test_auto_leaves_causal_masks_to_cudnn_where_ptxas_gets_them_wrong(monkeypatch, version, attention):
+    monkeypatch.setattr(plan.pallas, "cuda_version", lambda: version)
+    assert resolve({"attention": "auto"}, spec=GPU).plan.attention == attention
+    assert resolve({"attention": "mosaic"}, spec=GPU).plan.attention == "mosaic", "a wish is met"
+
+
+def test_without_pallas_for_triton_the_other_kernels_stay(monkeypatch):
+    monkeypatch.setattr(plan.pallas.importlib.util, "find_spec", lambda name: None)
+    spec = dataclasses.replace(GPU, compute_capability="8.0")
+    resolution = resolve(ALL_AUTO, spec=spec)
+    assert resolution.plan.norm == "reference" and "no Pallas for Triton" in resolution.reasons["norm"]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +311,7 @@ def test_auto_takes_cudnn_from_ampere_on(capability):
         ({"compute_capability": ""}, "this device has none"),
         ({"compute_dtype": "float32"}, "takes bfloat16 and float16, not float32"),
         ({"d_model": 24}, "heads of multiples of 8 up to 256 here, not of 12"),
+        ({"seq_len": 15, "n_heads": 4}, "differentiates even lengths, not seq_len = 15"),
         ({"d_model": 512, "compute_capability": "8.9"}, "heads of multiples of 8 up to 128 here, not of 256"),
         ({"platform": "tpu"}, "cuDNN runs on NVIDIA GPUs, not on tpu"),
     ],
