@@ -54,13 +54,11 @@ def main(words: list[str] | None = None) -> int:
     for part in options.parts:
         if part == "correctness":
             with pallas.interpreted() if options.dry_run else contextlib.nullcontext():
-                found += told(gpu_kernels.correctness(options.ops, dry_run=options.dry_run))
+                found += gpu_kernels.told(gpu_kernels.correctness(options.ops, dry_run=options.dry_run))
         if part == "kernels":
-            found += told(
-                gpu_kernels.times(options.ops, options.seconds, options.torch_python, dry_run=options.dry_run)
-            )
+            found += gpu_kernels.times(options.ops, options.seconds, options.torch_python, dry_run=options.dry_run)
         for config in options.configs if part == "steps" else ():
-            found += told(gpu_steps.steps(config, options))
+            found += gpu_kernels.told(gpu_steps.steps(config, options))
     name = "_".join(["gpu", devices.kind.replace("NVIDIA ", "").split()[0].lower(), *options.name.split()])
     return record.conclude(
         name,
@@ -71,17 +69,6 @@ def main(words: list[str] | None = None) -> int:
         notes=found.notes,
         write=options.write,
     )
-
-
-def told(found: gpu_kernels.Found) -> gpu_kernels.Found:
-    """The same, printed: what is found should not be lost with what comes after it."""
-    for table in found.tables:
-        print(f"\n{record.ascii_table(table)}", flush=True)
-    for criterion in found.criteria:
-        print(f"{criterion.verdict}: {criterion.name}: {criterion.actual}", flush=True)
-    for note in found.notes:
-        print(note, flush=True)
-    return found
 
 
 if __name__ == "__main__":

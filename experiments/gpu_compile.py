@@ -141,6 +141,7 @@ def in_a_process(gpu: str, program: str) -> dict[str, Any]:
     environment = {**os.environ, "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryDirectory() as folder:
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} --xla_dump_to={folder}"
+        environment["MOSAIC_GPU_DUMP_TO"] = folder  # the PTX of Mosaic's kernels, which XLA does not see
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, env=environment, timeout=LIMIT_SECONDS, check=False
@@ -281,12 +282,53 @@ def _cross_entropy(gpu: str, implementation: str) -> Made:
     return jax.value_and_grad(loss), ((x_ND, w_VD), jax.ShapeDtypeStruct((N,), jnp.int32))
 
 
+def _attention(gpu: str, implementation: str) -> Made:
+    """Causal attention of packed heads, forward and backward, at the size of `gpt2_small.py`'s step."""
+    import jax
+    import jax.numpy as jnp
+
+    from ryot_jax.kernels import packed_attention
+
+    del gpu
+    qkv_BTNK, o_BTHK = (jax.ShapeDtypeStruct((16, 1024, heads, 64), jnp.bfloat16) for heads in (36, 12))
+
+    def both(qkv_BTNK: jax.Array, do_BTHK: jax.Array) -> Any:
+        o_BTHK, vjp = jax.vjp(lambda qkv: packed_attention(qkv, 12, implementation=implementation), qkv_BTNK)
+        return o_BTHK, vjp(do_BTHK)
+
+    return both, (qkv_BTNK, o_BTHK)
+
+
+def _norm(gpu: str, implementation: str) -> Made:
+    """Layer norm and the residual path, forward and backward, at the size of `gpt2_small.py`'s step."""
+    import jax
+    import jax.numpy as jnp
+
+    from ryot_jax.kernels import layer_norm
+
+    del gpu
+    x_ND, vector_D = jax.ShapeDtypeStruct((16_384, 768), jnp.bfloat16), jax.ShapeDtypeStruct((768,), jnp.float32)
+
+    def both(x_ND: jax.Array, scale_D: jax.Array, bias_D: jax.Array, cotangents: Any) -> Any:
+        def norm(*operands: jax.Array) -> Any:
+            return layer_norm(*operands, with_sum=True, implementation=implementation)
+
+        outcome, vjp = jax.vjp(norm, x_ND, scale_D, bias_D)
+        return outcome, vjp(cotangents)
+
+    return both, (x_ND, vector_D, vector_D, (x_ND, x_ND))
+
+
 PROGRAMS: dict[str, Callable[[str], Made]] = {
     "gpt2_small step, baseline": lambda gpu: _step(gpu, optimized=False),
     "gpt2_small step, optimized": lambda gpu: _step(gpu, optimized=True),
     "linear + cross-entropy, reference": lambda gpu: _cross_entropy(gpu, "reference"),
     "linear + cross-entropy, xla": lambda gpu: _cross_entropy(gpu, "xla"),
+    "linear + cross-entropy, triton": lambda gpu: _cross_entropy(gpu, "triton"),
     "linear + cross-entropy, mosaic": lambda gpu: _cross_entropy(gpu, "mosaic"),
+    "attention, mosaic": lambda gpu: _attention(gpu, "mosaic"),
+    "norm, triton": lambda gpu: _norm(gpu, "triton"),
+    "norm, mosaic": lambda gpu: _norm(gpu, "mosaic"),
 }
 
 

@@ -1,12 +1,15 @@
 """The steps' part of `experiments.gpu`: both arms of a config, and PyTorch, in turns."""
 
 import argparse
+import collections
 import contextlib
 import functools
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import random_tokens, record
@@ -16,6 +19,7 @@ from experiments.peers import task
 from experiments.peers.worker import Worker, WorkerError
 from experiments.record import Table
 from ryot_jax.comparison import peaks, roofline
+from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.comparison.variants import check_active
@@ -25,6 +29,7 @@ from ryot_jax.runtime.devices import describe_devices
 
 SHARE_OF_PEAK = {"gpt2_small": 0.55}
 BESIDE_TORCH = {"gpt2_small": 1.15}
+_MOST_KERNELS = 30
 SCANNED = ("scaled",)  # so small that a call costs as much as a step
 
 
@@ -50,6 +55,16 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
         if config.name in SCANNED:
             config.optimizations.dispatch = "scan"
             arms["optimized, several steps a call"] = random_tokens.setting(config).arm("optimized")
+        first = {name: arm.run_block(16) for name, arm in arms.items()}
+        apart = max(
+            abs(loss - other)
+            for block in first.values()
+            for loss, other in zip(block.losses, first["baseline"].losses, strict=True)
+        )
+        notes.append(
+            f"{config.name}: in the first 16 steps losses fell from {first['baseline'].losses[0]:.4f} to "
+            f"{first['baseline'].losses[-1]:.4f} nats, those of the programs at most {apart:.4f} apart."
+        )
         blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
         if peer is not None:
             try:
@@ -96,8 +111,9 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
         f"{plan.attention}, linear + cross-entropy {plan.linear_cross_entropy}, norm {plan.norm}; baseline over "
         f"optimized: {record.in_words(speed_up(seconds['baseline'], seconds['optimized']))}."
     ]
+    tables = [table, _kernels(config.name, arms["optimized"])]
     if options.dry_run:
-        return Found([table], [], notes)
+        return Found(tables, [], notes)
     criteria = []
     if goal := SHARE_OF_PEAK.get(config.name):
         ideal = [flops / rate] * len(seconds["optimized"])
@@ -109,4 +125,31 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
             criteria.append(record.at_least(name, speed_up(seconds["PyTorch"], seconds["optimized"]), goal))
         else:
             criteria.append(record.not_measured(name, f"at least {goal:g}", "no PyTorch here"))
-    return Found([table], criteria, notes)
+    return Found(tables, criteria, notes)
+
+
+def _kernels(name: str, arm: Arm) -> Table:
+    """The kernels in which an arm's step spends most of its time on a GPU, by JAX's profiler."""
+    steps = 4
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            arm.run_block(steps)
+        files = sorted(Path(folder).rglob("*.xplane.pb"))
+        nanoseconds: collections.Counter[str] = collections.Counter()
+        calls: collections.Counter[str] = collections.Counter()
+        for line in (line for file in files for line in _streams(file)):
+            for event in line.events:
+                nanoseconds[event.name] += event.duration_ns
+                calls[event.name] += 1
+    rows = [
+        (kernel[:100], f"{total / steps / 1e6:.3f}", f"{calls[kernel] / steps:g}")
+        for kernel, total in nanoseconds.most_common(_MOST_KERNELS)
+    ]
+    rows.append(("all kernels", f"{sum(nanoseconds.values()) / steps / 1e6:.3f}", f"{sum(calls.values()) / steps:g}"))
+    return Table(f"kernels of the optimized step of {name}", ("kernel", "ms a step", "calls a step"), rows)
+
+
+def _streams(file: Path) -> list[Any]:
+    """What GPUs did, by stream; nothing of CPUs."""
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    return [line for plane in planes if "GPU" in plane.name for line in plane.lines if "Stream" in line.name]

@@ -37,9 +37,9 @@ def dense(
       activation: 'none', 'gelu' (tanh form, arXiv:1606.08415), 'relu2' (max(h, 0)^2, arXiv:2109.08668) or 'swiglu'
         (silu(gate) * value, arXiv:2002.05202).
       residual: added to the outcome, or None; of the outcome's shape.
-      implementation: 'reference': products in x's dtype, accumulated in float32. 'xla': operands and cotangents
-        rounded to bfloat16 (relative error of a rounding: 2^-9), accumulated in float32. 'cpu': C++; x in float32
-        or bfloat16, which the products run in.
+      implementation: 'reference': products in x's dtype, accumulated in float32 (bfloat16: rounded once more). 'xla':
+        operands and cotangents rounded to bfloat16 (relative error of a rounding: 2^-9), accumulated in float32. 'cpu':
+        C++; x in float32 or bfloat16, which the products run in.
 
     Returns:
       y: [..., F] in the residual's dtype, or x's where there is none. Differentiable (once for 'xla' and 'cpu').
@@ -77,6 +77,10 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def _product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
+    if x.dtype == jnp.bfloat16:
+        # As Flax's own layers: a float32 outcome would give the backward products a float32 cotangent, and a GPU would
+        # run them at half the rate or less.
+        return jnp.matmul(x, w_DF.astype(x.dtype)).astype(jnp.float32)
     return jnp.matmul(x, w_DF.astype(x.dtype), preferred_element_type=accumulator(x.dtype))
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ryot_jax.kernels import cpu, mosaic_cross_entropy, tiled_cross_entropy, triton
-from ryot_jax.kernels.chunks import Terms, chunks
+from ryot_jax.kernels.chunks import Terms, chunk_rows, chunks
 from ryot_jax.kernels.operands import accumulator, choose, operand
 
 # Of the `xla` implementation: large enough for full-speed products, an eighth of a small batch.
@@ -56,7 +56,7 @@ def linear_cross_entropy(
 
     Returns:
       With 'sum': loss_sum, a scalar, and n_targets, a float32 scalar: the number of rows that count. With 'none':
-      losses_N. Differentiable in x and w (once for all but 'reference'), with any cotangent.
+      losses_N. Differentiable in x and w with any cotangent (once, but for 'reference' beyond bfloat16).
 
     Raises:
       ValueError: shapes or options do not fit, or the implementation is not known.
@@ -80,8 +80,36 @@ def linear_cross_entropy(
 
 
 def _logits(terms: Terms, x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
-    logits_NV = jnp.matmul(x_ND, w_VD.astype(x_ND.dtype).T, preferred_element_type=accumulator(x_ND.dtype))
+    product = _bfloat16_product if x_ND.dtype == jnp.bfloat16 else _product
+    logits_NV = product(x_ND, w_VD)
     return logits_NV if terms.soft_cap is None else terms.soft_cap * jnp.tanh(logits_NV / terms.soft_cap)
+
+
+def _product(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
+    return jnp.matmul(x_ND, w_VD.astype(x_ND.dtype).T, preferred_element_type=accumulator(x_ND.dtype))
+
+
+@jax.custom_vjp
+def _bfloat16_product(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
+    """Float32 logits whose cotangent is rounded: else the backward products would be of float32, at half the rate."""
+    return _product(x_ND, w_VD)
+
+
+def _bfloat16_product_forward(x_ND: jax.Array, w_VD: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(x_ND, w_VD), (x_ND, w_VD)
+
+
+def _bfloat16_product_backward(
+    saved: tuple[jax.Array, jax.Array], dlogits_NV: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x_ND, w_VD = saved
+    dlogits_NV = dlogits_NV.astype(x_ND.dtype)
+    dx_ND = jnp.matmul(dlogits_NV, w_VD.astype(x_ND.dtype), preferred_element_type=jnp.float32)
+    dw_VD = jnp.matmul(dlogits_NV.T, x_ND, preferred_element_type=jnp.float32)
+    return dx_ND.astype(x_ND.dtype), dw_VD.astype(w_VD.dtype)
+
+
+_bfloat16_product.defvjp(_bfloat16_product_forward, _bfloat16_product_backward)
 
 
 def _losses(terms: Terms, logits_NV: jax.Array, log_sum_exp_N: jax.Array, targets_N: jax.Array) -> jax.Array:
@@ -156,14 +184,14 @@ def _gradients_in_backward(losses: _Op, gradients: _Gradients) -> _Op:
     return op
 
 
-def chunk_rows(n_rows: int, d_model: int, vocab_size: int) -> int:
+def rows_at_a_time(n_rows: int, d_model: int, vocab_size: int) -> int:
     """Rows of a chunk of the `xla` implementation.
 
     Each chunk's gradient of w is added to the sum in memory, which a chunk's logits have to be much larger than: four
     rows a column of x, as far as memory goes.
     """
-    most = _CHUNK_LOGITS_BYTES // (4 * vocab_size)
-    return min(max(min(4 * d_model, most), _LEAST_CHUNK_ROWS), max(n_rows, 1))
+    most = min(4 * d_model, _CHUNK_LOGITS_BYTES // (4 * vocab_size))
+    return chunk_rows(n_rows, max(most, _LEAST_CHUNK_ROWS))
 
 
 def _chunk_losses(
@@ -177,7 +205,7 @@ def _chunk_losses(
 
 
 def _xla_losses(terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
-    rows = chunk_rows(x_ND.shape[0], x_ND.shape[1], w_VD.shape[0])
+    rows = rows_at_a_time(x_ND.shape[0], x_ND.shape[1], w_VD.shape[0])
     losses_nC = lax.map(
         lambda chunk: _chunk_losses(terms, chunk[0], w_VD, chunk[1])[0],
         (chunks(x_ND, rows, 0), chunks(targets_N, rows, -1)),
@@ -211,7 +239,7 @@ def _xla_gradients(
         dw_VD = dw_VD + jnp.matmul(dlogits_CV.T, x_CD, preferred_element_type=accumulate)
         return dw_VD, (losses_C, dx_CD.astype(x_CD.dtype))
 
-    rows = chunk_rows(x_ND.shape[0], x_ND.shape[1], w_VD.shape[0])
+    rows = rows_at_a_time(x_ND.shape[0], x_ND.shape[1], w_VD.shape[0])
     of_chunks = chunks(x_ND, rows, 0), chunks(targets_N, rows, -1), chunks(weights_N, rows, 0)
     dw_VD, (losses_nC, dx_nCD) = lax.scan(body, jnp.zeros(w_VD.shape, accumulate), of_chunks)
     rows = x_ND.shape[0]

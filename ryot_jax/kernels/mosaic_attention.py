@@ -136,7 +136,7 @@ def _attention_forward(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     T, S = q_BTHK.shape[1], k_BSGK.shape[1]
     q, k, v = _padded(blocks, q_BTHK, k_BSGK, v_BSGK)
-    o, log2_sum_BHT = _forward(_Sizes.of(causal, S, q, k), blocks, q, k, v)
+    o, log2_sum_BHT = _forward(q, k, v, sizes=_Sizes.of(causal, S, q, k), blocks=blocks)
     o_BTHK = o[:, :T]
     return o_BTHK, (q_BTHK, k_BSGK, v_BSGK, o_BTHK, log2_sum_BHT)
 
@@ -148,7 +148,8 @@ def _attention_backward(
     T, S = q_BTHK.shape[1], k_BSGK.shape[1]
     q, k, v, o, do = _padded(blocks, q_BTHK, k_BSGK, v_BSGK, o_BTHK, do_BTHK)
     sizes, operands = _Sizes.of(causal, S, q, k), (q, k, v, do, log2_sum_BHT, _delta(o, do))
-    dq, (dk, dv) = _gradient_of_queries(sizes, blocks, *operands), _gradients_of_keys(sizes, blocks, *operands)
+    dq = _gradient_of_queries(*operands, sizes=sizes, blocks=blocks)
+    dk, dv = _gradients_of_keys(*operands, sizes=sizes, blocks=blocks)
     return dq[:, :T], dk[:, :S], dv[:, :S]
 
 
@@ -165,7 +166,7 @@ def _packed_attention_forward(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     T = qkv_BTNK.shape[1]
     (qkv,) = _padded(blocks, qkv_BTNK)
-    o, log2_sum_BHT = _forward(_Sizes.of_packed(causal, T, n_heads, qkv), blocks, qkv, qkv, qkv)
+    o, log2_sum_BHT = _forward(qkv, qkv, qkv, sizes=_Sizes.of_packed(causal, T, n_heads, qkv), blocks=blocks)
     o_BTHK = o[:, :T]
     return o_BTHK, (qkv, o_BTHK, log2_sum_BHT)
 
@@ -178,8 +179,8 @@ def _packed_attention_backward(
     o, do = _padded(blocks, o_BTHK, do_BTHK)
     sizes = _Sizes.of_packed(causal, T, n_heads, qkv)
     operands = qkv, qkv, qkv, do, log2_sum_BHT, _delta(o, do)
-    dqkv = _gradient_of_queries(sizes, blocks, *operands)
-    (dqkv,) = _gradients_of_keys(sizes, blocks, *operands, into=dqkv)
+    dqkv = _gradient_of_queries(*operands, sizes=sizes, blocks=blocks)
+    (dqkv,) = _gradients_of_keys(*operands, dqkv, sizes=sizes, blocks=blocks)
     return (dqkv[:, :T],)
 
 
@@ -379,8 +380,9 @@ def _kernel(
     return write if pallas.is_interpreted() else jax.custom_batching.sequential_vmap(write)
 
 
+@pallas.lowered_once("sizes", "blocks")
 def _forward(
-    sizes: _Sizes, blocks: Blocks, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array
+    q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, *, sizes: _Sizes, blocks: Blocks
 ) -> tuple[jax.Array, jax.Array]:
     """o_BTHK, and the base-2 logarithm of the sum of 2**(scale q k), in [B, H, T]."""
     keys, stages, K = blocks.keys, blocks.stages, sizes.K
@@ -495,15 +497,17 @@ def _forward(
     return _kernel(sizes, forward, out, scratch, sizes.T // _TILE, sizes.H)(q_BTHK, k_BSGK, v_BSGK)
 
 
+@pallas.lowered_once("sizes", "blocks")
 def _gradient_of_queries(
-    sizes: _Sizes,
-    blocks: Blocks,
     q_BTHK: jax.Array,
     k_BSGK: jax.Array,
     v_BSGK: jax.Array,
     do_BTHK: jax.Array,
     log2_sum_BHT: jax.Array,
     delta_BHT: jax.Array,
+    *,
+    sizes: _Sizes,
+    blocks: Blocks,
 ) -> jax.Array:
     """dq, in an array of the shape of queries': each tile of queries steps over the keys that it sees."""
     keys, stages, K = blocks.dq_keys, blocks.dq_stages, sizes.K
@@ -602,9 +606,8 @@ def _gradient_of_queries(
     return run(q_BTHK, k_BSGK, v_BSGK, do_BTHK, log2_sum_BHT, delta_BHT)
 
 
+@pallas.lowered_once("sizes", "blocks")
 def _gradients_of_keys(
-    sizes: _Sizes,
-    blocks: Blocks,
     q_BTHK: jax.Array,
     k_BSGK: jax.Array,
     v_BSGK: jax.Array,
@@ -612,6 +615,9 @@ def _gradients_of_keys(
     log2_sum_BHT: jax.Array,
     delta_BHT: jax.Array,
     into: jax.Array | None = None,
+    *,
+    sizes: _Sizes,
+    blocks: Blocks,
 ) -> tuple[jax.Array, ...]:
     """dk_BSGK and dv_BSGK: each tile of keys steps over the queries that see it, of all heads that read it.
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from ryot_jax.kernels import cpu, mosaic_attention, mosaic_norm, pallas, triton
-from ryot_jax.kernels.linear_cross_entropy import chunk_rows
+from ryot_jax.kernels.linear_cross_entropy import rows_at_a_time
 from ryot_jax.runtime.errors import ConfigError
 
 
@@ -197,7 +197,7 @@ def _scan_refusal(spec: Spec) -> str | None:
     if spec.n_devices > 1:
         # Its chunks lie one after the other on the axis that is sharded: each device would wait for the others.
         return f"a scan over rows cannot be partitioned over {spec.n_devices} devices (shard_map can)"
-    if spec.rows <= (chunk := chunk_rows(spec.rows, spec.d_model, spec.vocab_size)):
+    if spec.rows <= (chunk := rows_at_a_time(spec.rows, spec.d_model, spec.vocab_size)):
         return f"its first chunk of {chunk} rows is the whole of {spec.rows}: it would do what the reference does"
     return None
 

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ryot_jax.kernels.chunks import Terms, chunks
+from ryot_jax.kernels.chunks import Terms, chunk_rows, chunks
 from ryot_jax.kernels.pallas import TILE_V, Tiles
 
 CHUNK_BYTES = 3 * 2**28  # of exponentials at a time
-_CHUNK_ROWS = 256  # a chunk's rows are a multiple of it, as a block of the kernels has so many
 
 Exponentials = Callable[..., Tiles]
 """(x_CD, w_VD, *, soft_cap, write) -> Tiles; w in x's dtype."""
@@ -35,7 +34,7 @@ def losses(
         tiles = exponentials(x_CD, w_VD, soft_cap=terms.soft_cap, write=False)
         return _losses(terms, x_CD, w_VD, targets_C, _log_sum_exp(tiles))[0]
 
-    rows = chunk_rows(x_ND.shape[0], w_VD.shape[0], x_ND.dtype.itemsize)
+    rows = rows_at_a_time(x_ND.shape[0], w_VD.shape[0], x_ND.dtype.itemsize)
     losses_nC = lax.map(chunk_losses, (chunks(x_ND, rows, 0), chunks(targets_N, rows, -1)))
     return losses_nC.reshape(-1)[: x_ND.shape[0]]
 
@@ -54,7 +53,7 @@ def gradients(
     weights_N = jnp.ones(targets_N.shape, jnp.float32) if weights_N is None else weights_N.astype(jnp.float32)
     weights_N = jnp.where(targets_N >= 0, weights_N, 0)
     one_chunk = functools.partial(_chunk_gradients, exponentials, terms, w_VD)
-    rows = chunk_rows(x_ND.shape[0], w_VD.shape[0], x_ND.dtype.itemsize)
+    rows = rows_at_a_time(x_ND.shape[0], w_VD.shape[0], x_ND.dtype.itemsize)
     if rows >= x_ND.shape[0]:
         return one_chunk(x_ND, targets_N, weights_N)
 
@@ -71,11 +70,9 @@ def gradients(
     return losses_nC.reshape(-1)[:N], dx_nCD.reshape(-1, D)[:N], dw_VD
 
 
-def chunk_rows(n_rows: int, vocab_size: int, itemsize: int) -> int:
-    """Rows of a chunk, all chunks alike: as many as `CHUNK_BYTES` hold, at least one block of the kernels."""
-    most = max(CHUNK_BYTES // (vocab_size * itemsize) // _CHUNK_ROWS, 1) * _CHUNK_ROWS
-    n_chunks = max(-(-n_rows // most), 1)
-    return min(-(-n_rows // n_chunks // _CHUNK_ROWS) * _CHUNK_ROWS, max(n_rows, 1))
+def rows_at_a_time(n_rows: int, vocab_size: int, itemsize: int) -> int:
+    """Rows of a chunk: as many as `CHUNK_BYTES` hold."""
+    return chunk_rows(n_rows, CHUNK_BYTES // (vocab_size * itemsize))
 
 
 def _check(terms: Terms) -> None:

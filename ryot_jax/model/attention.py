@@ -36,7 +36,7 @@ class SelfAttention(nnx.Module):
         return self._of_parts(h_BTD, plan, x_BTD)
 
     def _is_packed(self, plan: KernelPlan) -> bool:
-        return plan.attention == "cpu" and not self.rotary
+        return plan.attention in ("cpu", "mosaic") and not self.rotary  # the others would cut the array apart
 
     def _of_packed(self, qkv_BTE: jax.Array, plan: KernelPlan, residual: jax.Array | None) -> jax.Array:
         B, T, E = qkv_BTE.shape

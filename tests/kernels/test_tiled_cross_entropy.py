@@ -112,8 +112,9 @@ def test_what_it_cannot_take_is_refused():
 @pytest.mark.parametrize(
     ("rows", "vocab_size", "chunk"),
     [
-        (32_768, 50_304, 6_656),  # five chunks alike of at most 8,004 rows
-        (32_768, 128_256, 3_072),
+        (32_768, 50_304, 4_096),  # 8 chunks, where 5 of at most 7,936 rows would not divide the rows
+        (32_768, 128_256, 2_048),
+        (33_000, 50_304, 6_656),  # which nothing divides
         (4_096, 2_048, 4_096),  # all at once
         (100, 50_304, 100),
         (1_000, 10**9, 256),  # one block of the kernels is the least
@@ -121,7 +122,7 @@ def test_what_it_cannot_take_is_refused():
 )
 def test_chunks_are_alike_and_as_large_as_memory_is_given(monkeypatch, rows, vocab_size, chunk):
     monkeypatch.undo()
-    assert tiled_cross_entropy.chunk_rows(rows, vocab_size, 2) == chunk
+    assert tiled_cross_entropy.rows_at_a_time(rows, vocab_size, 2) == chunk
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""`experiments.gpu`: all of it runs without a GPU, and its goals are judged by what was measured."""
+
+import numpy as np
+import pytest
+
+from experiments import gpu, gpu_kernels
+from ryot_jax.kernels import tuning
+from ryot_jax.runtime.errors import ConfigError
+
+SPEC = gpu_kernels.spec(gpu_kernels._TINY, dry_run=True)
+
+
+def test_a_dry_run_goes_through_everything(run_python):
+    done = run_python("-m", "experiments.gpu", "--dry_run", environment={"JAX_PLATFORMS": "cpu"}, timeout=400)
+    for op in gpu_kernels.OPS:
+        for name in ("reference", "xla", "mosaic", "triton"):
+            if (op, name) != ("attention", "triton"):
+                assert f"PASS: {op}, {name}: error against float64" in done.stdout
+    for title in ("norm, gpt2_small", "training step of scaled", "training step of gpt2_small"):
+        assert title in done.stdout
+    assert "optimized, several steps a call" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [([], "needs an NVIDIA GPU, this is cpu; use --dry_run"), (["--dry_run", "--write"], "measures nothing")],
+)
+def test_what_cannot_be_measured_is_refused(words, reason):
+    with pytest.raises(ConfigError, match=reason):
+        gpu.main(words)
+
+
+def _goals(op, milliseconds, memory=()):
+    noise = np.random.default_rng(0).normal(1, 1e-3, (len(milliseconds), 9))
+    measured = {name: ms * noise[i] for i, (name, ms) in enumerate(milliseconds.items())}
+    return gpu_kernels._goals("title", op, measured, dict(memory))
+
+
+@pytest.mark.parametrize(
+    ("op", "milliseconds", "verdicts"),
+    [
+        ("linear_cross_entropy", {"reference": 10.0, "mosaic": 10.3, "xla": 12.0}, ["PASS", "PASS"]),
+        ("linear_cross_entropy", {"reference": 10.0, "mosaic": 10.9}, ["FAIL", "PASS"]),
+        ("linear_cross_entropy", {"reference": 10.0, "xla": 9.0}, ["PASS", "FAIL"]),
+        ("norm", {"reference": 2.0, "triton": 1.0}, ["PASS"]),
+        ("norm", {"reference": 1.5, "triton": 1.0}, ["FAIL"]),
+        ("attention", {"reference": 9.0, "cudnn": 1.0}, ["PASS"]),
+        ("attention", {"reference": 9.0, "mosaic": 1.0}, ["INCONCLUSIVE"]),
+        ("norm", {"reference": 2.0}, ["INCONCLUSIVE"]),
+    ],
+)
+def test_goals_are_those_of_the_fastest_implementation(op, milliseconds, verdicts):
+    memory = {"reference": 80, "mosaic": 10, "xla": 11}
+    assert [criterion.verdict for criterion in _goals(op, milliseconds, memory)] == verdicts
+
+
+def test_an_implementation_that_fails_or_is_wrong_is_told(monkeypatch):
+    def broken(benchmark, name):
+        if name == "mosaic":
+            raise RuntimeError("LLVM ERROR")
+        program, memory = compiled(benchmark, name)
+        return (lambda: [2 * leaf for leaf in program()[1]]) if name == "xla" else program, memory
+
+    compiled = tuning.compiled
+    monkeypatch.setattr(tuning, "compiled", broken)
+    monkeypatch.setattr(gpu_kernels, "implementations", lambda *_, **__: ["reference", "xla", "mosaic"])
+    monkeypatch.setattr(tuning, "relative_error", lambda found, truth: 0.0 if isinstance(found, tuple) else 1.0)
+    found = gpu_kernels.correctness(["norm"], dry_run=True)
+    assert [criterion.verdict for criterion in found.criteria] == ["PASS", "FAIL", "FAIL"]
+    assert found.criteria[2].actual == "RuntimeError: LLVM ERROR"
+
+
+def test_float64_is_what_is_compared_with():
+    benchmark = tuning.benchmark("linear_cross_entropy", SPEC)
+    loss, gradients = gpu_kernels.truth_in_float64(benchmark)
+    assert loss.dtype == np.float64 and {gradient.dtype for gradient in gradients} == {np.dtype(np.float64)}
