@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import record
+from experiments.peers import tokamax_kernels
 from experiments.peers.worker import REPOSITORY
 from experiments.record import Table
 from ryot_jax.comparison.criteria import Criterion
@@ -61,27 +62,40 @@ def implementations(op: str, work: Spec, *, dry_run: bool = False) -> list[str]:
     return [name for name in supported(op, work) if not (dry_run and name == "cudnn")]
 
 
+def _candidates(
+    op: str, benchmark: tuning.Benchmark, work: Spec, *, dry_run: bool = False
+) -> dict[str, tuning.Benchmark]:
+    """What is compared, by name: our implementations, and tokamax's where it is installed."""
+    ours = dict.fromkeys(implementations(op, work, dry_run=dry_run), benchmark)
+    other = tokamax_kernels.functions().get(op)
+    return ours if other is None else ours | {"tokamax": dataclasses.replace(benchmark, function=other)}
+
+
 def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
     """Relative errors of outputs and gradients, of which none may be above twice the reference's in bfloat16."""
-    rows, criteria = [], []
+    rows, criteria, notes = [], [], []
     work = spec(_TINY if dry_run else _ODD, dry_run=dry_run)
     for op in ops:
         benchmark = tuning.BENCHMARKS[op](work, np.random.default_rng(0))
         truth = truth_in_float64(benchmark)
         limit = 0.0
-        for name in implementations(op, work, dry_run=dry_run):
+        for name, given in _candidates(op, benchmark, work, dry_run=dry_run).items():
             try:
-                program, _ = tuning.compiled(benchmark, name)
+                program, _ = tuning.compiled(given, name)
                 error = tuning.relative_error(program(), truth)
             except Exception as failure:  # of any kind: a compiler's, the runtime's
+                if name == "tokamax":
+                    notes.append(f"{op}, tokamax: {tuning.described(failure)[:200]}.")
+                    continue
                 criteria.append(Criterion(f"{op}, {name}: error", "runs", tuning.described(failure)[:200], "FAIL"))
                 continue
             if name == "reference":
                 limit = 2 * error + 1e-4
             rows.append((f"{op}, {name}", f"{error:.2e}"))
-            criteria.append(record.at_most(f"{op}, {name}: error against float64", error, limit, ".2e"))
+            if name != "tokamax":
+                criteria.append(record.at_most(f"{op}, {name}: error against float64", error, limit, ".2e"))
     table = Table("largest relative error, outputs and gradients", ("implementation", "error"), rows)
-    return Found([table], criteria, [])
+    return Found([table], criteria, notes)
 
 
 def truth_in_float64(benchmark: tuning.Benchmark) -> Any:
@@ -115,11 +129,11 @@ def times(ops: Sequence[str], seconds: float, torch_python: str, *, dry_run: boo
 def _timed(title: str, op: str, work: Spec, seconds: float, dry_run: bool) -> Found:
     benchmark = tuning.BENCHMARKS[op](work, np.random.default_rng(0))
     programs, memory, notes = {}, {}, []
-    for name in implementations(op, work, dry_run=dry_run):
+    for name, given in _candidates(op, benchmark, work, dry_run=dry_run).items():
         if dry_run and name in ("mosaic", "triton"):
             continue  # their interpretation is what `correctness` runs
         try:
-            program, memory[name] = tuning.compiled(benchmark, name)
+            program, memory[name] = tuning.compiled(given, name)
             jax.block_until_ready(program())
             programs[name] = program
         except Exception as failure:
@@ -148,7 +162,7 @@ def _rate(op: str, work: Spec, seconds: float) -> str:
 
 def _goals(title: str, op: str, measured: dict[str, Any], memory: dict[str, int | None]) -> list[Criterion]:
     """Of the fastest implementation but the reference."""
-    ours = [name for name in measured if name != "reference"]
+    ours = [name for name in measured if name not in ("reference", "tokamax")]
     best = min(ours, key=lambda name: np.median(measured[name]), default="")
     if not best:
         return [record.not_measured(title, "an implementation of ours", "none runs here")]

@@ -85,8 +85,8 @@ def _blocks(d_model: int) -> Blocks:
 
 
 def _padded(rows: jax.Array, multiple: int) -> jax.Array:
-    """Rows and columns filled up with zeros where they do not divide."""
-    missing = -rows.shape[0] % multiple, -rows.shape[1] % _STEP_D
+    """Rows and columns filled up with zeros to a multiple; columns to two steps at least, as one waits for the next."""
+    missing = -rows.shape[0] % multiple, max(-rows.shape[1] % _STEP_D, 2 * _STEP_D - rows.shape[1])
     return jnp.pad(rows, ((0, missing[0]), (0, missing[1]))) if any(missing) else rows
 
 
@@ -122,7 +122,7 @@ def _kernel(
             ],
             wg_axis="group",
             num_compute_wgs=_COMPUTE_GROUPS,
-            max_concurrent_steps=max(delay + 1, min(blocks.steps, D // _STEP_D)),
+            max_concurrent_steps=min(blocks.steps, D // _STEP_D),
             compute_context=context,
         )
 
@@ -206,11 +206,10 @@ def _epilogue(
     if soft_cap is not None:
         share = jnp.tanh(logits / soft_cap)
         logits, slope = soft_cap * share, 1 - share * share
-    if n_columns % TILE_V:  # columns that fill up the last tile
+    if n_columns % TILE_V:  # columns that fill up the last tile; a whole tile of them becomes NaN, and is cut away
         column = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
         logits = jnp.where(column + tile * TILE_V < n_columns, logits, -jnp.inf)
     top = logits.max(axis=1)
-    # A tile that is all beyond the vocabulary has no top: it is cut away, and must not be NaN for the interpreter.
     log2e = math.log2(math.e)  # one multiply-add for each number
     powers = jnp.exp2(logits * log2e - lax.broadcast_in_dim(top * log2e, logits.shape, [0]))
     total = powers.sum(axis=1)

@@ -14,7 +14,8 @@ def test_a_dry_run_goes_through_everything(run_python):
     done = run_python("-m", "experiments.gpu", "--dry_run", environment={"JAX_PLATFORMS": "cpu"}, timeout=400)
     for op in gpu_kernels.OPS:
         for name in ("reference", "xla", "mosaic", "triton"):
-            if (op, name) != ("attention", "triton"):
+            # Triton has no attention, and few rows are one chunk of `xla`.
+            if (op, name) not in (("attention", "triton"), ("linear_cross_entropy", "xla")):
                 assert f"PASS: {op}, {name}: error against float64" in done.stdout
     for title in ("norm, gpt2_small", "training step of scaled", "training step of gpt2_small"):
         assert title in done.stdout
