@@ -82,7 +82,8 @@ def test_each_operand_may_have_its_dtype(dtypes):
 
 def test_a_copy_that_is_not_awaited_is_found(monkeypatch):
     monkeypatch.setattr(mosaic_norm.plgpu, "barrier_wait", lambda barrier: None)
-    with pytest.raises(AssertionError, match="races_found"):
+    # jax 0.12 raises itself, from within a callback.
+    with pytest.raises(Exception, match=r"races_found|RACE DETECTED"):
         interpreted(operands(4, 128))
 
 

@@ -59,3 +59,15 @@ def test_of_a_real_program_fused_operations_are_one():
     one = launches(lambda x: jnp.exp(x) + 1)
     assert one >= 1 and launches(lambda x: jnp.tanh(jnp.exp(x) + 1) * 3) == one
     assert launches(lambda x: (jnp.sort(x, axis=0) @ x).sum()) > one
+
+
+def test_kernels_in_pallas_are_told_apart_by_their_names():
+    def targets(target, op_name):
+        call = f'%c = f32[4]{{0}} custom-call(%x), custom_call_target="{target}", metadata={{op_name="{op_name}"}}'
+        return hlo.parse(
+            f"ENTRY %main (x: f32[4]) -> f32[4] {{\n  %x = f32[4]{{0}} parameter(0)\n  {call}\n}}"
+        ).custom_calls
+
+    assert targets("mosaic_gpu_v2", "jit(f)/jvp()/ryot_norm_backward/mpmd_map") == ("mosaic_gpu_v2:ryot_norm_backward",)
+    assert targets("mosaic_gpu_v2", "jit(f)/others/mpmd_map") == ("mosaic_gpu_v2",)
+    assert targets("ryot_norm_forward", "jit(f)/ryot_norm_forward") == ("ryot_norm_forward",)
