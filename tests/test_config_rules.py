@@ -66,7 +66,7 @@ def test_defaults_are_valid():
         ({"comparison__tight_loss_margin": 0.2}, "must not exceed comparison.loss_margin = 0.1"),
         (
             {"optimizations__attention": "flash"},
-            "optimizations.attention = 'flash' must be one of off, auto, cpu, cudnn, xla",
+            "optimizations.attention = 'flash' must be one of off, auto, cpu, mosaic, cudnn, xla",
         ),
         (
             {"optimizations__dispatch": "step"},
