@@ -56,7 +56,8 @@ def linear_cross_entropy(
 
     Returns:
       With 'sum': loss_sum, a scalar, and n_targets, a float32 scalar: the number of rows that count. With 'none':
-      losses_N. Differentiable in x and w with any cotangent (once, but for 'reference' beyond bfloat16).
+      losses_N. Differentiable in x and w with any cotangent, once and in reverse mode; 'reference' in any way, but for
+      bfloat16.
 
     Raises:
       ValueError: shapes or options do not fit, or the implementation is not known.
@@ -91,7 +92,10 @@ def _product(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _bfloat16_product(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
-    """Float32 logits whose cotangent is rounded: else the backward products would be of float32, at half the rate."""
+    """Float32 logits whose cotangent is rounded: else the backward products would be of float32, at half the rate.
+
+    Not for float16, in which the small cotangents of a mean over many rows would vanish.
+    """
     return _product(x_ND, w_VD)
 
 

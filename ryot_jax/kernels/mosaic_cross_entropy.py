@@ -185,7 +185,7 @@ def _kernel(
     outputs = plgpu.kernel(
         body,
         out_type=[*([jax.ShapeDtypeStruct((C, V), dtype)] if write else []), statistics, statistics],
-        grid=(pallas.n_multiprocessors() // blocks.cluster,),
+        grid=(max(pallas.n_multiprocessors() // blocks.cluster, 1),),
         grid_names=("block",),
         cluster=(blocks.cluster,),
         cluster_names=("cluster",),

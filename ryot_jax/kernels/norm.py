@@ -38,8 +38,8 @@ def layer_norm(
       epsilon: added to the variance, in the square of x's unit.
       dtype: of y; None: that of s.
       implementation: 'reference', 'xla' (keeps mean and deviation only), 'cpu' (C++; float32 and bfloat16), 'mosaic'
-        or 'triton' (backward in one pass, on NVIDIA GPUs from Hopper or Ampere on). All compute in float32 (float64
-        for float64).
+        (compute capability 9; backward in one pass) or 'triton' (from 8.0 on; both in one pass). All compute in
+        float32, the first two in float64 for float64, which the others do not take.
 
     Returns:
       y[..., D], or (y, s) with `with_sum`; s has the promoted dtype of x and residual. Differentiable (once for all
@@ -48,6 +48,7 @@ def layer_norm(
     Raises:
       ValueError: shapes do not fit, or the implementation is not known.
       TypeError: the implementation cannot take the dtypes.
+      NotImplementedError: it cannot run on this device, or not with this D ('mosaic': in the backward pass).
     """
     settings = _Settings(True, epsilon, dtype, with_sum)
     return _norm(settings, x, scale_D, bias_D, residual, implementation)
@@ -193,6 +194,8 @@ def _pallas_backward(norm_backward: Callable[..., tuple[jax.Array, jax.Array, ja
     def backward(
         settings: _Settings, dy: jax.Array, s: jax.Array, scale_D: jax.Array, statistics: Any, ds: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        if s.size == 0:
+            return _xla_backward(settings, dy, s, scale_D, statistics, ds)
         mean, inverse = (None if statistic is None else rows(statistic) for statistic in statistics)
         dx_ND, dscale_D, dbias_D = norm_backward(
             rows(dy), rows(s), scale_D, mean, inverse, None if ds is None else rows(ds)
@@ -205,6 +208,8 @@ def _pallas_backward(norm_backward: Callable[..., tuple[jax.Array, jax.Array, ja
 def _triton_forward(
     settings: _Settings, x: jax.Array, residual: jax.Array | None, scale_D: jax.Array, bias_D: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, Any]:
+    if x.size == 0:
+        return _xla_forward(settings, x, residual, scale_D, bias_D)
     y_ND, s_ND, mean_N1, inverse_N1 = triton.norm_forward(
         rows(x),
         None if residual is None else rows(residual),

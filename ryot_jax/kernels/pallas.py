@@ -60,17 +60,20 @@ def is_interpreted() -> bool:
 def require(backend: str) -> None:
     """Nothing, where kernels of `backend`, 'triton' or 'mosaic', can run: interpreted, or on such a GPU.
 
-    Under an abstract mesh with an abstract device, which stands for a GPU that is not here, nothing is asked.
+    Under a mesh whose abstract device stands for a GPU of another kind than the one here, nothing is asked: what is
+    traced is compiled for a machine that is not this one.
 
     Raises:
       NotImplementedError: they cannot, with the reason.
     """
-    if is_interpreted() or jax.sharding.get_abstract_mesh().abstract_device is not None:
+    if is_interpreted():
         return
-    device = jax.local_devices()[0]
-    if device.platform != "gpu":
-        raise NotImplementedError(f"implementation={backend!r} runs on NVIDIA GPUs, not on {device.platform}")
-    if (reason := refusal(backend, str(getattr(device, "compute_capability", "")))) is not None:
+    here, abstract = jax.local_devices()[0], jax.sharding.get_abstract_mesh().abstract_device
+    if abstract is not None and abstract.platform == "gpu" and abstract.device_kind != here.device_kind:
+        return
+    if here.platform != "gpu":
+        raise NotImplementedError(f"implementation={backend!r} runs on NVIDIA GPUs, not on {here.platform}")
+    if (reason := refusal(backend, str(getattr(here, "compute_capability", "")))) is not None:
         raise NotImplementedError(reason)
 
 
@@ -125,8 +128,8 @@ def n_multiprocessors() -> int:
     """Of the device that is compiled for; while interpreted a small number, so that blocks take more than one turn."""
     if is_interpreted():
         return 1
-    if (device := jax.sharding.get_abstract_mesh().abstract_device) is not None:
-        return int(device.num_cores or 1)
+    if (device := jax.sharding.get_abstract_mesh().abstract_device) is not None and device.num_cores:
+        return int(device.num_cores)
     return int(getattr(jax.local_devices()[0], "core_count", 1))
 
 

@@ -183,7 +183,7 @@ def _mosaic_attention_drawback(spec: Spec, wanted: Wishes) -> str | None:
     del spec, wanted
     version = pallas.cuda_version()
     if version is not None and 12_080 <= version < 12_091:  # as jax's own example of flash attention refuses it
-        return f"ptxas of CUDA 12.8 to 12.9.0 is known to get causal masks wrong, and this is CUDA {version}"
+        return f"ptxas of CUDA 12.8 and 12.9.0 gets causal masks wrong, and this is CUDA {version}, or a later 12.9"
     return None
 
 

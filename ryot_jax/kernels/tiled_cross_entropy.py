@@ -52,6 +52,8 @@ def gradients(
     w_VD = w_VD.astype(x_ND.dtype)
     weights_N = jnp.ones(targets_N.shape, jnp.float32) if weights_N is None else weights_N.astype(jnp.float32)
     weights_N = jnp.where(targets_N >= 0, weights_N, 0)
+    if 0 in x_ND.shape:
+        return jnp.zeros(targets_N.shape, jnp.float32), jnp.zeros_like(x_ND), jnp.zeros(w_VD.shape, jnp.float32)
     one_chunk = functools.partial(_chunk_gradients, exponentials, terms, w_VD)
     rows = rows_at_a_time(x_ND.shape[0], w_VD.shape[0], x_ND.dtype.itemsize)
     if rows >= x_ND.shape[0]:
@@ -99,7 +101,7 @@ def _chunk_gradients(
     scale_CV = jnp.repeat(scale_nC.T, TILE_V, axis=1)[:, : w_VD.shape[0]]
     is_target_CV = jnp.arange(w_VD.shape[0], dtype=targets_C.dtype)[None, :] == targets_C[:, None]
     target_share_C = (1 - terms.label_smoothing) * target_slope_C * weights_C
-    dlogits_CV = tiles.exponentials_CV * scale_CV - is_target_CV * target_share_C[:, None]
+    dlogits_CV = tiles.exponentials_CV * scale_CV - jnp.where(is_target_CV, target_share_C[:, None], 0)
     if terms.label_smoothing:
         dlogits_CV = dlogits_CV - (terms.label_smoothing / w_VD.shape[0]) * weights_C[:, None]
     dlogits_CV = dlogits_CV.astype(x_CD.dtype)

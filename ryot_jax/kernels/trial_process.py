@@ -23,7 +23,7 @@ _MODULE = "ryot_jax.kernels.trial_process"
 def failure_of(op: str, spec: Spec, name: str, *, seed: int = 0, limit_seconds: float = LIMIT_SECONDS) -> str:
     """Why implementation `name` of `op` cannot be timed for `spec`; '': it compiled, ran and ended well."""
     asked = json.dumps({"op": op, "name": name, "seed": seed, "spec": dataclasses.asdict(spec)})
-    # This process may have most of the GPU's memory.
+    # This process has most of the GPU's memory already; the other takes of the rest what it needs.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     folder: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if folder is not None:
@@ -40,11 +40,13 @@ def failure_of(op: str, spec: Spec, name: str, *, seed: int = 0, limit_seconds: 
         )
     except subprocess.TimeoutExpired:
         return f"not done after {limit_seconds:g} s"
-    lines = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()]
     if done.returncode != 0:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
         return f"its process ended with exit code {done.returncode}: {last}"
-    return str(json.loads(lines[-1])["failure"])
+    try:
+        return str(json.loads(done.stdout.splitlines()[-1])["failure"])
+    except (IndexError, ValueError, KeyError):
+        return f"its process did not say what came of it: {done.stdout[-200:]!r}"
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ _MIN_MEASURED_SECONDS = 0.01  # one measurement repeats the call until it takes 
 # Largest relative error (L2, of any output or gradient) that rounding in a dtype explains: several times those of the
 # reference at the sizes of configs/scaled.py.
 _TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
+_BY_XLA = ("reference", "xla")  # whose compiler neither ends the process nor hangs
 _MASK_STANDARD_ERRORS = 5.0  # the same for dropout, whose numbers are random
 
 
@@ -88,7 +89,8 @@ def tune(
       spec: the work.
       seed: of the arrays and of the order of turns.
       seconds: of timing.
-      apart: whether each candidate first runs in a process of its own, see `trial_process`; None: on a GPU.
+      apart: whether kernels of our own and of libraries first run in a process of their own, see `trial_process`;
+        None: on a GPU.
     """
     trials: dict[str, Trial] = {}
     programs: dict[str, Callable[[], Any]] = {}
@@ -96,7 +98,7 @@ def tune(
     arrays = benchmark(op, spec, seed=seed)
     truth = None if op == "dropout" else _truth(arrays, spec.platform)
     for name in supported(op, spec):
-        if apart and (failure_text := trial_process.failure_of(op, spec, name, seed=seed)):
+        if apart and name not in _BY_XLA and (failure_text := trial_process.failure_of(op, spec, name, seed=seed)):
             trials[name] = Trial(failure=failure_text)
             continue
         try:

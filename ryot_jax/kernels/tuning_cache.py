@@ -7,13 +7,14 @@ Nothing that is wrong with the cache stops a run: it is said, and the static ord
 about is left to `tuning`.
 """
 
+import ast
 import dataclasses
 import datetime
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ryot_jax.runtime.files import write_json
 
 VERSION = 1  # of the files: raise it when their meaning changes
 _FOLDER = Path(__file__).parent
-_MODULES = {"dense": ("dense.py", "mlp.py")}  # of other ops: the module of their name
+_MODULES = {"dense": ("dense", "mlp")}  # of other ops: the module of their name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +113,28 @@ def key(op: str, spec: Spec) -> dict[str, Any]:
 @functools.cache
 def _source_hash(op: str) -> str:
     """Digest of the code behind an op's implementations; of all ops' for 'activations', which they all take part in."""
-    modules = sorted(_FOLDER.glob("*.py"))
-    if op != "activations":
-        names = {*_MODULES.get(op, (f"{op}.py",)), "operands.py"}
-        modules = [path for path in modules if path.name in names]
+    names = [path.stem for path in _FOLDER.glob("*.py")] if op == "activations" else _MODULES.get(op, (op,))
+    modules = [_FOLDER / f"{name}.py" for name in sorted(_with_imports(names))]
     digest = hashlib.sha256()
     for path in [*modules, *sorted((_FOLDER / "cpu").glob("_kernels*.so"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _with_imports(names: Iterable[str]) -> set[str]:
+    """Modules of this package, and those of it that they import, at any depth."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        if (name := waiting.pop()) in found or not (path := _FOLDER / f"{name}.py").is_file():
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "ryot_jax.kernels":
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ryot_jax.kernels."):
+                waiting.append((node.module or "").rsplit(".", 1)[-1])
+    return found
 
 
 def _name(key: Mapping[str, Any]) -> str:

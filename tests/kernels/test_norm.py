@@ -214,6 +214,14 @@ def test_kernels_of_gpus_are_the_definition_where_they_are_interpreted(
     assert max(errors) < TOLERANCE, errors
 
 
+def test_no_rows_are_no_error():
+    operands = _operands((0,), 128)
+    for implementation in ("mosaic", "triton"):
+        with pallas.interpreted():
+            outcomes, vjp = jax.vjp(op("layer", implementation), *operands)
+            assert [gradient.shape for gradient in vjp(outcomes)] == [(0, 128), (128,), (128,), (0, 128)]
+
+
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_triton_without_bias_and_in_bfloat16_is_no_worse_than_the_reference(

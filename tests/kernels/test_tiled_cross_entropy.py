@@ -98,6 +98,30 @@ def test_ignored_rows_add_nothing_and_targets_beyond_the_vocabulary_spoil_theirs
     assert np.isnan(losses_N[3]) and np.isfinite(np.delete(losses_N, 3)).all()
 
 
+def test_no_rows_give_no_gradients():
+    x_ND, w_VD, targets_N = _operands((0, 8, 30), "bfloat16")
+    with pallas.interpreted():
+        gradients = jax.grad(lambda *a: _losses("triton", "sum")(*a, targets_N), argnums=(0, 1))(x_ND, w_VD)
+    chex.assert_trees_all_equal(gradients, (jnp.zeros_like(x_ND), jnp.zeros_like(w_VD)))
+
+
+def test_a_target_beyond_the_vocabulary_spoils_no_other_row_s_gradient_with_a_soft_cap():
+    x_ND, w_VD, targets_N = _operands((40, 8, 30))
+    with pallas.interpreted():
+        run = lambda x: jnp.sum(_losses("triton", soft_cap=3.0)(x, w_VD, targets_N.at[3].set(30))[4:])  # noqa: E731
+        dx_ND = jax.grad(run)(x_ND)
+    assert np.isfinite(np.delete(dx_ND, 3, axis=0)).all() and np.any(dx_ND[4:])
+
+
+def test_under_a_mesh_of_cpus_it_is_refused_by_name_not_by_the_compiler():
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    operands = _operands((4, 8, 30), "bfloat16")
+    spec = jax.sharding.PartitionSpec()
+    losses = jax.shard_map(_losses("triton"), mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+    with pytest.raises(NotImplementedError, match="runs on NVIDIA GPUs, not on cpu"):
+        jax.jit(losses)(*operands)
+
+
 def test_what_it_cannot_take_is_refused():
     operands = _operands((4, 8, 30))
     with pallas.interpreted(), pytest.raises(NotImplementedError, match="soft cap or label smoothing, not both"):

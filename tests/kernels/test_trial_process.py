@@ -33,18 +33,26 @@ def test_a_process_that_dies_or_hangs_is_a_failure(monkeypatch, tmp_path, script
     assert failure_of("norm", SPEC, "xla", limit_seconds=2) == reason
 
 
-def test_a_candidate_that_fails_apart_is_not_compiled_here(monkeypatch):
-    monkeypatch.setattr(trial_process, "failure_of", lambda op, spec, name, seed: "dead" if name == "xla" else "")
-    compiled, here = tuning.compiled, []
+@pytest.mark.parametrize("said", ["", "no JSON", '{"other": 1}'])
+def test_a_process_that_does_not_say_what_came_of_it_is_a_failure(monkeypatch, tmp_path, said):
+    (tmp_path / "candidate.py").write_text(f"print({said!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(trial_process, "_MODULE", "candidate")
+    assert "did not say what came of it" in failure_of("norm", SPEC, "xla", limit_seconds=20)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_on_a_gpu_kernels_run_apart_first_and_one_that_fails_is_not_compiled_here(monkeypatch, platform):
+    asked, here, compiled = [], [], tuning.compiled
+    monkeypatch.setattr(tuning, "supported", lambda op, spec: ["reference", "xla", "cudnn", "cpu"])
+    monkeypatch.setattr(
+        trial_process, "failure_of", lambda op, spec, name, seed: asked.append(name) or ("dead" * (name == "cudnn"))
+    )
     monkeypatch.setattr(tuning, "compiled", lambda arrays, name: here.append(name) or compiled(arrays, name))
-    winner, trials = tuning.tune("norm", SPEC, seconds=0.0, apart=True)
-    assert trials["xla"].failure == "dead" and trials["xla"].milliseconds is None
-    assert "xla" not in here and "reference" in here and winner != "xla"
-
-
-def test_on_a_gpu_candidates_run_apart_first(monkeypatch):
-    asked = []
-    monkeypatch.setattr(tuning, "supported", lambda op, spec: ["reference"])
-    monkeypatch.setattr(trial_process, "failure_of", lambda op, spec, name, seed: asked.append(name) or "not here")
-    tuning.tune("norm", Spec(**{**vars(SPEC), "platform": "gpu"}), seconds=0.0)
-    assert asked == ["reference"]
+    winner, trials = tuning.tune("norm", Spec(**{**vars(SPEC), "platform": platform}), seconds=0.0)
+    assert winner != "cudnn" and trials["reference"].milliseconds is not None
+    if platform == "gpu":
+        assert asked == ["cudnn", "cpu"], "XLA's own need no process"
+        assert trials["cudnn"].failure == "dead" and here == ["reference", "xla", "cpu"]
+    else:
+        assert not asked and "cudnn" in here

@@ -8,9 +8,16 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 from scipy.special import softmax
 
-from ryot_jax.kernels import pallas
+from ryot_jax.kernels import layer_norm, pallas
 from ryot_jax.kernels.pallas import TILE_V
-from ryot_jax.kernels.triton import LARGEST_D, NormBlocks, ProductBlocks, exponentials, norm_backward
+from ryot_jax.kernels.triton import (
+    LARGEST_D,
+    NormBlocks,
+    ProductBlocks,
+    exponentials,
+    norm_backward,
+    norm_forward,
+)
 
 GPUS = {"NVIDIA L4": 58, "NVIDIA A100-SXM4-80GB": 108, "NVIDIA H100 80GB HBM3": 132}  # and their processors
 ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}  # largest relative error of one
@@ -220,3 +227,27 @@ def test_the_norm_lowers_for_a_gpu(gpu):
         scale = jax.ShapeDtypeStruct((d,), jnp.float32)
         for operands in ((rows, rows, scale, row, row, rows), (rows, rows, scale, None, row, None)):
             assert _lowered(gpu, norm_backward, *operands).count("__gpu$xla.gpu.triton") == 1
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("centre", [False, True])
+def test_the_forward_norm_lowers_for_a_gpu(gpu, centre):
+    for n, d in ((32768, 768), (29, 33), (1, 1), (3, LARGEST_D)):
+        rows, vector = jax.ShapeDtypeStruct((n, d), jnp.bfloat16), jax.ShapeDtypeStruct((d,), jnp.float32)
+        for operands in ((rows, None, vector, None), (rows, rows, vector, vector)):
+
+            def norm(*arrays):
+                return norm_forward(*arrays, centre=centre, epsilon=1e-5, dtype=jnp.dtype("bfloat16"))
+
+            assert _lowered(gpu, norm, *operands).count("__gpu$xla.gpu.triton") == 1
+
+
+@pytest.mark.parametrize("name", ["vmap", "remat"])
+def test_gradients_lower_under_vmap_and_remat(name):
+    def of_norm(x, scale):
+        return jnp.sum(layer_norm(x, scale, implementation="triton").astype(jnp.float32))
+
+    transformed = jax.vmap(jax.grad(of_norm), (0, None)) if name == "vmap" else jax.grad(jax.checkpoint(of_norm))
+    leading = (4, 16) if name == "vmap" else (16,)
+    operands = jax.ShapeDtypeStruct((*leading, 96), jnp.bfloat16), jax.ShapeDtypeStruct((96,), jnp.float32)
+    assert "__gpu$xla.gpu.triton" in _lowered("NVIDIA H100 80GB HBM3", transformed, *operands)

@@ -74,8 +74,11 @@ def test_the_key_holds_machine_versions_flags_and_source(monkeypatch):
 def test_changed_source_is_another_key(monkeypatch, tmp_path):
     folder = tmp_path / "source"
     (folder / "cpu").mkdir(parents=True)
-    for name in ("attention.py", "dense.py", "mlp.py", "operands.py", "plan.py", "cpu/_kernels.so"):
-        (folder / name).write_text("1", encoding="utf-8")
+    for name in ("attention.py", "dense.py", "mlp.py", "operands.py", "deep.py", "plan.py", "cpu/_kernels.so"):
+        (folder / name).write_text("", encoding="utf-8")
+    (folder / "attention.py").write_text("from ryot_jax.kernels import cpu, deep\n", encoding="utf-8")
+    (folder / "deep.py").write_text("from ryot_jax.kernels.operands import choose\n", encoding="utf-8")
+    (folder / "dense.py").write_text("from ryot_jax.kernels.operands import choose\n", encoding="utf-8")
     monkeypatch.setattr(tuning_cache, "_FOLDER", folder)
 
     def hashes():
@@ -83,24 +86,35 @@ def test_changed_source_is_another_key(monkeypatch, tmp_path):
         return {op: tuning_cache._source_hash(op) for op in ("attention", "dense", "activations")}
 
     def changed_by(name):
-        before = hashes()
-        (folder / name).write_text("2", encoding="utf-8")
+        before, text = hashes(), (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(text + "# changed\n", encoding="utf-8")
         after = hashes()
-        (folder / name).write_text("1", encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
         return {op for op in before if before[op] != after[op]}
 
     try:
         assert changed_by("attention.py") == {"attention", "activations"}
         assert changed_by("mlp.py") == {"dense", "activations"}
+        assert changed_by("deep.py") == {"attention", "activations"} and changed_by("plan.py") == {"activations"}
         assert changed_by("operands.py") == changed_by("cpu/_kernels.so") == {"attention", "dense", "activations"}
     finally:
         tuning_cache._source_hash.cache_clear()
 
 
-def test_every_ops_source_is_known():
-    for op in ("linear_cross_entropy", "attention", "dense", "norm", "embedding", "dropout"):
-        for name in tuning_cache._MODULES.get(op, (f"{op}.py",)):
-            assert (tuning_cache._FOLDER / name).is_file()
+@pytest.mark.parametrize(
+    ("op", "modules"),
+    [
+        ("attention", {"attention", "mosaic_attention", "pallas", "operands"}),
+        ("linear_cross_entropy", {"tiled_cross_entropy", "mosaic_cross_entropy", "triton", "chunks", "pallas"}),
+        ("norm", {"norm", "mosaic_norm", "triton", "pallas"}),
+        ("dense", {"dense", "mlp", "operands"}),
+        ("embedding", {"embedding", "operands"}),
+        ("dropout", {"dropout"}),
+    ],
+)
+def test_every_ops_source_is_known_with_what_it_imports(op, modules):
+    found = tuning_cache._with_imports(tuning_cache._MODULES.get(op, (op,)))
+    assert modules <= found and ("mosaic_norm" in found) == (op == "norm")
 
 
 @pytest.mark.parametrize(
