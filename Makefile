@@ -59,6 +59,7 @@ $(GPU)/.locked: $(GPU_LOCK)
 # --no-build-isolation: what the build needs is in the lock.
 $(VENV)/.package: $(VENV)/.locked pyproject.toml setup.py $(KERNELS)
 	@echo "Installing the package in editable mode"
+	@rm -f ryot_jax/kernels/cpu/_kernels*.so  # a failed build must not leave the kernels of before
 	@$(INSTALL) --no-build-isolation --editable .
 	@if ls ryot_jax/kernels/cpu/_kernels*.so > /dev/null 2>&1; then echo "C++ kernels: built"; \
 	  else echo "C++ kernels: not built (is there a C++ compiler?); XLA's kernels take their place"; fi

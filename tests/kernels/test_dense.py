@@ -14,8 +14,9 @@ TOLERANCE = {
     "cpu": 4e-6,  # the same, and the kernels' exp and tanh at 2e-7
     "xla": 1e-2,  # two operands rounded to 8 bits of mantissa, each off by up to 2^-9, and the cotangent after them
 }
-# Rows, D, F: one, odd, and such that cross the C++ kernels' panels of 16 and 32 columns and chunks of rows and depth.
-SIZES = [((1,), 1, 1), ((2, 3), 7, 5), ((131,), 70, 33), ((300,), 300, 65)]
+# Rows, D, F: one, odd, such that cross the C++ kernels' panels of 16 and 32 columns and chunks of rows and depth, and
+# so many rows that groups of them have a gradient of the weights each.
+SIZES = [((1,), 1, 1), ((2, 3), 7, 5), ((131,), 70, 33), ((300,), 300, 65), ((2300,), 70, 33)]
 
 
 def textbook_activation(h, activation):
@@ -94,9 +95,12 @@ def test_the_reference_computes_float64_in_float64(errors_against_float64):
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 @pytest.mark.parametrize("implementation", ["xla", "cpu"])
 @pytest.mark.parametrize("activation", ["none", "gelu", "relu2", "swiglu"])
-def test_bfloat16_is_no_worse_than_the_reference(assert_no_worse_in_bfloat16, implementation, activation, dtype):
+@pytest.mark.parametrize("leading", [(2, 67), (2301,)])
+def test_bfloat16_is_no_worse_than_the_reference(
+    assert_no_worse_in_bfloat16, implementation, activation, leading, dtype
+):
     residual_dtype = "float32" if activation in ("none", "gelu") else dtype
-    operands = _operands((2, 67), 70, 33, activation, x_dtype=dtype, residual_dtype=residual_dtype)
+    operands = _operands(leading, 70, 33, activation, x_dtype=dtype, residual_dtype=residual_dtype)
     assert_no_worse_in_bfloat16(
         op(implementation, activation), op("reference", activation), textbook(activation), *operands
     )

@@ -12,7 +12,7 @@ from tests.kernels.test_norm import definition
 
 IMPLEMENTATIONS = ["reference", "xla", "cpu"]
 # Rows, D, F: one, odd, and such that cross the C++ kernels' vectors, panels and chunks of rows.
-SIZES = [((1,), 3, 1), ((2, 3), 7, 5), ((131,), 33, 70), ((230,), 130, 33)]
+SIZES = [((1,), 3, 1), ((2, 3), 7, 5), ((131,), 33, 70), ((230,), 130, 33), ((2300,), 33, 70)]
 
 
 def _norm_of(scale, bias, kind, implementation, dtype=None):
@@ -75,10 +75,11 @@ def test_both_biases_may_be_absent(errors_against_float64, implementation):
 @pytest.mark.parametrize("implementation", ["xla", "cpu"])
 @pytest.mark.parametrize("activation", ["none", "gelu", "swiglu"])
 @pytest.mark.parametrize("stream", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [131, 2301])
 def test_bfloat16_is_no_worse_than_the_reference(
-    assert_no_worse_in_bfloat16, implementation, activation, stream, dtype
+    assert_no_worse_in_bfloat16, implementation, activation, stream, rows, dtype
 ):
-    x, *weights = _operands((131,), 33, 40, activation)
+    x, *weights = _operands((rows,), 33, 40, activation)
     assert_no_worse_in_bfloat16(
         op("layer", implementation, activation, dtype),
         op("layer", "reference", activation, dtype),

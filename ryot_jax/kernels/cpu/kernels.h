@@ -2,8 +2,8 @@
 //
 // All arrays are dense and row-major. "Scalar" is the type that products take their operands in: float in the
 // kernels for AVX2 and AVX-512, bfloat16 in those for AVX512-BF16; sums are float32 in both. A `Tensor` may hold
-// either type where bfloat16 is the Scalar. Results do not depend on which thread does what, nor on the number of
-// threads: every sum is taken in an order that the shapes alone fix.
+// either type where bfloat16 is the Scalar. Results do not depend on which thread does what: every sum is
+// taken in an order that the shapes fix, and, for gradients of small weights, whether there are more than 4 threads.
 #ifndef RYOT_KERNELS_CPU_KERNELS_H_
 #define RYOT_KERNELS_CPU_KERNELS_H_
 

@@ -501,6 +501,8 @@ void exercise(const ryot::Kernels& kernels, bool bf16) {
       for (long M : {1L, 2L, 33L, 64L}) dense(kernels, bf16, N, K, M);
   for (long N : {0L, 1L, 97L, 230L})
     for (long K : {1L, 7L, 34L}) norm_dense(kernels, bf16, N, K, 33);
+  dense(kernels, bf16, 2301, 34, 33);  // rows for groups with a gradient of the weights each, of more than one chunk
+  norm_dense(kernels, bf16, 2301, 34, 33);
   for (long N : {0L, 1L, 70L})
     for (long D : {1L, 15L, 16L, 37L}) norm(kernels, bf16, N, D);
   attention(kernels, bf16, 1, 1, 1, 1, 1, 1);
