@@ -25,7 +25,7 @@ from ryot_jax.config import load
 
 SPEED_UP = 1.2
 FAULTS_LEFT = 0.01
-WARM_UP_STEPS = 5  # enough for the heap to have grown to its size
+WARM_UP_STEPS = 20  # the heap has grown to its size after 10
 
 
 def measure(setting: str, folder: Path, n_steps: int) -> tuple[Answer, str]:

@@ -68,6 +68,7 @@ def main(words: list[str] | None = None) -> int:
         criteria=found.criteria,
         notes=found.notes,
         write=options.write,
+        told=True,
     )
 
 

@@ -236,8 +236,11 @@ def _row(gpu: str, program: str, found: dict[str, Any]) -> tuple[str, ...]:
 Made = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def _step(gpu: str, *, optimized: bool) -> Made:
-    """The training step of `gpt2_small.py` with 16 sequences, as abstract state and batch."""
+def _step(gpu: str, *, optimized: bool, **wishes: str) -> Made:
+    """The training step of `gpt2_small.py` with 16 sequences, as abstract state and batch.
+
+    `wishes`: op -> implementation, in place of the config's.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -251,6 +254,7 @@ def _step(gpu: str, *, optimized: bool) -> Made:
     from ryot_jax.training.state import init_state
 
     config = load(str(Path(__file__).parents[1] / "configs" / "gpt2_small.py"), ["--config.training.batch_size=16"])
+    config.optimizations.update(wishes)
     capability = ".".join(map(str, _GPUS[gpu]["capability"]))
     devices = Devices("gpu", _GPUS[gpu]["name"], 1, 1, 0, 1, capability)
     model = from_config(config.model, "gpu", capability)
@@ -322,6 +326,7 @@ def _norm(gpu: str, implementation: str) -> Made:
 PROGRAMS: dict[str, Callable[[str], Made]] = {
     "gpt2_small step, baseline": lambda gpu: _step(gpu, optimized=False),
     "gpt2_small step, optimized": lambda gpu: _step(gpu, optimized=True),
+    "gpt2_small step, products of 8-bit floats": lambda gpu: _step(gpu, optimized=True, dense="fp8"),
     "linear + cross-entropy, reference": lambda gpu: _cross_entropy(gpu, "reference"),
     "linear + cross-entropy, xla": lambda gpu: _cross_entropy(gpu, "xla"),
     "linear + cross-entropy, triton": lambda gpu: _cross_entropy(gpu, "triton"),

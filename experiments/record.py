@@ -69,6 +69,7 @@ def conclude(
     criteria: Sequence[Criterion],
     notes: Sequence[str] = (),
     write: bool = False,
+    told: bool = False,
 ) -> int:
     """Prints the tables, the criteria and the verdict, writes the record if wanted, and returns the exit code.
 
@@ -80,13 +81,14 @@ def conclude(
       criteria: what was asked; none: nothing is judged, and the exit code is 0.
       notes: sentences that a reader needs.
       write: whether to write results/NAME.md.
+      told: whether tables and notes were printed as they came, and are only to be written.
     """
     verdict = overall(criteria) if criteria else None
     judged = Table("goals", ("criterion", "target", "found", "verdict"), [_row(c) for c in criteria])
     shown = [*tables, judged] if criteria else list(tables)
-    for table in shown:
+    for table in shown[len(tables) if told else 0 :]:
         print(f"\n{ascii_table(table)}")
-    for note in notes:
+    for note in () if told else notes:
         print(f"\n{textwrap.fill(printable(note), 110)}")
     print(f"\n{verdict or 'measured; no goal is set for this config'}: {title}")
     if write:

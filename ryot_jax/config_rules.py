@@ -34,7 +34,7 @@ CHOICES = {
     "optimizations.activations": ("off", "auto", "bfloat16"),
     "optimizations.linear_cross_entropy": ("off", "auto", "cpu", "mosaic", "triton", "xla"),
     "optimizations.attention": ("off", "auto", "cpu", "mosaic", "cudnn", "xla"),
-    "optimizations.dense": ("off", "auto", "cpu", "xla"),
+    "optimizations.dense": ("off", "auto", "cpu", "xla", "fp8"),
     "optimizations.norm": ("off", "auto", "cpu", "triton", "mosaic", "xla"),
     "optimizations.embedding": ("off", "auto", "cpu"),
     "optimizations.dropout": ("off", "auto", "hash"),

@@ -73,21 +73,12 @@ def no_scores(program: Program, baseline: Program, spec: Spec) -> Evidence:
 
 def bf16_dense(program: Program, baseline: Program, spec: Spec) -> Evidence:
     """An arm with bf16 dense products has bf16 x bf16 dots with an MLP weight, and more than the baseline."""
-    # A gated MLP may hold both of its input matrices in one, twice as wide.
-    widths = {spec.d_ff, 2 * spec.d_ff} - ({spec.vocab_size} - {spec.d_ff})
+    return _narrow_dense(program, baseline, spec, "bf16")
 
-    def is_weight(array: Array) -> bool:
-        return len(array.dims) == 2 and any(sorted(array.dims) == sorted((spec.d_model, width)) for width in widths)
 
-    def count(which: Program) -> int:
-        return sum(
-            all(operand.dtype == "bf16" for operand in operands) and any(map(is_weight, operands))
-            for operands in which.dots
-        )
-
-    ours, theirs = count(program), count(baseline)
-    text = f"{ours} bf16 x bf16 products with an MLP weight, {theirs} in the baseline"
-    return Evidence(ours > theirs, text)
+def fp8_dense(program: Program, baseline: Program, spec: Spec) -> Evidence:
+    """The same of 8-bit floats, whichever two of them a product has."""
+    return _narrow_dense(program, baseline, spec, "f8")
 
 
 def bf16_activations(program: Program, baseline: Program, spec: Spec) -> Evidence:
@@ -165,6 +156,24 @@ def _vanished(
     ours, theirs = (sum(map(wanted, which.arrays)) for which in (program, baseline))
     text = f"{ours} arrays of {shape} are made, {theirs} in the baseline"
     return Evidence(ours < theirs if shared else theirs > 0 and ours == 0, text)
+
+
+def _narrow_dense(program: Program, baseline: Program, spec: Spec, dtype: str) -> Evidence:
+    # A gated MLP may hold both of its input matrices in one, twice as wide.
+    widths = {spec.d_ff, 2 * spec.d_ff} - ({spec.vocab_size} - {spec.d_ff})
+
+    def is_weight(array: Array) -> bool:
+        return len(array.dims) == 2 and any(sorted(array.dims) == sorted((spec.d_model, width)) for width in widths)
+
+    def count(which: Program) -> int:
+        return sum(
+            all(operand.dtype.startswith(dtype) for operand in operands) and any(map(is_weight, operands))
+            for operands in which.dots
+        )
+
+    ours, theirs = count(program), count(baseline)
+    text = f"{ours} {dtype} x {dtype} products with an MLP weight, {theirs} in the baseline"
+    return Evidence(ours > theirs, text)
 
 
 def _per_device(rows: int, spec: Spec) -> int:

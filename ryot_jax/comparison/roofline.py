@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ryot_jax.comparison.arms import Shared
 from ryot_jax.comparison.peaks import SECONDS, Peaks, Shape, measure_peaks
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.variants import Variant
-from ryot_jax.kernels import KernelPlan
+from ryot_jax.kernels import KernelPlan, fp8
 from ryot_jax.model.accounting import batch_bytes, least_flops_per_step, least_state_bytes_per_step
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.runtime.devices import Devices, describe_devices
@@ -157,7 +158,8 @@ def training_steps(
 
 def products_dtype(model: ModelConfig, plan: KernelPlan) -> str:
     """Dtype of the operands of a plan's matrix products; the narrowest where there are several."""
-    return "bfloat16" if plan.dense == "xla" else plan.activations or model.compute_dtype
+    of_dense = {"xla": "bfloat16", "fp8": str(jnp.dtype(fp8.FORWARD))}
+    return of_dense.get(plan.dense) or plan.activations or model.compute_dtype
 
 
 def product_shapes(model: ModelConfig, rows: int) -> tuple[Shape, ...]:

@@ -84,9 +84,10 @@ OPTIMIZATIONS = (
     Optimization(
         name="dense",
         switch="optimizations.dense",
-        equivalence={"xla": "statistical", "cpu": "allclose"},
-        description="dense products with activation and residual sum in one op (cpu), or of bf16 operands (xla)",
-        probe={"xla": probes.bf16_dense, "cpu": probes.custom_call("ryot_dense")},
+        equivalence={"xla": "statistical", "cpu": "allclose", "fp8": "statistical"},
+        description="dense products with activation and residual sum in one op (cpu), or of bf16 or 8-bit operands "
+        "(xla, fp8)",
+        probe={"xla": probes.bf16_dense, "cpu": probes.custom_call("ryot_dense"), "fp8": probes.fp8_dense},
     ),
     Optimization(
         name="norm",

@@ -2,7 +2,8 @@
 
 `xla` exists for CPUs with AVX512-BF16: XLA runs a product of bfloat16 operands there at twice the rate of float32,
 but only if the output is float32, and automatic differentiation would hand the backward products a float32
-cotangent. `cpu` does the same in C++, and applies what follows the product while its sums are in registers.
+cotangent. `cpu` does the same in C++, and applies what follows the product while its sums are in registers. `fp8` is
+for GPUs that multiply 8-bit floats at twice the rate of 16-bit ones.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ryot_jax.kernels import cpu
+from ryot_jax.kernels import cpu, fp8
 from ryot_jax.kernels.operands import accumulator, choose, gradient, operand, row, rows, stub
 
 
@@ -39,10 +40,11 @@ def dense(
       residual: added to the outcome, or None; of the outcome's shape.
       implementation: 'reference': products in x's dtype, accumulated in float32 (bfloat16: rounded once more). 'xla':
         operands and cotangents rounded to bfloat16 (relative error of a rounding: 2^-9), accumulated in float32. 'cpu':
-        C++; x in float32 or bfloat16, which the products run in.
+        C++; x in float32 or bfloat16, which the products run in. 'fp8': operands and cotangents rounded to 8-bit floats
+        with one scale an array (see `fp8.product`); emulated, slowly, on devices without such products.
 
     Returns:
-      y: [..., F] in the residual's dtype, or x's where there is none. Differentiable (once for 'xla' and 'cpu').
+      y: [..., F] in the residual's dtype, or x's where there is none. Differentiable (once for all but 'reference').
 
     Raises:
       ValueError: shapes do not fit, or the activation or the implementation is not known.
@@ -91,7 +93,7 @@ def _bf16_dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array
 
 @jax.custom_vjp
 def _bf16_product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
-    return _bf16_dot(rows(x), w_DF, 1, 0).reshape(*x.shape[:-1], -1)
+    return _bf16_dot(rows(x), w_DF, 1, 0).reshape(*x.shape[:-1], w_DF.shape[1])
 
 
 def _bf16_product_forward(x: jax.Array, w_DF: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -204,9 +206,14 @@ def _cpu_of_any_residual(
     return _cpu(activation, x, w_DF, b_F, residual.astype(x.dtype)).astype(residual.dtype)
 
 
+def _fp8_product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
+    return fp8.product(x, w_DF).astype(accumulator(x.dtype))
+
+
 _Apply = Callable[[str, jax.Array, jax.Array, jax.Array | None, jax.Array | None], jax.Array]
 _IMPLEMENTATIONS: dict[str, _Apply] = {
     "reference": functools.partial(_after, _product),
     "xla": functools.partial(_after, _bf16_product),
+    "fp8": functools.partial(_after, _fp8_product),
     "cpu": _cpu_of_any_residual,
 }

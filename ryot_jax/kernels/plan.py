@@ -10,7 +10,7 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping
 
-from ryot_jax.kernels import cpu, mosaic_attention, mosaic_norm, pallas, triton
+from ryot_jax.kernels import cpu, fp8, mosaic_attention, mosaic_norm, pallas, triton
 from ryot_jax.kernels.linear_cross_entropy import rows_at_a_time
 from ryot_jax.runtime.errors import ConfigError
 
@@ -222,6 +222,19 @@ def _bf16_products_refusal(spec: Spec) -> str | None:
     return None
 
 
+def _fp8_refusal(spec: Spec) -> str | None:
+    if spec.platform != "gpu":
+        return f"products of 8-bit floats run on NVIDIA GPUs, not on {spec.platform}"
+    return fp8.refusal(
+        spec.compute_capability, spec.dtype, {"rows": spec.rows, "d_model": spec.d_model, "d_ff": spec.d_ff}
+    )
+
+
+def _fp8_drawback(spec: Spec, wanted: Wishes) -> str | None:
+    del spec, wanted
+    return "3 bits of mantissa change what is trained by more than the other kernels do"
+
+
 def _bf16_activations_refusal(spec: Spec) -> str | None:
     if spec.compute_dtype != "float32":
         return f"the model computes in {spec.compute_dtype} already"
@@ -284,7 +297,11 @@ _CANDIDATES: dict[str, dict[str, _Candidate]] = {
         "cudnn": _Candidate(_cudnn_refusal),
         "xla": _Candidate(),
     },
-    "dense": {"cpu": _Candidate(_cpu_refusal), "xla": _Candidate(_bf16_products_refusal)},
+    "dense": {
+        "cpu": _Candidate(_cpu_refusal),
+        "xla": _Candidate(_bf16_products_refusal),
+        "fp8": _Candidate(_fp8_refusal, _fp8_drawback),
+    },
     "norm": {
         "cpu": _Candidate(_cpu_refusal),
         "triton": _Candidate(_triton_norm_refusal),

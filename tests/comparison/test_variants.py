@@ -301,6 +301,20 @@ def test_a_vocabulary_as_wide_as_the_mlp_still_needs_fewer_such_arrays():
     assert not probe(program(2), program(5), dataclasses.replace(spec, rows=B * T * 2)).active
 
 
+def test_products_of_8_bit_floats_are_found_by_the_dtypes_of_their_operands():
+    (probe,) = (o.probe["fp8"] for o in OPTIMIZATIONS if o.name == "dense")
+
+    def program(*dtypes):
+        return hlo.Program((), tuple((hlo.Array(x, (B * T, D)), hlo.Array(w, (F, D))) for x, w in dtypes), (), "")
+
+    narrow, wide = program(("f8e4m3fn", "f8e4m3fn"), ("f8e5m2", "f8e4m3fn")), program(("bf16", "bf16"))
+    assert probe(narrow, wide, SPEC).active
+    assert probe(narrow, wide, SPEC).text == "2 f8 x f8 products with an MLP weight, 0 in the baseline"
+    assert not probe(wide, wide, SPEC).active and not probe(narrow, narrow, SPEC).active
+    assert not probe(program(("bf16", "f8e4m3fn")), wide, SPEC).active  # a weight that is stored in 8 bits
+    assert not probe(narrow, wide, dataclasses.replace(SPEC, d_ff=F + 1)).active
+
+
 def test_differing_names_only_what_differs():
     changed = differing(BASELINE, Variant("optimized", KernelPlan(attention="xla")))
     assert [o.name for o in changed] == ["attention"]

@@ -1,9 +1,10 @@
 """`experiments.gpu`: all of it runs without a GPU, and its goals are judged by what was measured."""
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import gpu, gpu_kernels
+from experiments import gpu, gpu_kernels, gpu_steps
 from ryot_jax.kernels import tuning
 from ryot_jax.runtime.errors import ConfigError
 
@@ -29,6 +30,44 @@ def test_a_dry_run_goes_through_everything(run_python):
 def test_what_cannot_be_measured_is_refused(words, reason):
     with pytest.raises(ConfigError, match=reason):
         gpu.main(words)
+
+
+class Step:
+    """What `gpu_steps` asks of an arm."""
+
+    def hlo_text(self):
+        return ""
+
+
+class Setting:
+    """Two arms, of which one may fail with a message."""
+
+    class shared:
+        config = type("Config", (), {"name": "large"})
+
+    spec = None
+    variants = tuple(type("Variant", (), {"name": name}) for name in ("baseline", "optimized"))
+
+    def __init__(self, failing, message):
+        self.failing, self.message = failing, message
+
+    def arm(self, name):
+        if name == self.failing:
+            raise jax.errors.JaxRuntimeError(self.message)
+        return Step()
+
+
+def test_without_room_for_the_baseline_the_other_arm_is_timed(monkeypatch):
+    checked = []
+    monkeypatch.setattr(gpu_steps, "check_active", lambda *_: checked.append(True))
+    notes = []
+    full = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 51 GiB."
+    assert list(gpu_steps._arms(Setting("baseline", full), notes)) == ["optimized"]
+    assert notes == ["large: the baseline does not fit into the memory of this GPU."] and not checked
+    assert list(gpu_steps._arms(Setting("", ""), notes)) == ["baseline", "optimized"] and checked
+    for failing, message in (("optimized", full), ("baseline", "INTERNAL: another")):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message[:8]):
+            gpu_steps._arms(Setting(failing, message), notes)
 
 
 def _goals(op, milliseconds, memory=()):

@@ -87,6 +87,13 @@ def test_bias_and_residual_may_be_absent(errors_against_float64, implementation,
     assert max(errors) < TOLERANCE[implementation], errors
 
 
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "fp8"])
+def test_no_rows_give_no_rows_and_no_gradient(implementation):
+    x, w = jnp.zeros((2, 0, 5)), jnp.ones((5, 3))
+    y, back = jax.vjp(lambda x, w: dense(x, w, implementation=implementation), x, w)
+    chex.assert_trees_all_equal((y, *back(y)), (jnp.zeros((2, 0, 3)), x, jnp.zeros((5, 3))))
+
+
 def test_the_reference_computes_float64_in_float64(errors_against_float64):
     operands = (np.asarray(array, np.float64) for array in _operands((5,), 40, 6))
     assert max(errors_against_float64(op("reference", "gelu"), textbook("gelu"), *operands)) < 1e-14

@@ -104,7 +104,7 @@ def test_changed_source_is_another_key(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("op", "modules"),
     [
-        ("attention", {"attention", "mosaic_attention", "pallas", "operands"}),
+        ("attention", {"attention", "mosaic_attention", "mosaic_attention_backward", "pallas", "operands"}),
         ("linear_cross_entropy", {"tiled_cross_entropy", "mosaic_cross_entropy", "triton", "chunks", "pallas"}),
         ("norm", {"norm", "mosaic_norm", "triton", "pallas"}),
         ("dense", {"dense", "mlp", "operands"}),
