@@ -5,11 +5,14 @@
 
 XLA compiles for a description of a GPU (its target configuration) as it does beside one, but for autotuning: memory,
 number of kernels and the calls of libraries are those of the program, times are not known. Compiled are the step of
-`gpt2_small.py`, as baseline and optimized, and linear + cross-entropy of 32,768 rows of 2,560 with a vocabulary of
-128,256, on full logits and on chunks; each in a process of its own, as a compiler that cannot take a GPU may end it.
+`gpt2_small.py`, as baseline, optimized and with 8-bit products, and linear + cross-entropy of 32,768 rows of 2,560 with
+a vocabulary of 128,256, on full logits and on chunks; each in a process of its own, as a compiler that cannot take a
+GPU may end it.
 
-Goals are the ceilings in `gpu_ceilings.json`: temporary memory and kernels at most as given, and the library calls and
-matrix instructions (in the PTX of the kernels) that prove an optimization on. Exit code 0: all held, 3: one is broken.
+Goals are the ceilings in `gpu_ceilings.json`: temporary memory and kernels at most as given, the library calls and
+matrix instructions (in the PTX of the kernels) that prove an optimization on, and the dtypes of the operands of XLA's
+products, of which there may be no others (float32 ones would take twice the time). Exit code 0: all held, 3: one is
+broken.
 """
 
 import argparse
@@ -190,12 +193,14 @@ def compiled(gpu: str, program: str) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     memory = executable.memory_analysis()
     text = executable.as_text() or ""
-    targets = hlo.parse(text).custom_calls
+    parsed = hlo.parse(text)
+    targets = parsed.custom_calls
     return {
         "temp_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "kernels": hlo.launches(text),
         "calls": {target: targets.count(target) for target in sorted(set(targets))},
+        "products": sorted({f"{a.dtype} x {b.dtype}" for a, b in parsed.dots}),
         "seconds": seconds,
     }
 
@@ -203,8 +208,10 @@ def compiled(gpu: str, program: str) -> dict[str, Any]:
 def judged(gpu: str, program: str, found: dict[str, Any], ceiling: dict[str, Any]) -> Criterion:
     """Whether a program keeps its ceilings and has the calls that it must have."""
     proofs = [*ceiling.get("calls", ()), *ceiling.get("instructions", ())]
+    products = ceiling.get("products")
     name = f"{program} for {gpu}"
     target = ", ".join([f"at most {ceiling['temp_gib']:g} GiB and {ceiling['kernels']} kernels", *proofs])
+    target += "" if products is None else f", products {' and '.join(products)} alone"
     if "failure" in found:
         return Criterion(name, target, found["failure"], "FAIL")
     missing = [
@@ -212,7 +219,10 @@ def judged(gpu: str, program: str, found: dict[str, Any], ceiling: dict[str, Any
     ]
     held = found["temp_bytes"] <= ceiling["temp_gib"] * GIB and found["kernels"] <= ceiling["kernels"] and not missing
     actual = f"{found['temp_bytes'] / GIB:.2f} GiB, {found['kernels']} kernels"
-    return Criterion(name, target, actual + "".join(f", no {call}" for call in missing), "PASS" if held else "FAIL")
+    actual += "".join(f", no {call}" for call in missing)
+    if products is not None and set(products) != set(found["products"]):
+        held, actual = False, f"{actual}, products {' and '.join(found['products'])}"
+    return Criterion(name, target, actual, "PASS" if held else "FAIL")
 
 
 def _row(gpu: str, program: str, found: dict[str, Any]) -> tuple[str, ...]:

@@ -162,7 +162,10 @@ def _masked(
         sees = jnp.any(visible, axis=-1, keepdims=True)
         scores_BHQS = jnp.where(sees, jnp.where(visible, scores_BHQS, -jnp.inf), 0)
         weights_BHQS = jnp.where(sees, jax.nn.softmax(scores_BHQS, axis=-1), 0)
-    o_BQHK = jnp.einsum("bhqs,bshk->bqhk", weights_BHQS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=accumulate)
+    # As jax.nn.dot_product_attention: scores in float32, but of bfloat16 values a bfloat16 outcome, rounded once from
+    # float32 sums. A float32 one would give the backward products of this one a float32 cotangent.
+    outcome = v_BSHK.dtype if v_BSHK.dtype == jnp.bfloat16 else accumulate
+    o_BQHK = jnp.einsum("bhqs,bshk->bqhk", weights_BHQS.astype(v_BSHK.dtype), v_BSHK, preferred_element_type=outcome)
     return o_BQHK.astype(v_BSHK.dtype)
 
 

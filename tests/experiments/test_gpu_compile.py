@@ -8,13 +8,20 @@ import pytest
 from experiments import gpu_compile
 from experiments.gpu_compile import _GPUS, CEILINGS, GIB, PROGRAMS, in_a_process, judged
 
-CEILING = {"temp_gib": 2.0, "kernels": 100, "calls": ["cudnn$fmha"], "instructions": ["wgmma"]}
+CEILING = {
+    "temp_gib": 2.0,
+    "kernels": 100,
+    "calls": ["cudnn$fmha"],
+    "instructions": ["wgmma"],
+    "products": ["bf16 x bf16"],
+}
 FOUND = {
     "temp_bytes": 2 * GIB,
     "argument_bytes": GIB,
     "kernels": 100,
     "calls": {"__cudnn$fmhaSoftmax": 12},
     "instructions": {"wgmma": 4},
+    "products": ["bf16 x bf16"],
 }
 
 
@@ -26,6 +33,8 @@ FOUND = {
         ({"kernels": 101}, "FAIL"),
         ({"calls": {"__cublas$gemm": 3}}, "FAIL"),
         ({"instructions": {"mma.sync": 4}}, "FAIL"),
+        ({"products": ["bf16 x bf16", "f32 x f32"]}, "FAIL"),
+        ({"products": ["f32 x f32"]}, "FAIL"),
     ],
 )
 def test_a_program_keeps_its_ceilings_and_its_calls(change, verdict):
@@ -42,7 +51,9 @@ def test_the_ceilings_are_of_programs_and_gpus_that_there_are():
     assert set(ceilings) == set(_GPUS)
     for of_gpu in ceilings.values():
         assert of_gpu and set(of_gpu) <= set(PROGRAMS)
-        assert all(set(ceiling) <= {"temp_gib", "kernels", "calls", "instructions"} for ceiling in of_gpu.values())
+        assert all(
+            set(ceiling) <= {"temp_gib", "kernels", "calls", "instructions", "products"} for ceiling in of_gpu.values()
+        )
 
 
 @pytest.mark.parametrize(
