@@ -55,6 +55,7 @@ def main(words: list[str] | None = None) -> int:
         if part == "correctness":
             with pallas.interpreted() if options.dry_run else contextlib.nullcontext():
                 found += gpu_kernels.told(gpu_kernels.correctness(options.ops, dry_run=options.dry_run))
+            found += gpu_kernels.told(gpu_kernels.eight_bit_products(dry_run=options.dry_run))
         if part == "kernels":
             found += gpu_kernels.times(options.ops, options.seconds, options.torch_python, dry_run=options.dry_run)
         for config in options.configs if part == "steps" else ():

@@ -35,6 +35,7 @@ from ryot_jax.comparison.criteria import Criterion
 CEILINGS = Path(__file__).parent / "gpu_ceilings.json"
 LIMIT_SECONDS = 600
 GIB = 2**30
+_LAUNCH = re.compile(r"^\d+: k", re.MULTILINE)
 _MATRIX_INSTRUCTION = re.compile(r"\b(wgmma|mma\.sync)\b")
 
 # Of the vendor's data sheets and of what XLA prints beside such a device (xla/tools/hlo_opt/gpu_specs).
@@ -123,7 +124,7 @@ def main(words: Sequence[str] | None = None) -> int:
         judged(gpu, program, found, ceilings[gpu][program]) for (gpu, program), found in zip(jobs, every, strict=True)
     ]
     header = (
-        *("GPU and program", "temporary GiB", "arguments GiB", "kernels"),
+        *("GPU and program", "temporary GiB", "arguments GiB", "kernels", "launches"),
         *("calls of libraries", "matrix instructions", "s compiling"),
     )
     return record.conclude(
@@ -132,7 +133,10 @@ def main(words: Sequence[str] | None = None) -> int:
         command=record.command("experiments.gpu_compile", words),
         tables=[Table("programs", header, rows)],
         criteria=criteria,
-        notes=["Compiled without a GPU: nothing was run or timed, and no product was autotuned."],
+        notes=[
+            "Compiled without a GPU: nothing was run or timed, and no product was autotuned.",
+            "Launches are those of the host, one for a CUDA graph, into which XLA records what it can.",
+        ],
         write=options.write,
     )
 
@@ -155,7 +159,10 @@ def in_a_process(gpu: str, program: str) -> dict[str, Any]:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             return {"failure": f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"}
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found | {"instructions": _matrix_instructions(Path(folder))}
+        return found | {
+            "instructions": _matrix_instructions(Path(folder)),
+            "launches": _launches(Path(folder)),
+        }
 
 
 def _matrix_instructions(folder: Path) -> dict[str, int]:
@@ -164,6 +171,16 @@ def _matrix_instructions(folder: Path) -> dict[str, int]:
     for path in folder.glob("*.ptx"):
         counts.update(_MATRIX_INSTRUCTION.findall(path.read_text(encoding="utf-8", errors="replace")))
     return dict(sorted(counts.items()))
+
+
+def _launches(folder: Path) -> int | None:
+    """How many kernels, calls and CUDA graphs the host launches in one execution; None: this version does not say.
+
+    XLA records what it can into graphs, which it calls command buffers. Its list of a program's thunks has what is in
+    one of them, or in a loop, indented.
+    """
+    lists = sorted(folder.glob("*thunk_sequence_after_thunk_passes.txt"), key=lambda path: path.stat().st_size)
+    return len(_LAUNCH.findall(lists[-1].read_text(encoding="utf-8"))) if lists else None
 
 
 def compiled(gpu: str, program: str) -> dict[str, Any]:
@@ -220,6 +237,9 @@ def judged(gpu: str, program: str, found: dict[str, Any], ceiling: dict[str, Any
     held = found["temp_bytes"] <= ceiling["temp_gib"] * GIB and found["kernels"] <= ceiling["kernels"] and not missing
     actual = f"{found['temp_bytes'] / GIB:.2f} GiB, {found['kernels']} kernels"
     actual += "".join(f", no {call}" for call in missing)
+    if "launches" in ceiling and found["launches"] is not None:
+        target += f", {ceiling['launches']} launches"
+        held, actual = held and found["launches"] <= ceiling["launches"], f"{actual}, {found['launches']} launches"
     if products is not None and set(products) != set(found["products"]):
         held, actual = False, f"{actual}, products {' and '.join(found['products'])}"
     return Criterion(name, target, actual, "PASS" if held else "FAIL")
@@ -228,7 +248,7 @@ def judged(gpu: str, program: str, found: dict[str, Any], ceiling: dict[str, Any
 def _row(gpu: str, program: str, found: dict[str, Any]) -> tuple[str, ...]:
     name = f"{gpu}, {program}"
     if "failure" in found:
-        return (name, found["failure"], "", "", "", "", "")
+        return (name, found["failure"], "", "", "", "", "", "")
     calls, instructions = (
         ", ".join(f"{count} {target}" for target, count in found[kind].items()) for kind in ("calls", "instructions")
     )
@@ -237,6 +257,7 @@ def _row(gpu: str, program: str, found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['temp_bytes'] / GIB:.2f}",
         f"{found['argument_bytes'] / GIB:.2f}",
         str(found["kernels"]),
+        "not told" if found["launches"] is None else str(found["launches"]),
         calls,
         instructions,
         f"{found['seconds']:.1f}",

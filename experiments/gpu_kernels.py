@@ -98,6 +98,18 @@ def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
     return Found([table], criteria, notes)
 
 
+def eight_bit_products(*, dry_run: bool = False) -> Found:
+    """The error of dense products of 8-bit floats, whose operands are off by up to 6 %, gradients by 12."""
+    work = spec(dict(rows=1_008, d_model=384, d_ff=528, vocab_size=64, seq_len=336, n_heads=6), dry_run=dry_run)
+    name = "dense, fp8: error against float64"
+    if "fp8" not in supported("dense", work):
+        return Found([], [], [f"{name}: not on this GPU."])
+    benchmark = tuning.BENCHMARKS["dense"](work, np.random.default_rng(0))
+    program, _ = tuning.compiled(benchmark, "fp8")
+    error = tuning.relative_error(program(), truth_in_float64(benchmark))
+    return Found([], [record.at_most(name, error, 0.1, ".2e")], [])
+
+
 def truth_in_float64(benchmark: tuning.Benchmark) -> Any:
     """Outputs and gradients of the reference on the same numbers in float64."""
     given = tuning.cotangents(benchmark)

@@ -5,13 +5,13 @@ import collections
 import contextlib
 import functools
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from experiments import random_tokens, record
 from experiments.blocks import steps_within
@@ -25,13 +25,14 @@ from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load
-from ryot_jax.kernels.plan import supported
+from ryot_jax.kernels.plan import Spec, supported
 from ryot_jax.model.accounting import flops_per_step
 from ryot_jax.runtime.devices import describe_devices
 
 SHARE_OF_PEAK = {"gpt2_small": 0.55}
 BESIDE_TORCH = {"gpt2_small": 1.15}
 _MOST_KERNELS = 30
+EIGHT_BITS = "optimized, products of 8-bit floats"
 SCANNED = ("scaled",)  # so small that a call costs as much as a step
 
 
@@ -53,19 +54,15 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
             peer = stack.enter_context(ThreadPoolExecutor(1)).submit(start)  # it compiles while we do
         setting = random_tokens.setting(config, arms=("baseline", "optimized"))
         arms = _arms(setting, notes)
-        for name, (op, wish) in _further(config, setting).items():
+        for name, (op, wish) in _further(config.name, setting.spec).items():
             changed = config.copy_and_resolve_references()
             changed.optimizations[op] = wish
-            arms[name] = random_tokens.setting(changed).arm("optimized")
-        first = {name: arm.run_block(16) for name, arm in arms.items()}
-        losses = next(iter(first.values())).losses
-        apart = max(
-            abs(loss - other) for block in first.values() for loss, other in zip(block.losses, losses, strict=True)
-        )
-        notes.append(
-            f"{config.name}: in the first 16 steps losses fell from {losses[0]:.4f} to {losses[-1]:.4f} nats, those of "
-            f"the programs at most {apart:.4f} apart."
-        )
+            other = random_tokens.setting(changed, arms=("baseline", "optimized"))
+            arms[name] = other.arm("optimized")
+            if "baseline" in arms:
+                texts = {"baseline": arms["baseline"].hlo_text(), "optimized": arms[name].hlo_text()}
+                check_active(other.variants, texts, other.spec)
+        notes += _losses(config.name, {name: arm.run_block(16).losses for name, arm in arms.items()})
         blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
         if peer is not None:
             try:
@@ -92,13 +89,14 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
     for name, sample in seconds.items():
         median = float(np.median(sample))
         memory = "" if name not in arms else f"{(arms[name].memory_bytes or 0) / GIB:.1f}"
+        share = "" if name == EIGHT_BITS else f"{flops / median / rate:.3f}"  # its peak is another
         rows.append(
             (
                 name,
                 f"{1e3 * median:.3f}",
                 f"{tokens / median:,.0f}",
                 f"{flops / median / 1e12:,.1f}",
-                f"{flops / median / rate:.3f}",
+                share,
                 memory,
             )
         )
@@ -142,20 +140,35 @@ def _arms(setting: random_tokens.Setting, notes: list[str]) -> dict[str, Arm]:
         except jax.errors.JaxRuntimeError as failure:
             if variant.name == "optimized" or "RESOURCE_EXHAUSTED" not in str(failure):
                 raise
-            notes.append(f"{setting.shared.config.name}: the baseline does not fit into the memory of this GPU.")
+            notes.append(
+                f"{setting.shared.config.name}: the baseline does not fit into the memory of this GPU, so the "
+                "optimizations of the other programs are not proven from these by comparison with it."
+            )
     if "baseline" in arms:
         check_active(setting.variants, {name: arm.hlo_text() for name, arm in arms.items()}, setting.spec)
     return arms
 
 
-def _further(config: ConfigDict, setting: random_tokens.Setting) -> dict[str, tuple[str, str]]:
+def _further(config_name: str, spec: Spec) -> dict[str, tuple[str, str]]:
     """Variants of the optimized arm that are timed, too: name -> (op, implementation)."""
     found = {}
-    if config.name in SCANNED:
+    if config_name in SCANNED:
         found["optimized, several steps a call"] = "dispatch", "scan"
-    if "fp8" in supported("dense", setting.spec):
-        found["optimized, products of 8-bit floats"] = "dense", "fp8"
+    if "fp8" in supported("dense", spec):
+        found[EIGHT_BITS] = "dense", "fp8"
     return found
+
+
+def _losses(config_name: str, losses: Mapping[str, Sequence[float]]) -> list[str]:
+    """How the losses of the first steps fell, and by how much those of each program are off the first one's."""
+    (first, start), *others = losses.items()
+    apart = {name: max(abs(a - b) for a, b in zip(start, loss, strict=True)) for name, loss in others}
+    return [
+        f"{config_name}: in the first {len(start)} steps losses fell from {start[0]:.4f} to {start[-1]:.4f} nats "
+        f"({first}); at most so far from these: "
+        + ", ".join(f"{name} {difference:.4f}" for name, difference in apart.items())
+        + "."
+    ]
 
 
 def _kernels(name: str, arm: Arm) -> Table:

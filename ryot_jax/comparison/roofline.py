@@ -22,6 +22,8 @@ from ryot_jax.model.config import ModelConfig
 from ryot_jax.runtime.devices import Devices, describe_devices
 from ryot_jax.runtime.errors import RyotError
 
+_FP8 = str(jnp.dtype(fp8.FORWARD))
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -158,7 +160,7 @@ def training_steps(
 
 def products_dtype(model: ModelConfig, plan: KernelPlan) -> str:
     """Dtype of the operands of a plan's matrix products; the narrowest where there are several."""
-    of_dense = {"xla": "bfloat16", "fp8": str(jnp.dtype(fp8.FORWARD))}
+    of_dense = {"xla": "bfloat16", "fp8": _FP8}
     return of_dense.get(plan.dense) or plan.activations or model.compute_dtype
 
 
@@ -170,8 +172,9 @@ def product_shapes(model: ModelConfig, rows: int) -> tuple[Shape, ...]:
 
 
 def products_dtypes(model: ModelConfig, variants: Sequence[Variant]) -> tuple[str, ...]:
-    """The dtypes whose peaks `place` needs: float32 and those of the variants."""
-    return tuple(sorted({"float32", *(products_dtype(model, variant.plan) for variant in variants)}))
+    """The dtypes whose peaks `place` needs: float32, those of the variants, and the model's beside a narrower one."""
+    narrowest = {products_dtype(model, variant.plan) for variant in variants}
+    return tuple(sorted({"float32", *narrowest, *([model.compute_dtype] if _FP8 in narrowest else [])}))
 
 
 def computing_units(devices: Devices) -> int:
@@ -188,4 +191,5 @@ def seconds_per_step(record: Record) -> dict[str, float]:
 
 def _peak(peaks: Peaks, dtype: str) -> float:
     """FLOP/s of one device: what narrow operands attain, or wide ones that they are converted to."""
-    return max(peaks.matmul_flops[dtype], peaks.matmul_flops["float32"])
+    width = jnp.dtype(dtype).itemsize
+    return max(rate for of, rate in peaks.matmul_flops.items() if of == dtype or jnp.dtype(of).itemsize > width)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison.arms import step_function
 from ryot_jax.kernels import KernelPlan, Spec, resolve, tuning
-from ryot_jax.kernels.plan import shown, supported
+from ryot_jax.kernels.plan import shown, tunable
 from ryot_jax.kernels.tuning import Trial, paired_speedup
 from ryot_jax.kernels.tuning_cache import Entry, TuningCache
 from ryot_jax.model import ModelConfig
@@ -104,7 +104,7 @@ def tune(
     ops: dict[str, Mapping[str, Trial]] = {}
     winners: dict[str, str] = {}
     for op in tuning.BENCHMARKS:
-        candidates = supported(op, spec)
+        candidates = tunable(op, spec)
         if config.optimizations[op] == "auto" and len(candidates) > 1:
             log(f"tuning {op}: {', '.join(candidates)}")
             winners[op], ops[op] = tuning.tune(op, spec, seconds=op_seconds)

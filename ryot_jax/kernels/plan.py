@@ -104,10 +104,14 @@ Wishes = Mapping[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class _Candidate:
-    """`refusal`: why it cannot take the work; `drawback`: why 'auto' leaves it, though it could. None: it does."""
+    """`refusal`: why it cannot take the work; `drawback`: why 'auto' leaves it, though it could. None: it does.
+
+    `tunable`: whether a measurement of its speed, on numbers that are as the reference's, means anything.
+    """
 
     refusal: Callable[[Spec], str | None] = lambda spec: None
     drawback: Callable[[Spec, Wishes], str | None] = lambda spec, wanted: None
+    tunable: bool = True
 
 
 def _cpu_refusal(spec: Spec) -> str | None:
@@ -225,9 +229,8 @@ def _bf16_products_refusal(spec: Spec) -> str | None:
 def _fp8_refusal(spec: Spec) -> str | None:
     if spec.platform != "gpu":
         return f"products of 8-bit floats run on NVIDIA GPUs, not on {spec.platform}"
-    return fp8.refusal(
-        spec.compute_capability, spec.dtype, {"rows": spec.rows, "d_model": spec.d_model, "d_ff": spec.d_ff}
-    )
+    rows = spec.rows // spec.n_devices
+    return fp8.refusal(spec.compute_capability, spec.dtype, {"rows": rows, "d_model": spec.d_model, "d_ff": spec.d_ff})
 
 
 def _fp8_drawback(spec: Spec, wanted: Wishes) -> str | None:
@@ -300,7 +303,7 @@ _CANDIDATES: dict[str, dict[str, _Candidate]] = {
     "dense": {
         "cpu": _Candidate(_cpu_refusal),
         "xla": _Candidate(_bf16_products_refusal),
-        "fp8": _Candidate(_fp8_refusal, _fp8_drawback),
+        "fp8": _Candidate(_fp8_refusal, _fp8_drawback, tunable=False),  # other numbers, see `fp8`
     },
     "norm": {
         "cpu": _Candidate(_cpu_refusal),
@@ -319,6 +322,11 @@ _CANDIDATES: dict[str, dict[str, _Candidate]] = {
 def supported(op: str, spec: Spec) -> list[str]:
     """The implementations of `op` that can take the work, its reference first."""
     return [_reference(op), *(name for name, candidate in _CANDIDATES[op].items() if candidate.refusal(spec) is None)]
+
+
+def tunable(op: str, spec: Spec) -> list[str]:
+    """Those of `supported` among which speed decides."""
+    return [name for name in supported(op, spec) if name == _reference(op) or _CANDIDATES[op][name].tunable]
 
 
 def resolve(wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None) -> Resolution:

@@ -24,7 +24,7 @@ from ryot_jax.kernels.embedding import embedding
 from ryot_jax.kernels.linear_cross_entropy import linear_cross_entropy
 from ryot_jax.kernels.mlp import mlp
 from ryot_jax.kernels.norm import layer_norm, rms_norm
-from ryot_jax.kernels.plan import Spec, supported
+from ryot_jax.kernels.plan import Spec, tunable
 from ryot_jax.runtime.compiler import without_ynn
 
 SECONDS = 2.0  # of timing, for one op
@@ -97,7 +97,7 @@ def tune(
     apart = spec.platform == "gpu" if apart is None else apart
     arrays = benchmark(op, spec, seed=seed)
     truth = None if op == "dropout" else _truth(arrays, spec.platform)
-    for name in supported(op, spec):
+    for name in tunable(op, spec):
         if apart and name not in _BY_XLA and (failure_text := trial_process.failure_of(op, spec, name, seed=seed)):
             trials[name] = Trial(failure=failure_text)
             continue

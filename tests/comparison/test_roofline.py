@@ -157,6 +157,7 @@ def test_several_devices_have_as_many_peaks_but_one_cpu_has_one():
         ("float32", KernelPlan(activations="bfloat16", dense="cpu"), "bfloat16"),
         ("bfloat16", KernelPlan(), "bfloat16"),
         ("float16", KernelPlan(), "float16"),
+        ("bfloat16", KernelPlan(dense="fp8", attention="cudnn"), "float8_e4m3fn"),
     ],
 )
 def test_the_dtype_of_the_products_is_that_of_the_plan(compute_dtype, plan, dtype):
@@ -167,6 +168,15 @@ def test_float32_is_measured_beside_the_dtypes_of_the_plans():
     model = ModelConfig(compute_dtype="bfloat16")
     assert roofline.products_dtypes(model, VARIANTS) == ("bfloat16", "float32")
     assert roofline.products_dtypes(ModelConfig(), VARIANTS[:1]) == ("float32",)
+    narrow = dataclasses.replace(VARIANTS[0], plan=KernelPlan(dense="fp8"))
+    assert roofline.products_dtypes(model, (narrow,)) == ("bfloat16", "float32", "float8_e4m3fn")
+
+
+def test_a_peak_is_that_of_any_dtype_that_the_operands_can_be_converted_to():
+    rates = {"float32": 1.0, "bfloat16": 3.0, "float8_e4m3fn": 2.0}
+    peaks = dataclasses.replace(PEAKS, matmul_flops=rates)
+    assert [roofline._peak(peaks, dtype) for dtype in rates] == [1.0, 3.0, 3.0]
+    assert roofline._peak(dataclasses.replace(peaks, matmul_flops=rates | {"float8_e4m3fn": 5.0}), "bfloat16") == 3.0
 
 
 def test_a_step_is_counted_from_the_runs_own_arrays(shared):

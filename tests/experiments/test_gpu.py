@@ -1,5 +1,8 @@
 """`experiments.gpu`: all of it runs without a GPU, and its goals are judged by what was measured."""
 
+import dataclasses
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -21,6 +24,9 @@ def test_a_dry_run_goes_through_everything(run_python):
     for title in ("norm, gpt2_small", "training step of scaled", "training step of gpt2_small"):
         assert title in done.stdout
     assert "optimized, several steps a call" in done.stdout
+    assert re.search(r"PASS: dense, fp8: error against float64: [5-9]\.\d+e-02", done.stdout)  # bfloat16: 2e-03
+    assert done.stdout.count("training step of scaled, 2 x 16:") == 1
+    assert re.search(r"gpt2_small: in the first 16 steps losses fell .*: optimized 0\.0", done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +69,18 @@ def test_without_room_for_the_baseline_the_other_arm_is_timed(monkeypatch):
     notes = []
     full = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 51 GiB."
     assert list(gpu_steps._arms(Setting("baseline", full), notes)) == ["optimized"]
-    assert notes == ["large: the baseline does not fit into the memory of this GPU."] and not checked
+    assert "large: the baseline does not fit into the memory of this GPU" in notes[0] and not checked
     assert list(gpu_steps._arms(Setting("", ""), notes)) == ["baseline", "optimized"] and checked
     for failing, message in (("optimized", full), ("baseline", "INTERNAL: another")):
         with pytest.raises(jax.errors.JaxRuntimeError, match=message[:8]):
             gpu_steps._arms(Setting(failing, message), notes)
+
+
+def test_other_variants_are_those_that_the_device_takes():
+    hopper = gpu_kernels.spec(gpu_kernels._GPT2, dry_run=True)
+    assert list(gpu_steps._further("scaled", hopper)) == ["optimized, several steps a call", gpu_steps.EIGHT_BITS]
+    assert gpu_steps._further("gpt2_small", hopper) == {gpu_steps.EIGHT_BITS: ("dense", "fp8")}
+    assert gpu_steps._further("gpt2_small", dataclasses.replace(hopper, compute_capability="8.0")) == {}
 
 
 def _goals(op, milliseconds, memory=()):

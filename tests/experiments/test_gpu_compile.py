@@ -14,6 +14,7 @@ CEILING = {
     "calls": ["cudnn$fmha"],
     "instructions": ["wgmma"],
     "products": ["bf16 x bf16"],
+    "launches": 10,
 }
 FOUND = {
     "temp_bytes": 2 * GIB,
@@ -22,6 +23,7 @@ FOUND = {
     "calls": {"__cudnn$fmhaSoftmax": 12},
     "instructions": {"wgmma": 4},
     "products": ["bf16 x bf16"],
+    "launches": 10,
 }
 
 
@@ -35,10 +37,22 @@ FOUND = {
         ({"instructions": {"mma.sync": 4}}, "FAIL"),
         ({"products": ["bf16 x bf16", "f32 x f32"]}, "FAIL"),
         ({"products": ["f32 x f32"]}, "FAIL"),
+        ({"launches": 11}, "FAIL"),
+        ({"launches": None}, "PASS"),
     ],
 )
 def test_a_program_keeps_its_ceilings_and_its_calls(change, verdict):
     assert judged("H100", "step", FOUND | change, CEILING).verdict == verdict
+
+
+def test_launches_are_those_outside_of_graphs(tmp_path):
+    assert gpu_compile._launches(tmp_path) is None
+    kernels = "    001: kCustomKernel [source] add\n    002: kCustomKernel [source] mul\n"
+    step = f"000: kCommandBuffer [source] \n{kernels}003: kCustomCall [source] mosaic\n004: kWhile\n{kernels}"
+    (tmp_path / "module_0001.step.thunk_sequence_after_thunk_passes.txt").write_text(step)
+    (tmp_path / "module_0002.small.thunk_sequence_after_thunk_passes.txt").write_text("000: kCopy\n")
+    (tmp_path / "module_0001.step.thunk_sequence.txt").write_text("000: kCopy\n" * 100)
+    assert gpu_compile._launches(tmp_path) == 3
 
 
 def test_a_failure_is_told():
@@ -52,7 +66,8 @@ def test_the_ceilings_are_of_programs_and_gpus_that_there_are():
     for of_gpu in ceilings.values():
         assert of_gpu and set(of_gpu) <= set(PROGRAMS)
         assert all(
-            set(ceiling) <= {"temp_gib", "kernels", "calls", "instructions", "products"} for ceiling in of_gpu.values()
+            set(ceiling) <= {"temp_gib", "kernels", "calls", "instructions", "products", "launches"}
+            for ceiling in of_gpu.values()
         )
 
 

@@ -54,3 +54,14 @@ def test_the_record_has_command_machine_versions_tables_and_verdict(tmp_path, mo
     printed = capsys.readouterr().out
     assert "base|line  12.5\noptimized     4" in printed
     assert printed.isascii()
+
+
+def test_what_was_told_as_it_came_is_written_and_not_told_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    table, criteria = Table("step", ("arm", "ms"), [("baseline", "12.5")]), [at_most("memory", 0.2, 1 / 3)]
+    words = {"command": "x", "tables": [table], "criteria": criteria, "notes": ["A note."], "write": True}
+    record.conclude("x", "Title", told=True, **words)
+    text, printed = (tmp_path / "x.md").read_text(encoding="utf-8"), capsys.readouterr().out
+    for part in ("| baseline | 12.5 |", "A note."):
+        assert part in text and part not in printed and "12.5" not in printed
+    assert "memory" in printed and "PASS: Title" in printed

@@ -1,5 +1,7 @@
 """Attention, and attention of packed queries, keys and values, against the definition in float64."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -305,3 +307,19 @@ def test_cudnn_refuses_other_dtypes(dtype):
         q = jnp.zeros((1, 4, 1, 8), dtype)
         with pytest.raises(TypeError, match=f"takes bfloat16 and float16; got {dtype}"):
             attention(q, q, q, implementation="cudnn")
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+def test_of_bfloat16_products_only_those_of_the_gradients_of_scores_are_of_float32(implementation):
+    # The scores are float32, as in jax.nn.dot_product_attention, and so are their gradients, which dq and dk come of.
+    q_BTHK = jnp.ones((1, 8, 2, 16), jnp.bfloat16)
+
+    def forward_and_backward(q, k, v, do):
+        o, vjp = jax.vjp(lambda *qkv: attention(*qkv, causal=True, implementation=implementation), q, k, v)
+        return o, vjp(do)
+
+    text = jax.jit(forward_and_backward).lower(*[q_BTHK] * 4).as_text()
+    operands = re.findall(r"dot_general .*: \((tensor<[^>]*>), (tensor<[^>]*>)\) ->", text)
+    blocks = {"reference": 1, "xla": 4}[implementation]
+    assert len(operands) == 6 * blocks
+    assert sum(any("f32" in operand for operand in pair) for pair in operands) == 2 * blocks

@@ -9,6 +9,7 @@ import pytest
 
 from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan, Spec, dense, fp8, resolve
+from ryot_jax.kernels.plan import supported, tunable
 from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.errors import ConfigError
@@ -55,7 +56,8 @@ def test_products_are_those_of_the_rounded_operands(sizes, dtype):
     y, dx, dw_DF = jax.jit(_with_gradients)(x, w_DF, dy)
     x8, w8, dy8 = _rounded(x, fp8.FORWARD), _rounded(w_DF, fp8.FORWARD), _rounded(dy, fp8.BACKWARD)
     rows = x8.reshape(-1, sizes[1]), dy8.reshape(-1, sizes[2])
-    # Sums in float32 and one rounding to the outcome's dtype; a quotient next to a tie may be rounded the other way.
+    # Sums in float32, rounded to bfloat16 before the scale and after it where that is the outcome; a quotient next to a
+    # tie may be rounded the other way.
     tolerance = {"float32": 1e-4, "bfloat16": 2**-8}
     for got, want in ((y, x8 @ w8), (dx, dy8 @ w8.T), (dw_DF, rows[0].T @ rows[1])):
         error = np.abs(np.asarray(got, np.float64) - want).max() / np.abs(want).max()
@@ -180,6 +182,7 @@ def test_a_model_trains_with_them_as_without():
         ({"compute_dtype": "float32"}, "compute in 16 bits, not in float32"),
         ({"d_ff": 500}, "multiples of 16, not d_ff = 500"),
         ({"rows": 4097, "seq_len": 17}, "multiples of 16, not rows = 4097"),
+        ({"rows": 64, "n_devices": 8}, "multiples of 16, not rows = 8"),
     ],
 )
 def test_a_plan_says_why_it_cannot_have_them(changes, reason):
@@ -191,5 +194,6 @@ def test_a_plan_says_why_it_cannot_have_them(changes, reason):
 def test_a_plan_takes_them_when_asked_and_never_by_itself(capability):
     spec = Spec(**{**vars(GPU), "compute_capability": capability})
     assert resolve({"dense": "fp8"}, spec=spec).plan.dense == "fp8"
+    assert supported("dense", spec) == ["reference", "fp8"] and tunable("dense", spec) == ["reference"]
     automatic = resolve({"dense": "auto"}, spec=spec)
     assert automatic.plan.dense == "reference" and "not fp8: 3 bits" in automatic.reasons["dense"]

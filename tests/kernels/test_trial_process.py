@@ -44,7 +44,7 @@ def test_a_process_that_does_not_say_what_came_of_it_is_a_failure(monkeypatch, t
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_on_a_gpu_kernels_run_apart_first_and_one_that_fails_is_not_compiled_here(monkeypatch, platform):
     asked, here, compiled = [], [], tuning.compiled
-    monkeypatch.setattr(tuning, "supported", lambda op, spec: ["reference", "xla", "cudnn", "cpu"])
+    monkeypatch.setattr(tuning, "tunable", lambda op, spec: ["reference", "xla", "cudnn", "cpu"])
     monkeypatch.setattr(
         trial_process, "failure_of", lambda op, spec, name, seed: asked.append(name) or ("dead" * (name == "cudnn"))
     )

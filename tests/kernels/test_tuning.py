@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.kernels import Spec, cpu, tuning
-from ryot_jax.kernels.plan import supported
+from ryot_jax.kernels.plan import tunable
 
 SPEC = Spec(
     platform="cpu", n_devices=1, compute_dtype="float32", rows=64, d_model=16, d_ff=24, vocab_size=50,
@@ -24,7 +24,7 @@ SPEC = Spec(
 def test_every_implementation_passes_the_gate_and_is_timed(op, kind, activations):
     spec = dataclasses.replace(SPEC, activations=activations, **kind)
     winner, trials = tuning.tune(op, spec, seconds=0.0)
-    assert list(trials) == supported(op, spec) and winner in trials
+    assert list(trials) == tunable(op, spec) and winner in trials
     for name, trial in trials.items():
         assert not trial.failure and trial.milliseconds > 0, name
         assert trial.error <= trial.tolerance
@@ -50,7 +50,7 @@ def square(monkeypatch):
             return tuning.Benchmark(function, (jnp.asarray(rng.standard_normal(1000), jnp.float32),))
 
         monkeypatch.setitem(tuning.BENCHMARKS, "attention", benchmark)
-        monkeypatch.setattr(tuning, "supported", lambda op, spec: list(functions))
+        monkeypatch.setattr(tuning, "tunable", lambda op, spec: list(functions))
 
     return make
 

@@ -3,6 +3,7 @@
 // Arrays are allocated at exactly their size, so that a read or write beyond one is found. Numbers are judged by the
 // Python tests; here each result is only compared with that of one thread, which must be the same bits.
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
@@ -144,6 +145,27 @@ void dense(const ryot::Kernels& kernels, bool bf16, long N, long K, long M) {
       same_with_threads("dense_backward", outputs, [&](const auto& p) { return kernels.dense_backward(p, args); });
     }
   }
+}
+
+// With up to four threads, groups of rows add up a gradient of small weights each; with more, it is one sum. Both are the
+// same but for rounding.
+void dense_in_groups(const ryot::Kernels& kernels, bool bf16, long N, long K, long M) {
+  ryot::DenseArgs args = {};
+  Array x(N * K, bf16), w(K * M, false), dy(N * M, bf16), dx(N * K, bf16), grouped(K * M, false), plain(K * M, false);
+  args.rows = N, args.inputs = K, args.outputs = M, args.x = x.bytes.data(), args.w = w.floats();
+  args.y = dy.tensor(), args.dx = dx.bytes.data();
+  for (int threads : {4, 5}) {
+    args.dw = (threads == 4 ? grouped : plain).floats();
+    Pool pool(threads);
+    require(kernels.dense_backward(ryot::PoolParallel<Pool>(pool), args), "dense_backward runs");
+  }
+  float largest = 0, apart = 0;
+  for (long i = 0; i < K * M; ++i) {
+    largest = std::max(largest, std::abs(plain.floats()[i]));
+    apart = std::max(apart, std::abs(plain.floats()[i] - grouped.floats()[i]));
+  }
+  require(apart > 0, "groups of rows sum in another order");
+  require(apart < 1e-5f * largest, "groups of rows give the same sums");
 }
 
 // The dense kernels with a norm in front of them.
@@ -503,6 +525,8 @@ void exercise(const ryot::Kernels& kernels, bool bf16) {
     for (long K : {1L, 7L, 34L}) norm_dense(kernels, bf16, N, K, 33);
   dense(kernels, bf16, 2301, 34, 33);  // rows for groups with a gradient of the weights each, of more than one chunk
   norm_dense(kernels, bf16, 2301, 34, 33);
+  dense_in_groups(kernels, bf16, 2301, 34, 33);
+  dense_in_groups(kernels, bf16, 2113, 34, 33);  // the last group's last chunk is empty
   for (long N : {0L, 1L, 70L})
     for (long D : {1L, 15L, 16L, 37L}) norm(kernels, bf16, N, D);
   attention(kernels, bf16, 1, 1, 1, 1, 1, 1);
