@@ -25,7 +25,7 @@ class Scaled(NamedTuple):
 
 
 def scaled(x: jax.Array, dtype: jax.typing.DTypeLike) -> Scaled:
-    """X rounded to an 8-bit dtype, with the scale that takes its largest magnitude to the dtype's.
+    """The array rounded to an 8-bit dtype, with the scale that takes its largest magnitude to the dtype's.
 
     Where x has an infinity or a NaN, all of it becomes NaN, so that a loss says so.
     """
@@ -50,7 +50,7 @@ def _dot(
 
 @jax.custom_vjp
 def product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
-    """X w of 8-bit operands, with sums in float32; the products of its backward pass likewise.
+    """The product x w of 8-bit operands, with sums in float32; the products of its backward pass likewise.
 
     A rounding is off by up to 2^-4 of a number (2^-3 in gradients) or, of small ones, by up to 2^-18 (2^-32) of the
     array's largest. A bfloat16 outcome is rounded to bfloat16 twice, before and after the scale.
