@@ -1,5 +1,7 @@
 """Products of 8-bit floats: those of the rounded operands, in the op, in a model, and where they are refused."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -187,12 +189,12 @@ def test_a_model_trains_with_them_as_without():
 )
 def test_a_plan_says_why_it_cannot_have_them(changes, reason):
     with pytest.raises(ConfigError, match=f"optimizations.dense = 'fp8'.*{reason}"):
-        resolve({"dense": "fp8"}, spec=Spec(**{**vars(GPU), **changes}))
+        resolve({"dense": "fp8"}, spec=dataclasses.replace(GPU, **changes))
 
 
 @pytest.mark.parametrize("capability", ["8.9", "9.0", "10.0"])
 def test_a_plan_takes_them_when_asked_and_never_by_itself(capability):
-    spec = Spec(**{**vars(GPU), "compute_capability": capability})
+    spec = dataclasses.replace(GPU, compute_capability=capability)
     assert resolve({"dense": "fp8"}, spec=spec).plan.dense == "fp8"
     assert supported("dense", spec) == ["reference", "fp8"] and tunable("dense", spec) == ["reference"]
     automatic = resolve({"dense": "auto"}, spec=spec)
