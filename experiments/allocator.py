@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import record
+from experiments.lib import record
 from experiments.peers import task
 from experiments.peers.worker import Answer, Worker
 from ryot_jax.comparison.statistics import speed_up

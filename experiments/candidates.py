@@ -23,14 +23,14 @@ import jax
 import numpy as np
 import scipy.stats
 
-from experiments import record
-from experiments.checkpoint import best_of_run
-from experiments.record import Table
+from experiments.lib import record
+from experiments.lib.checkpoint import best_of_run
+from experiments.lib.record import Table
 from ryot_jax import decoding
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.comparison.criteria import Criterion, Verdict
 from ryot_jax.comparison.statistics import Interval
 from ryot_jax.decoding import Candidates, Sampling
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.runtime.errors import ConfigError
 
 MOST = 10

@@ -28,11 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import record
-from experiments.record import Table
+from experiments.lib import record
+from experiments.lib.record import Table
 from ryot_jax.cli import CheckpointOptions
-from ryot_jax.commands import checkpoint_of_run
-from ryot_jax.commands.caches import use_compilation_cache
 from ryot_jax.commands.compress import Subject, batches, compress_checkpoint, parse_budget
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import SpeedUp, paired_difference
@@ -42,8 +40,10 @@ from ryot_jax.compression.compressed import named_leaves
 from ryot_jax.compression.file import to_bytes
 from ryot_jax.config import load
 from ryot_jax.data.pipeline import prepare
+from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
-from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.runs import checkpoint_of_run
+from ryot_jax.runs.caches import use_compilation_cache
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.run_directory import find_run
 from ryot_jax.training.evaluation import Evaluator

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from experiments import random_tokens
-from experiments.record import Table, command, conclude, exit_code, others_at_work, progress
+from experiments.lib.record import Table, command, conclude, exit_code, others_at_work, progress
 from ryot_jax.comparison.controls import Control, timing_controls
 from ryot_jax.comparison.criteria import Criterion, Verdict
 from ryot_jax.config import load
-from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.machine.allocator import configure_allocator
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -17,15 +17,16 @@ import sys
 
 import numpy as np
 
-from experiments import matrix_peak, random_tokens, record
-from experiments.blocks import steps_within
+from experiments import matrix_peak, random_tokens
+from experiments.lib import record
+from experiments.lib.blocks import steps_within
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load
+from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model.accounting import flops_per_step
-from ryot_jax.runtime.allocator import configure_allocator
 
 SPEED_UP = {"scaled": 2.8, "wide": 2.0}
 SHARE_OF_LIMIT = {"scaled": 0.70, "wide": 0.75}

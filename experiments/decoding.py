@@ -30,18 +30,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import record
-from experiments.checkpoint import best_of_run
+from experiments.lib import record
+from experiments.lib.checkpoint import best_of_run
+from experiments.lib.record import Table
 from experiments.peers.task import write_weights
 from experiments.peers.worker import Worker, WorkerError, cores
-from experiments.record import Table
 from ryot_jax import decoding
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import SpeedUp, speed_up
 from ryot_jax.kernels import cpu
 from ryot_jax.model import functional
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.runtime.errors import ConfigError, RyotError
 
 PROMPT = 64

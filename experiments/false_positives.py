@@ -5,7 +5,7 @@
 
 A model of this machine's noise is fitted to measured step times (`step_noise`): to every file of --times, or to what is
 measured now, for two minutes; --save_times keeps it. Whole runs of the config's schedule are then simulated step by
-step (`ryot_jax.comparison.simulation`), and what `ryot_jax.comparison.statistics` makes of their block seconds is held
+step (`experiments.lib.simulation`), and what `ryot_jax.comparison.statistics` makes of their block seconds is held
 against what was put in: nothing (A/A), or a baseline that is 2, 5 or 10 % slower. So too on harsher machines, and for
 analyses that are often seen. About 3 minutes after the measurement.
 
@@ -23,13 +23,14 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import record, simulated_runs, step_noise
+from experiments import simulated_runs, step_noise
+from experiments.lib import record
+from experiments.lib.simulation import StepNoise
 from experiments.simulated_runs import EFFECTS, JUDGED, Found, Rate
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.protocol import Schedule
-from ryot_jax.comparison.simulation import StepNoise
 from ryot_jax.config import load
-from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.machine.allocator import configure_allocator
 
 FALSE_POSITIVES = 0.05
 UPPER_BOUND = 0.09

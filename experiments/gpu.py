@@ -24,9 +24,10 @@ import sys
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
 os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
 
-from experiments import gpu_kernels, gpu_steps, record
-from ryot_jax.kernels import pallas
-from ryot_jax.runtime.devices import describe_devices
+from experiments import gpu_kernels, gpu_steps
+from experiments.lib import record
+from ryot_jax.kernels.gpu import pallas
+from ryot_jax.machine.devices import describe_devices
 from ryot_jax.runtime.errors import ConfigError
 
 PARTS = ("correctness", "kernels", "steps")

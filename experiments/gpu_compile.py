@@ -28,8 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from experiments import record
-from experiments.record import Table
+from experiments.lib import record
+from experiments.lib.record import Table
 from ryot_jax.comparison.criteria import Criterion
 
 CEILINGS = Path(__file__).parent / "gpu_ceilings.json"
@@ -278,9 +278,9 @@ def _step(gpu: str, *, optimized: bool, **wishes: str) -> Made:
     from ryot_jax.comparison.arms import kernel_spec, step_function
     from ryot_jax.config import load
     from ryot_jax.kernels import KernelPlan, resolve
+    from ryot_jax.machine.devices import Devices
     from ryot_jax.model import functional
     from ryot_jax.model.config import from_config
-    from ryot_jax.runtime.devices import Devices
     from ryot_jax.training.optimizer import make_optimizer
     from ryot_jax.training.state import init_state
 

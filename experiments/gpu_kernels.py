@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import record
+from experiments.lib import record
+from experiments.lib.record import Table
 from experiments.peers import tokamax_kernels
 from experiments.peers.worker import REPOSITORY
-from experiments.record import Table
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import speed_up
-from ryot_jax.kernels import tuning
+from ryot_jax.kernels.choice import tuning
 from ryot_jax.kernels.plan import Spec, supported
-from ryot_jax.runtime.devices import describe_devices
+from ryot_jax.machine.devices import describe_devices
 
 OPS = ("linear_cross_entropy", "attention", "norm")
 GIB = 2**30

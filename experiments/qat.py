@@ -23,9 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import record
-from experiments.record import Table
-from ryot_jax.commands.caches import use_compilation_cache
+from experiments.lib import record
+from experiments.lib.record import Table
 from ryot_jax.commands.compress import Subject, batches
 from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
 from ryot_jax.comparison.interleaving import Block, interleave
@@ -33,12 +32,13 @@ from ryot_jax.comparison.statistics import paired_difference, speed_up
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.compression import balanced, chain, compress, decode, quantize
 from ryot_jax.config import load, validate
-from ryot_jax.config_rules import rounded_steps
+from ryot_jax.config.rules import rounded_steps
 from ryot_jax.data.pipeline import Corpus, prepare
+from ryot_jax.machine.allocator import configure_allocator
+from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
-from ryot_jax.runtime.allocator import configure_allocator
-from ryot_jax.runtime.devices import describe_devices
+from ryot_jax.runs.caches import use_compilation_cache
 from ryot_jax.training.optimizer import evaluation_params
 from ryot_jax.training.qat import rounded
 

@@ -17,8 +17,8 @@ from ryot_jax.data.cache import root as cache_root
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
 from ryot_jax.kernels import Spec
+from ryot_jax.machine.devices import describe_devices, enable_compilation_cache
 from ryot_jax.model.config import ModelConfig, from_config
-from ryot_jax.runtime.devices import describe_devices, enable_compilation_cache
 
 BATCHES = 16
 

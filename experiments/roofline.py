@@ -14,15 +14,16 @@ import sys
 
 import numpy as np
 
-from experiments import random_tokens, record
-from experiments.blocks import steps_within
-from ryot_jax.comparison import roofline
+from experiments import random_tokens
+from experiments.lib import record
+from experiments.lib.blocks import steps_within
 from ryot_jax.comparison.interleaving import interleave
-from ryot_jax.comparison.peaks import MEMORY, Meter, build
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load
-from ryot_jax.runtime.allocator import configure_allocator
-from ryot_jax.runtime.devices import describe_devices
+from ryot_jax.machine import roofline
+from ryot_jax.machine.allocator import configure_allocator
+from ryot_jax.machine.devices import describe_devices
+from ryot_jax.machine.peaks import MEMORY, Meter, build
 
 
 def main(words: list[str] | None = None) -> int:

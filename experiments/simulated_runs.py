@@ -1,7 +1,7 @@
 """Paired runs on simulated or replayed machines: how often the comparison is wrong, and how often others would be.
 
 Fitting a machine to measured times is left to `step_noise`, the tables and goals to `false_positives`.
-Shape letters as in `ryot_jax.comparison.simulation`: S simulations, A arms, K steps of an arm, N blocks.
+Shape letters as in `experiments.lib.simulation`: S simulations, A arms, K steps of an arm, N blocks.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import scipy.stats
 
+from experiments.lib.simulation import ARMS, Drift, Phases, StepNoise, block_seconds, simulate
 from ryot_jax.comparison.protocol import Plan, Schedule
-from ryot_jax.comparison.simulation import ARMS, Drift, Phases, StepNoise, block_seconds, simulate
 from ryot_jax.comparison.statistics import CONFIDENCE, Interval, speed_up, t_interval
 
 EFFECTS = (0.02, 0.05, 0.10)

@@ -1,4 +1,4 @@
-"""Step times of this machine, measured, and the noise model of `ryot_jax.comparison.simulation` fitted to them.
+"""Step times of this machine, measured, and the noise model of `experiments.lib.simulation` fitted to them.
 
 How the fit is done is told in `fit`; whether it is a fair one, by `agreement`, which holds the measured series against
 series of the same length that the model draws.
@@ -16,7 +16,7 @@ import scipy.stats
 from ml_collections import ConfigDict
 
 from experiments import random_tokens
-from ryot_jax.comparison.simulation import ARMS, Drift, Machine, Phases, StepNoise
+from experiments.lib.simulation import ARMS, Drift, Machine, Phases, StepNoise
 from ryot_jax.runtime.errors import ConfigError, DataError
 
 PAUSE = 10  # times the median step: the whole machine stood still, which is no part of the model

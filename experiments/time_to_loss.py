@@ -28,18 +28,18 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import record
-from experiments.record import Table
+from experiments.lib import record
+from experiments.lib.record import Table
 from ryot_jax.comparison.arms import kernel_spec, share
 from ryot_jax.comparison.criteria import Criterion
-from ryot_jax.comparison.scheduled_arm import Plan, Trained, plans, train_by
 from ryot_jax.comparison.statistics import ratio_interval, t_interval
 from ryot_jax.config import load
 from ryot_jax.data.pipeline import prepare
 from ryot_jax.kernels import KernelPlan, resolve
+from ryot_jax.machine.allocator import configure_allocator
+from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
-from ryot_jax.runtime.allocator import configure_allocator
-from ryot_jax.runtime.devices import describe_devices
+from ryot_jax.runs.scheduled_arm import Plan, Trained, plans, train_by
 
 MUON, ROTARY = ("muon",), ("muon", "rotary")
 

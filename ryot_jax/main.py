@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import ryot_jax
 from ryot_jax import cli
-from ryot_jax.runtime.allocator import configure_allocator
+from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_INTERRUPTED, EXIT_PASS, RyotError
 

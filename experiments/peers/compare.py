@@ -41,11 +41,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import record
-from experiments.blocks import steps_within
+from experiments.lib import record
+from experiments.lib.blocks import steps_within
+from experiments.lib.record import Table
 from experiments.peers import task
 from experiments.peers.worker import Answer, Worker, WorkerError
-from experiments.record import Table
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import SpeedUp, speed_up

@@ -15,8 +15,8 @@ import numpy as np
 from experiments import random_tokens
 from experiments.peers.worker import answers, serve
 from ryot_jax.config import load
+from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
-from ryot_jax.runtime.allocator import configure_allocator
 
 
 def main() -> None:

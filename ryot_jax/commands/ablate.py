@@ -14,20 +14,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ryot_jax.cli import AblateOptions
-from ryot_jax.commands import ablation_summary
-from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
-from ryot_jax.comparison import ablation, attribution, results, tuning
+from ryot_jax.comparison import ablation, attribution, results
 from ryot_jax.comparison.ablation import Built, Design
 from ryot_jax.comparison.arms import Shared, kernel_spec, share
 from ryot_jax.comparison.attribution import Subset
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.kernels import Resolution, Spec, resolve
+from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.machine.devices import Devices, describe_devices, describe_processor
 from ryot_jax.model.config import from_config
+from ryot_jax.report import ablation_summary
+from ryot_jax.runs import tuning
+from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.runtime import manifest
-from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.devices import Devices, describe_devices, describe_processor
 from ryot_jax.runtime.errors import EXIT_PASS
 from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.progress import format_duration

@@ -14,9 +14,6 @@ from ml_collections import ConfigDict
 
 from ryot_jax import decoding
 from ryot_jax.cli import CheckpointOptions, CompressOptions
-from ryot_jax.commands import checkpoint_of_run, pareto
-from ryot_jax.commands.caches import use_compilation_cache
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
@@ -26,11 +23,14 @@ from ryot_jax.compression.lossless import smallest
 from ryot_jax.data.batches import heldout_batches
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.kernels import KernelPlan, resolve
+from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import functional
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.report.compression import size_and_cost
+from ryot_jax.runs import checkpoint_of_run, pareto
+from ryot_jax.runs.caches import use_compilation_cache
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_PASS, CheckpointError, ConfigError
 from ryot_jax.runtime.files import shown
 from ryot_jax.training.evaluation import Evaluator, make_evaluator

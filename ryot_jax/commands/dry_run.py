@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.comparison.arms import kernel_spec, variants
-from ryot_jax.comparison.scheduled_arm import plans, schedule_of
 from ryot_jax.config import to_json
+from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.model.accounting import flops_per_step, memory_by_part, parameters_by_part
 from ryot_jax.model.config import from_config
+from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
+from ryot_jax.runs.scheduled_arm import plans, schedule_of
 from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.runtime.progress import format_duration
 
 # Seconds of a step over seconds of its matrix products alone, as measured with configs/scaled.py and configs/wide.py

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ryot_jax.cli import ExportOptions
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun, restore
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.model import gpt2_layout
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS, ConfigError
 from ryot_jax.runtime.files import shown, whole_folder, write_json, write_text

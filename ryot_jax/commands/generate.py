@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from ryot_jax import decoding
 from ryot_jax.cli import GenerateOptions
-from ryot_jax.commands.caches import use_compilation_cache
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun, restore, restore_compressed
 from ryot_jax.data.tokenizer import JsonTokenizer
+from ryot_jax.runs.caches import use_compilation_cache
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore, restore_compressed
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 

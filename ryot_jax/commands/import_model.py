@@ -22,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from ryot_jax.cli import ImportOptions
 from ryot_jax.config import get_default, to_json, validate
 from ryot_jax.data.tokenizer import JsonTokenizer, NoTokenizer, read, read_gpt2
+from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.machine.devices import describe_devices, describe_processor
 from ryot_jax.model import functional, gpt2_layout
 from ryot_jax.model.accounting import parameter_count
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime import manifest
-from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.devices import describe_devices, describe_processor
 from ryot_jax.runtime.errors import EXIT_PASS, CheckpointError, ConfigError, DataError
 from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.run_directory import RunDirectory, create_run

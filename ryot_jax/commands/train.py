@@ -14,24 +14,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ryot_jax.cli import CheckpointOptions, TrainOptions
-from ryot_jax.commands import (
-    checkpoint_of_run,
-    compress,
-    control_runs,
-    decoding_speed,
-    fresh_process,
-    report,
-    time_to_loss,
-    training_pair,
-)
-from ryot_jax.commands.caches import open_tuning_cache, use_compilation_cache
-from ryot_jax.comparison import estimands, results, roofline, tuning
+from ryot_jax.commands import compress, report
+from ryot_jax.comparison import estimands, results
 from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
 from ryot_jax.comparison.criteria import EXIT_CODES
 from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.protocol import Schedule
-from ryot_jax.comparison.scheduled_arm import plans
 from ryot_jax.comparison.variants import Variant, check_active, describe, differences, is_statistical
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.entropy import ngram_entropies
@@ -39,15 +28,27 @@ from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.kernels import KernelPlan, Resolution, Spec
 from ryot_jax.kernels.plan import Choice, Lookup
+from ryot_jax.machine import roofline
+from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.machine.devices import describe_devices, describe_processor
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import parameters_by_part
 from ryot_jax.model.config import from_config
 from ryot_jax.report import files as report_files
 from ryot_jax.report import terminal
+from ryot_jax.runs import (
+    checkpoint_of_run,
+    control_runs,
+    decoding_speed,
+    fresh_process,
+    time_to_loss,
+    training_pair,
+    tuning,
+)
+from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
+from ryot_jax.runs.scheduled_arm import plans
 from ryot_jax.runtime import manifest
-from ryot_jax.runtime.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.devices import describe_devices, describe_processor
 from ryot_jax.runtime.errors import CheckpointError, ConfigError, RyotError
 from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.progress import format_duration

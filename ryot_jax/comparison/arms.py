@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison.protocol import tree_hash
 from ryot_jax.comparison.variants import Variant
-from ryot_jax.config_rules import rounded_steps
+from ryot_jax.config.rules import rounded_steps
 from ryot_jax.data.batches import heldout_batches, training_dataset, training_iterator
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.kernels import KernelPlan, Resolution, Spec, resolve
 from ryot_jax.kernels.plan import Lookup
+from ryot_jax.machine.devices import Devices
 from ryot_jax.model import ModelConfig, functional
-from ryot_jax.runtime.devices import Devices
 from ryot_jax.training import program_check
 from ryot_jax.training.evaluation import Evaluation, Evaluator, make_evaluator
 from ryot_jax.training.loop import BlockResult, Trainer

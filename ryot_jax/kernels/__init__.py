@@ -4,15 +4,15 @@ Every op is a pure function usable in any JAX program; `resolve` turns wishes in
 Nothing here knows of the model, of training or of the other optimizations.
 """
 
-from ryot_jax.kernels.adamw import AdamWStep, adamw
-from ryot_jax.kernels.attention import attention, packed_attention
-from ryot_jax.kernels.dense import dense
-from ryot_jax.kernels.dropout import dropout
-from ryot_jax.kernels.embedding import embedding
-from ryot_jax.kernels.linear_cross_entropy import linear_cross_entropy
-from ryot_jax.kernels.mlp import mlp
-from ryot_jax.kernels.norm import layer_norm, rms_norm
-from ryot_jax.kernels.norm_dense import NormOf, norm_dense, norm_mlp
+from ryot_jax.kernels.ops.adamw.api import AdamWStep, adamw
+from ryot_jax.kernels.ops.attention.api import attention, packed_attention
+from ryot_jax.kernels.ops.dense.api import dense
+from ryot_jax.kernels.ops.dense.mlp import mlp
+from ryot_jax.kernels.ops.dense.norm_dense import NormOf, norm_dense, norm_mlp
+from ryot_jax.kernels.ops.dropout.api import dropout
+from ryot_jax.kernels.ops.embedding.api import embedding
+from ryot_jax.kernels.ops.linear_cross_entropy.api import linear_cross_entropy
+from ryot_jax.kernels.ops.norm.api import layer_norm, rms_norm
 from ryot_jax.kernels.plan import KernelPlan, Resolution, Spec, resolve
 
 __all__ = [

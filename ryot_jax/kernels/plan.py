@@ -10,8 +10,12 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping
 
-from ryot_jax.kernels import cpu, fp8, mosaic_attention, mosaic_norm, pallas, triton
-from ryot_jax.kernels.linear_cross_entropy import rows_at_a_time
+from ryot_jax.kernels import cpu
+from ryot_jax.kernels.gpu import pallas, triton
+from ryot_jax.kernels.ops.attention import mosaic as mosaic_attention
+from ryot_jax.kernels.ops.dense import fp8
+from ryot_jax.kernels.ops.linear_cross_entropy.api import rows_at_a_time
+from ryot_jax.kernels.ops.norm import mosaic as mosaic_norm
 from ryot_jax.runtime.errors import ConfigError
 
 

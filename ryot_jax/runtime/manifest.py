@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import ryot_jax
-from ryot_jax.runtime.allocator import AllocatorRecord
-from ryot_jax.runtime.devices import Devices, Processor
+from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.machine.devices import Devices, Processor
 
 SCHEMA_VERSION = 1
 

@@ -19,7 +19,7 @@ from ryot_jax.comparison.attribution import Player, attribute
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan
-from ryot_jax.runtime.allocator import AllocatorRecord
+from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 

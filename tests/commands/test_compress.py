@@ -55,10 +55,10 @@ def test_the_files_text_is_that_of_its_decoded_weights(trained, capsys):
 @pytest.mark.parametrize("budget", ["ratio>=6", "loss<=1"])
 def test_what_is_found_has_the_shape_that_reports_read(trained, budget, capsys):
     from ryot_jax.cli import CheckpointOptions
-    from ryot_jax.commands import checkpoint_of_run
     from ryot_jax.commands.compress import compress_checkpoint, parse_budget
     from ryot_jax.comparison.results import plain
     from ryot_jax.data.pipeline import prepare
+    from ryot_jax.runs import checkpoint_of_run
 
     chosen = CheckpointOptions(trained.directory.path, "optimized", "best")
     config = trained.config

@@ -8,8 +8,8 @@ import pytest
 
 from ryot_jax import cli, decoding
 from ryot_jax.commands import generate
-from ryot_jax.commands.checkpoint_of_run import restore
 from ryot_jax.kernels import cpu
+from ryot_jax.runs.checkpoint_of_run import restore
 from ryot_jax.runtime.console import Console, printable
 from ryot_jax.runtime.errors import ConfigError
 

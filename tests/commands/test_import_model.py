@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from ryot_jax import cli
 from ryot_jax.commands import export_model, generate, import_model
-from ryot_jax.commands.checkpoint_of_run import restore
 from ryot_jax.data.tokenizer import train_bpe
-from ryot_jax.runtime.allocator import AllocatorRecord
+from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.runs.checkpoint_of_run import restore
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 from ryot_jax.training.checkpoints import Checkpoints

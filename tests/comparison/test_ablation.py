@@ -18,8 +18,8 @@ from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
 from ryot_jax.kernels import KernelPlan, Resolution, plan, resolve
+from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
-from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.program_check import ProgramCheck
 

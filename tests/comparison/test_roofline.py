@@ -6,22 +6,22 @@ import jax
 import numpy as np
 import pytest
 
-from ryot_jax.comparison import peaks as measured
-from ryot_jax.comparison import roofline
 from ryot_jax.comparison.arms import share
-from ryot_jax.comparison.peaks import MEMORY, Peaks
 from ryot_jax.comparison.record import Block, Record
-from ryot_jax.comparison.roofline import Step, computing_units, of_run, place, products_dtype, training_steps
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
 from ryot_jax.kernels import KernelPlan
+from ryot_jax.machine import peaks as measured
+from ryot_jax.machine import roofline
+from ryot_jax.machine.devices import Devices, describe_devices
+from ryot_jax.machine.peaks import MEMORY, Peaks
+from ryot_jax.machine.roofline import Step, computing_units, of_run, place, products_dtype, training_steps
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import least_flops_per_step
 from ryot_jax.model.config import from_config
 from ryot_jax.report import terminal
-from ryot_jax.runtime.devices import Devices, describe_devices
 
 SOURCES = {"float32": "a", "bfloat16": "b", MEMORY: "c"}
 # 100 GFLOP/s and 400 GFLOP/s, 10 GB/s: the ridges are at 10 and 40 operations a byte.

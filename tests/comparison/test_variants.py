@@ -12,9 +12,9 @@ from ryot_jax.comparison.arms import kernel_spec, step_function
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, check_active, differing
 from ryot_jax.config import get_default
 from ryot_jax.kernels import KernelPlan, Spec, cpu, plan
+from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime import hlo
-from ryot_jax.runtime.devices import describe_devices
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.parallel import STEPS_PER_CALL, compile_step, stack

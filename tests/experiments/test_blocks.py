@@ -1,4 +1,4 @@
-from experiments.blocks import steps_within
+from experiments.lib.blocks import steps_within
 
 
 def test_steps_fill_the_seconds_and_are_at_least_one():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from experiments.candidates import Task, _share, heads
-from ryot_jax.commands.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.data.tokenizer import train_bpe
 from ryot_jax.decoding import Sampling, growing_budget
 from ryot_jax.model import functional
 from ryot_jax.model.config import ModelConfig
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.runtime.errors import ConfigError
 
 SOURCE = """

@@ -8,9 +8,9 @@ import scipy.stats
 
 from experiments import simulated_runs
 from experiments.false_positives import judge, missed_elsewhere, schedule_of
+from experiments.lib.simulation import ARMS, Drift, StepNoise
 from experiments.simulated_runs import EFFECTS, Found, OneWay, Rate
 from ryot_jax.comparison.protocol import Schedule
-from ryot_jax.comparison.simulation import ARMS, Drift, StepNoise
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.config import get_default
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import gpu, gpu_kernels, gpu_steps
-from ryot_jax.kernels import tuning
+from ryot_jax.kernels.choice import tuning
 from ryot_jax.runtime.errors import ConfigError
 
 SPEC = gpu_kernels.spec(gpu_kernels._TINY, dry_run=True)

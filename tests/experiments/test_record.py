@@ -1,7 +1,7 @@
 import pytest
 
-from experiments import record
-from experiments.record import Table, at_least, at_most, not_measured
+from experiments.lib import record
+from experiments.lib.record import Table, at_least, at_most, not_measured
 from ryot_jax.comparison.statistics import SpeedUp, speed_up
 
 

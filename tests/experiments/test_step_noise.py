@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import step_noise
-from ryot_jax.comparison.simulation import Drift, Machine, Phases, StepNoise
+from experiments.lib.simulation import Drift, Machine, Phases, StepNoise
 from ryot_jax.runtime.errors import DataError
 
 QUIET = StepNoise(

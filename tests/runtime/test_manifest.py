@@ -9,9 +9,9 @@ import jax
 import pytest
 
 from ryot_jax.config import get_default, to_json
+from ryot_jax.machine.allocator import configure_allocator
+from ryot_jax.machine.devices import describe_devices, describe_processor
 from ryot_jax.runtime import manifest
-from ryot_jax.runtime.allocator import configure_allocator
-from ryot_jax.runtime.devices import describe_devices, describe_processor
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from ryot_jax.config import differences, get_default, validate
-from ryot_jax.config_rules import CHOICES
+from ryot_jax.config.rules import CHOICES
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.recipe import PARTS, parse, with_recipe
 

@@ -1,0 +1,134 @@
+"""What tuning has measured, kept on disk: one JSON file for each op and kind of work.
+
+    <root>/kernels/v1/<sha256 of the key>.json
+
+The key holds everything that the times depend on; a file whose key is not the one asked for is not believed.
+Nothing that is wrong with the cache stops a run: it is said, and the static order decides. How the numbers come
+about is left to `tuning`.
+"""
+
+import dataclasses
+import datetime
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+
+from ryot_jax.kernels.plan import Choice, Spec, cpu_flags
+from ryot_jax.runtime.files import write_json
+
+VERSION = 1  # of the files: raise it when their meaning changes
+_FOLDER = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What a file says of one op.
+
+    Attributes:
+      winner: the implementation to use.
+      summary: why, in one phrase.
+      trials: the measurements of every candidate, as JSON values.
+      step: those of the whole training steps that confirmed it.
+      date: when, as YYYY-MM-DD.
+    """
+
+    winner: str
+    summary: str
+    trials: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    step: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    date: str = dataclasses.field(default_factory=lambda: datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"))
+
+
+class TuningCache:
+    """Entries below `root` (None: nowhere but in this object's memory); `log` is told of what is wrong there."""
+
+    def __init__(self, root: Path | None, log: Callable[[str], None]):
+        self._folder = None if root is None else root / "kernels" / f"v{VERSION}"
+        self._log = log
+        self._entries: dict[str, Entry] = {}
+
+    def lookup(self, op: str, spec: Spec) -> Choice | None:
+        """What was found fastest for this work on this machine, or None; a `plan.Lookup`."""
+        entry = self.read(op, spec)
+        return None if entry is None else Choice(entry.winner, f"measured: {entry.summary}, {entry.date}")
+
+    def read(self, op: str, spec: Spec) -> Entry | None:
+        """The entry for this work, or None."""
+        wanted = key(op, spec)
+        name = _name(wanted)
+        if name in self._entries or self._folder is None:
+            return self._entries.get(name)
+        path = self._folder / name
+        try:
+            return _parse(path.read_text(encoding="utf-8"), wanted)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            self._log(f"tuned kernels: {path} is not used for {op}: {error}; `ryot tune` writes it anew")
+            return None
+
+    def store(self, op: str, spec: Spec, entry: Entry) -> None:
+        """Keep an entry, on disk where that can be written and for this process in any case."""
+        wanted = key(op, spec)
+        name = _name(wanted)
+        self._entries[name] = entry
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_json(self._folder / name, {"version": VERSION, "key": wanted, **dataclasses.asdict(entry)})
+        except OSError as error:
+            reason = error.strerror or error
+            self._log(f"tuned kernels: {self._folder} cannot be written ({reason}); they hold for this process only")
+
+
+def key(op: str, spec: Spec) -> dict[str, Any]:
+    """Everything that the times of an op's implementations depend on, as a JSON value."""
+    device = jax.local_devices(backend=spec.platform)[0]
+    machine = {"device": device.device_kind, "runtime": device.client.platform_version}
+    if spec.platform == "cpu":
+        machine["flags"] = hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()
+        machine["threads"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "op": op,
+        "mode": "forward and backward",
+        "work": dataclasses.asdict(spec),
+        "machine": machine,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "source": _source_hash(),
+    }
+
+
+@functools.cache
+def _source_hash() -> str:
+    """Digest of the code behind all implementations: a change to any of them makes every choice be measured anew."""
+    digest = hashlib.sha256()
+    for path in sorted([*_FOLDER.rglob("*.py"), *(_FOLDER / "cpu").glob("_kernels*.so")]):
+        digest.update(str(path.relative_to(_FOLDER)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _name(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32] + ".json"
+
+
+def _parse(text: str, wanted: Mapping[str, Any]) -> Entry:
+    tree = json.loads(text)
+    if not isinstance(tree, dict) or tree.pop("version", None) != VERSION:
+        raise ValueError("it is no file of this version")
+    if tree.pop("key", None) != wanted:
+        raise ValueError("it is of other work or another machine")
+    fields = {field.name: field.type for field in dataclasses.fields(Entry)}
+    texts = ("winner", "summary", "date")
+    if set(tree) != set(fields) or not all(isinstance(tree[name], str) for name in texts):
+        raise ValueError("fields are missing or of another type")
+    return Entry(**tree)

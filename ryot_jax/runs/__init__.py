@@ -1,0 +1,1 @@
+"""The stages of a run: what the commands are made of."""

@@ -1,0 +1,146 @@
+"""A model out of a run directory: the parameters of one of its checkpoints, and all that is needed to use them.
+
+For the commands that begin with a trained model (`generate`, `export`, `compress`); training goes on from the whole
+state, by `training_pair`.
+"""
+
+import contextlib
+import dataclasses
+import json
+
+import jax
+from ml_collections import ConfigDict
+
+from ryot_jax.cli import CheckpointOptions
+from ryot_jax.compression.compressed import named_leaves
+from ryot_jax.compression.file import FileError, load
+from ryot_jax.data.tokenizer import JsonTokenizer, from_json
+from ryot_jax.machine.devices import describe_devices
+from ryot_jax.model import ModelConfig, functional
+from ryot_jax.model.config import from_config
+from ryot_jax.runtime.errors import CheckpointError
+from ryot_jax.runtime.files import shown
+from ryot_jax.runtime.run_directory import RunDirectory
+from ryot_jax.training.checkpoints import Checkpoints
+from ryot_jax.training.optimizer import evaluation_params, make_optimizer
+from ryot_jax.training.state import State, new_state
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOfRun:
+    """A trained model.
+
+    Attributes:
+      directory: of the run.
+      config: of the run.
+      model: the model's config, resolved for this machine.
+      graphdef: the module without its weights.
+      params: nested dict of f32 arrays, those to judge and to use (`evaluation_params`); stacked with `scan_layers`.
+      step: number of training steps taken.
+      tokenizer: what the run was trained with; None: token files without a tokenizer.
+    """
+
+    directory: RunDirectory
+    config: ConfigDict
+    model: ModelConfig
+    graphdef: functional.GraphDef
+    params: functional.Params
+    step: int
+    tokenizer: JsonTokenizer | None
+
+    def require_tokenizer(self) -> JsonTokenizer:
+        """The tokenizer, for what cannot be done without one.
+
+        Raises:
+          CheckpointError: the run has none.
+        """
+        if self.tokenizer is None:
+            raise CheckpointError(
+                f"{self.directory.path} has no tokenizer.json: it was trained on token files without a tokenizer; "
+                "train with tokenizer.kind = 'file' and tokenizer.path to turn its ids into text and back"
+            )
+        return self.tokenizer
+
+
+def restore(config: ConfigDict, chosen: CheckpointOptions) -> CheckpointOfRun:
+    """Reads the checkpoint that was asked for.
+
+    Args:
+      config: of the run.
+      chosen: the run, its arm, and which of the arm's checkpoints.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, it is damaged, or the tokenizer beside it is another one.
+      ConfigError: the model cannot be computed on this machine as its config says.
+    """
+    directory = RunDirectory(chosen.run)
+    tokenizer = _tokenizer(directory)
+    model = from_config(config.model, describe_devices().platform)
+    checkpoints = Checkpoints(directory.checkpoints / chosen.arm, read_only=True)
+    with contextlib.closing(checkpoints):
+        state, _ = checkpoints.restore(chosen.checkpoint, _abstract_state(config, model))
+    return CheckpointOfRun(
+        directory=directory,
+        config=config,
+        model=model,
+        graphdef=functional.graph(model),
+        params=evaluation_params(config.training.optimizer, state),
+        step=int(state.step),
+        tokenizer=tokenizer,
+    )
+
+
+def restore_compressed(config: ConfigDict, chosen: CheckpointOptions) -> CheckpointOfRun:
+    """The same from the checkpoint's compressed file alone: its parameters hold compressed arrays.
+
+    Raises:
+      CheckpointError: there is no such file, it is damaged or of another model, or the tokenizer is another one.
+    """
+    directory = RunDirectory(chosen.run)
+    tokenizer = _tokenizer(directory)
+    model = dataclasses.replace(from_config(config.model, describe_devices().platform), scan_layers=False)
+    path = directory.compressed(chosen.arm, chosen.checkpoint)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is not there; make it with: ryot compress --run={shown(directory.path)} --arm={chosen.arm} "
+            f"--checkpoint={chosen.checkpoint}"
+        )
+    try:
+        params, metadata = load(path)
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
+    wanted = {name: leaf.shape for name, leaf in named_leaves(_abstract_state(config, model).params).items()}
+    found = {name: leaf.shape for name, leaf in named_leaves(params).items()}
+    if wanted != found:
+        raise CheckpointError(f"{path} is of another model than {directory.config} says; make it anew")
+    return CheckpointOfRun(
+        directory=directory,
+        config=config,
+        model=model,
+        graphdef=functional.graph(model),
+        params=params,
+        step=int(metadata["step"]),
+        tokenizer=tokenizer,
+    )
+
+
+def _abstract_state(config: ConfigDict, model: ModelConfig) -> State:
+    """Shapes and dtypes of the state of training; nothing is computed or allocated."""
+    optimizer = make_optimizer(config.training, config.training.epochs * config.training.steps_per_epoch)
+
+    def fresh() -> State:
+        return new_state(functional.init(model, config.seed)[1], optimizer, config.seed)
+
+    abstract: State = jax.eval_shape(fresh)
+    return abstract
+
+
+def _tokenizer(directory: RunDirectory) -> JsonTokenizer | None:
+    if not directory.tokenizer.is_file():
+        return None
+    text = directory.tokenizer.read_text(encoding="utf-8")
+    found = json.loads(directory.manifest.read_text(encoding="utf-8"))
+    tokenizer = from_json(text, eod=found["end_of_document"])
+    if tokenizer.hash != found["tokenizer_hash"]:
+        raise CheckpointError(f"{directory.tokenizer} is not the tokenizer that the run was trained with; restore it")
+    return tokenizer

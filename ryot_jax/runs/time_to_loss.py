@@ -1,0 +1,167 @@
+"""How soon the baseline's final loss is reached with a schedule, a recipe and both: the end of every training run.
+
+The comparison before it times kernels at equal batches. Here each training is another one, to the end of a plan that
+was set before; what it is worth is its time where its final loss is not above the baseline's.
+"""
+
+import contextlib
+import dataclasses
+import math
+import statistics
+import time
+from typing import Any
+
+from ryot_jax.comparison.arms import Arm, Shared
+from ryot_jax.comparison.outcomes import TrainingPair, final_losses, pair_outcome
+from ryot_jax.comparison.statistics import paired_difference
+from ryot_jax.config import to_json
+from ryot_jax.data.pipeline import Corpus
+from ryot_jax.runs.scheduled_arm import Kind, Plan, Trained, plans, saved_seconds, train_by
+from ryot_jax.runtime.console import Console
+from ryot_jax.runtime.errors import CheckpointError, RyotError
+from ryot_jax.runtime.files import write_text
+from ryot_jax.runtime.run_directory import RunDirectory
+from ryot_jax.training.checkpoints import Checkpoints
+from ryot_jax.training.loop import Trainer
+
+_REFERENCE_SECONDS = 1.5  # of a block of the optimized arm before and after each training
+
+
+def measure(
+    shared: Shared,
+    arms: tuple[Arm, Arm],
+    pair: TrainingPair,
+    corpus: Corpus,
+    console: Console,
+    *,
+    directory: RunDirectory | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Trains by every plan: `time_to_loss` of `results.json`, and what the reader should know.
+
+    A block of the optimized arm's steps runs before and after each training: what the whole of that arm takes on the
+    machine as it is at that time, and by the paired speed-up the baseline too.
+
+    Args:
+      shared: of the comparison.
+      arms: baseline and optimized, trained.
+      pair: what came of them.
+      corpus: the text.
+      console: told of progress.
+      directory: of the run, where the trained models are kept; None: they are not.
+    """
+    start = time.perf_counter()
+    target = pair.record.heldout[-1].mean_loss[arms[0].name]
+    clock = _Clock(arms[1])
+    found, warnings = [], []
+    before = clock.seconds_per_step()
+    for plan in plans(shared.config):
+        try:
+            trained: Trained | None = train_by(plan, shared, arms[1].variant.plan, corpus, seed=pair.seed)
+        except RyotError as error:  # the comparison stands without, and so do the other trainings
+            console.line(f"{plan.name}: not trained: {error}")
+            warnings.append(f"The training with {_words(plan)} did not come to its end: {error}.")
+            trained = None
+        after = clock.seconds_per_step()
+        if trained is not None:
+            if directory is not None:
+                try:
+                    _keep(plan, trained, directory)
+                except CheckpointError as error:  # what was measured stands without
+                    warnings.append(f"The model of the training with {_words(plan)} was not kept: {error}.")
+            found.append(_entry(plan, trained, shared, arms[0], pair, statistics.fmean((before, after))))
+            console.line(
+                f"{plan.name}: {trained.schedule.total_steps:,} steps in {trained.seconds:.1f} s, held-out loss "
+                f"{trained.heldout.mean_loss:.4f} (baseline {target:.4f})"
+            )
+        before = after
+    return {"target_loss": target, "trainings": found, "seconds": time.perf_counter() - start}, warnings
+
+
+def _entry(
+    plan: Plan,
+    trained: Trained,
+    shared: Shared,
+    baseline: Arm,
+    pair: TrainingPair,
+    kernels_step_seconds: float,
+) -> dict[str, Any]:
+    """One training as the results hold it; `kernels_step_seconds`: of the optimized arm at that time."""
+    planned_steps = shared.config.training.epochs * shared.config.training.steps_per_epoch
+    kernels_seconds, speedup = planned_steps * kernels_step_seconds, pair_outcome([pair]).speedup.estimate
+    difference = paired_difference(final_losses([pair])[1][baseline.name], trained.heldout.sequence_losses)
+    with_compile = None
+    if speedup is not None and trained.from_cache == baseline.from_cache:  # else one of them did not compile
+        whole = speedup * kernels_seconds + sum(baseline.compile_seconds.values())
+        with_compile = (trained.seconds + trained.compile_seconds) / whole
+    return {
+        "name": plan.name,
+        "recipe": list(plan.parts),
+        "phases": plan.phases,
+        "learning_rate": trained.config.training.learning_rate,
+        "steps": trained.schedule.total_steps,
+        "tokens": trained.schedule.total_tokens,
+        "tokens_share": trained.schedule.total_tokens / (planned_steps * shared.tokens_per_step),
+        "programs": len(trained.schedule.programs()),
+        "unplanned_compilations": trained.unplanned,
+        "checks_failed": sum(not check.ok for check in trained.checks.values()),
+        "seconds": trained.seconds,
+        "compile_seconds": trained.compile_seconds,
+        "compiled_from_cache": trained.from_cache,
+        "loss": trained.heldout.mean_loss,
+        "loss_difference": {"estimate": difference.estimate, "ci95": difference.ci95},
+        "reached": _reached(difference.ci95),
+        "kernels_seconds": kernels_seconds,
+        "share_of_kernels": trained.seconds / kernels_seconds,
+        "share_of_baseline": None if speedup is None else trained.seconds / kernels_seconds / speedup,
+        "share_of_baseline_with_compile": with_compile,
+        "executed": trained.schedule.to_json(),
+        "kinds": [_kind(kind, trained) for kind in trained.kinds],
+    }
+
+
+def _kind(kind: Kind, trained: Trained) -> dict[str, Any]:
+    saved = saved_seconds(kind, trained.kinds)
+    return {
+        **dataclasses.asdict(kind.static),
+        "steps": kind.steps,
+        "seconds": kind.seconds,
+        "compile_seconds": kind.compile_seconds,
+        "saved_seconds": saved,
+        "repaid": None if saved is None else saved > kind.compile_seconds,
+    }
+
+
+def _keep(plan: Plan, trained: Trained, directory: RunDirectory) -> None:
+    """A checkpoint and a config of its own, so that other commands can begin with the model."""
+    config_json = to_json(trained.config)
+    with contextlib.closing(Checkpoints(directory.checkpoints / plan.name)) as checkpoints:
+        checkpoints.delete_after(-1)  # of an earlier end of this run
+        facts = {"phases": plan.phases, "steps": trained.schedule.to_json()}
+        steps, loss = trained.schedule.total_steps, trained.heldout.mean_loss
+        checkpoints.save(steps, trained.state, facts, loss, config_json, arm=plan.name)
+    write_text(directory.config_of(plan.name), config_json)
+
+
+class _Clock:
+    """What a step of the optimized arm takes now; the arm's own training is over and stays as it is."""
+
+    def __init__(self, optimized: Arm):
+        self._trainer: Trainer = optimized.twin("reference")
+        calls = optimized.programs.get("scan", optimized.programs["step"]).steps
+        self._trainer.run_block(calls)
+        first = self._trainer.run_block(calls).seconds
+        self._steps = calls * max(1, math.ceil(_REFERENCE_SECONDS / first))
+
+    def seconds_per_step(self) -> float:
+        return self._trainer.run_block(self._steps).seconds / self._steps
+
+
+def _reached(ci95: tuple[float, float] | None) -> bool | None:
+    """Whether a loss is not above another, by the interval of their difference; None: that does not tell."""
+    if ci95 is None or ci95[0] <= 0.0 < ci95[1]:
+        return None
+    return ci95[1] <= 0.0
+
+
+def _words(plan: Plan) -> str:
+    return f"the {plan.name}" if plan.name != "both" else "schedule and recipe"

@@ -1,0 +1,74 @@
+"""What `ryot train` starts for each process beyond its own that is to time block pairs.
+
+    python -m ryot_jax.runs.timing_process RUN INDEX
+
+It compiles the run's programs anew, without the cache of compiled programs, times as many block pairs as the run has,
+and writes them into the run directory.
+"""
+
+# JAX is imported once the allocator is set, as in `main`.
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ryot_jax.machine.allocator import configure_allocator
+from ryot_jax.runtime.files import write_json
+from ryot_jax.runtime.run_directory import RunDirectory
+
+
+def main() -> None:
+    """Times the block pairs of one process and writes them down."""
+    directory, index = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
+    config = json.loads(directory.config.read_text(encoding="utf-8"))
+    configure_allocator(config["runtime"]["allocator"])
+    write_json(directory.process(index), _time_blocks(directory, index))
+
+
+def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
+    from ryot_jax.commands.train import same_kernels
+    from ryot_jax.comparison.arms import Arm, kernel_spec, share, variants
+    from ryot_jax.comparison.interleaving import take_turns
+    from ryot_jax.comparison.outcomes import ProcessTimes
+    from ryot_jax.comparison.protocol import Schedule
+    from ryot_jax.config import load
+    from ryot_jax.data.pipeline import prepare
+    from ryot_jax.machine.devices import describe_devices
+    from ryot_jax.model.config import from_config
+
+    config = load(str(directory.config))
+    devices = describe_devices()
+    corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, _no_output)
+    model = from_config(config.model, devices.platform)
+    shared = share(config, model, corpus)
+    wanted, _ = variants(config, kernel_spec(config, model, devices), same_kernels(directory.manifest))
+    arms = [Arm(shared, variant) for variant in wanted]
+    schedule = Schedule(
+        epochs=config.training.epochs,
+        steps_per_epoch=config.training.steps_per_epoch,
+        block_steps=config.comparison.block_steps,
+        tokens_per_step=shared.tokens_per_step,
+        seed=config.seed + 1000 * index,  # of the order of arms alone
+    )
+    seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    blocks = {arm.name: lambda n, arm=arm: arm.run_block(n).seconds for arm in arms}
+    for arm in arms:
+        arm.warm_up()
+    for plan in schedule.blocks():
+        for name, taken in take_turns(blocks, schedule.visits(plan, list(blocks))).items():
+            seconds[name].append(taken / plan.steps)
+    return dataclasses.asdict(
+        ProcessTimes(
+            {name: tuple(values) for name, values in seconds.items()},
+            {arm.name: sum(arm.compile_seconds.values()) for arm in arms},
+        )
+    )
+
+
+def _no_output(_: str) -> None:
+    """Nobody reads what this process prints unless it fails."""
+
+
+if __name__ == "__main__":
+    main()
