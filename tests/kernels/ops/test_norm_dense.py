@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.kernels.ops.test_dense import TOLERANCE, textbook_activation
-from tests.kernels.ops.test_norm import definition
 
 from ryot_jax.kernels import NormOf, dense, layer_norm, norm_dense, norm_mlp
+from tests.kernels.ops.test_dense import TOLERANCE, textbook_activation
+from tests.kernels.ops.test_norm import definition
 
 IMPLEMENTATIONS = ["reference", "xla", "cpu"]
 # Rows, D, F: one, odd, and such that cross the C++ kernels' vectors, panels and chunks of rows.
