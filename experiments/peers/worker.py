@@ -116,13 +116,19 @@ class Answer:
 
 
 class Worker:
-    """A worker process, started and warm. What it prints on standard error goes to `log`.
+    """A worker process, started and warm. What it prints on standard error goes to `log`; it runs in `folder`.
 
     Raises:
       WorkerError: it does not become ready; the message ends with the last lines of the log.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        folder: Path = REPOSITORY,
+    ):
         clean = {key: value for key, value in os.environ.items() if key not in _SCRUBBED}
         self.log = log
         with log.open("w", encoding="utf-8") as errors:
@@ -132,7 +138,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                cwd=REPOSITORY,
+                cwd=folder,
                 env={**clean, **(environment or {})},
             )
         try:
