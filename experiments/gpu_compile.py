@@ -277,10 +277,10 @@ def _step(gpu: str, *, optimized: bool, **wishes: str) -> Made:
 
     from ryot_jax.comparison.arms import kernel_spec, step_function
     from ryot_jax.config import load
-    from ryot_jax.kernels import KernelPlan, resolve
     from ryot_jax.machine.devices import Devices
     from ryot_jax.model import functional
     from ryot_jax.model.config import from_config
+    from ryot_jax.optimizations import KernelPlan, resolve
     from ryot_jax.training.optimizer import make_optimizer
     from ryot_jax.training.state import init_state
 

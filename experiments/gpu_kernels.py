@@ -18,7 +18,8 @@ from experiments.peers.worker import REPOSITORY
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.kernels.choice import tuning
-from ryot_jax.kernels.plan import Spec, supported
+from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.resolution import supported
 from ryot_jax.machine.devices import describe_devices
 
 OPS = ("linear_cross_entropy", "attention", "norm")

@@ -25,7 +25,8 @@ from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load
-from ryot_jax.kernels.plan import Spec, supported
+from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.resolution import supported
 from ryot_jax.machine import peaks, roofline
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.accounting import flops_per_step
@@ -108,7 +109,7 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
     notes += [
         f"{config.name}: the peak is {rate / 1e12:,.0f} TFLOP/s of products of {dtype} ({peak.sources[dtype]}), "
         f"{peak.copy_bytes / 1e9:,.0f} GB/s of memory, on {describe_devices().kind}; optimized: attention "
-        f"{plan.attention}, linear + cross-entropy {plan.linear_cross_entropy}, norm {plan.norm}."
+        f"{plan['attention']}, linear + cross-entropy {plan['linear_cross_entropy']}, norm {plan['norm']}."
     ]
     notes += [
         f"{config.name}: {name} over optimized: {record.in_words(speed_up(seconds[name], seconds['optimized']))}."

@@ -30,9 +30,9 @@ from experiments.plain_flax_baseline import require_plain
 from experiments.random_tokens import Setting
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.config import load
-from ryot_jax.kernels import KernelPlan, resolve
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
+from ryot_jax.optimizations import KernelPlan, resolve
 from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.runtime.errors import ConfigError
 
@@ -219,8 +219,7 @@ def main(words: list[str] | None = None) -> int:
         tables=[record.Table("gradient of the mean loss of one batch", header, rows)],
         criteria=criteria,
         notes=[
-            f"{name}: "
-            + ", ".join(f"{op}={choice or 'as the model'}" for op, choice in dataclasses.asdict(plan).items())
+            f"{name}: " + ", ".join(f"{op}={choice or 'as the model'}" for op, choice in dict(plan).items())
             for name, plan in plans.items()
         ],
         write=options.write,

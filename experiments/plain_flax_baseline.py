@@ -23,10 +23,10 @@ from flax import nnx
 
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.config import load
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import config as model_config
 from ryot_jax.model import functional
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_INCONCLUSIVE, EXIT_PASS, ConfigError
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.parallel import compile_step

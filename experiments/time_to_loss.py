@@ -35,10 +35,10 @@ from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import ratio_interval, t_interval
 from ryot_jax.config import load
 from ryot_jax.data.pipeline import prepare
-from ryot_jax.kernels import KernelPlan, resolve
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan, resolve
 from ryot_jax.runs.scheduled_arm import Plan, Trained, plans, train_by
 
 MUON, ROTARY = ("muon",), ("muon", "rotary")

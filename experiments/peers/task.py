@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 from experiments import random_tokens
 from experiments.plain_flax_baseline import require_plain
 from ryot_jax.config import load, to_json
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
 
 
 def write(folder: Path, config: ConfigDict) -> dict[str, float]:

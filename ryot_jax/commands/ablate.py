@@ -20,10 +20,11 @@ from ryot_jax.comparison.arms import Shared, kernel_spec, share
 from ryot_jax.comparison.attribution import Subset
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.pipeline import Corpus, prepare
-from ryot_jax.kernels import Resolution, Spec, resolve
+from ryot_jax.kernels import Spec
 from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.machine.devices import Devices, describe_devices, describe_processor
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import Resolution, resolve
 from ryot_jax.report import ablation_summary
 from ryot_jax.runs import tuning
 from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
@@ -134,7 +135,7 @@ def _arm(subset: Subset, arm: Built, seconds: np.ndarray) -> dict[str, Any]:
     return {
         "name": arm.variant.name,
         "on": sorted(subset),
-        "plan": dataclasses.asdict(arm.variant.plan),
+        "plan": dict(arm.variant.plan),
         "evidence": {name: evidence.text for name, evidence in arm.evidence.items()},
         "compile_seconds": arm.compile_seconds,
         "program_check": {name: dataclasses.asdict(check) for name, check in arm.program_checks.items()} or None,
@@ -153,6 +154,6 @@ def _manifest(
         data_hash=corpus.data_hash,
         tokenizer_hash=corpus.tokenizer.hash,
         end_of_document=corpus.tokenizer.eod,
-        kernel_plans={"optimized": dataclasses.asdict(optimized.plan)},
+        kernel_plans={"optimized": dict(optimized.plan)},
         kernel_reasons={"optimized": optimized.reasons},
     )

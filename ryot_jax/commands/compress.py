@@ -22,10 +22,10 @@ from ryot_jax.compression.budget import Budget, parse
 from ryot_jax.compression.lossless import smallest
 from ryot_jax.data.batches import heldout_batches
 from ryot_jax.data.pipeline import Corpus, prepare
-from ryot_jax.kernels import KernelPlan, resolve
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import functional
 from ryot_jax.model.config import ModelConfig
+from ryot_jax.optimizations import KernelPlan, resolve
 from ryot_jax.report.compression import size_and_cost
 from ryot_jax.runs import checkpoint_of_run, pareto
 from ryot_jax.runs.caches import use_compilation_cache

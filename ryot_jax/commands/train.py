@@ -19,21 +19,22 @@ from ryot_jax.comparison import estimands, results
 from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
 from ryot_jax.comparison.criteria import EXIT_CODES
 from ryot_jax.comparison.outcomes import TrainingPair
-from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.variants import Variant, check_active, describe, differences, is_statistical
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.entropy import ngram_entropies
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.data.tokenizer import JsonTokenizer
-from ryot_jax.kernels import KernelPlan, Resolution, Spec
-from ryot_jax.kernels.plan import Choice, Lookup
+from ryot_jax.kernels import Spec
+from ryot_jax.kernels.declaration import Evidence
+from ryot_jax.kernels.resolution import Choice, Lookup
 from ryot_jax.machine import roofline
 from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.machine.devices import describe_devices, describe_processor
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import parameters_by_part
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan, Resolution
 from ryot_jax.report import files as report_files
 from ryot_jax.report import terminal
 from ryot_jax.runs import (
@@ -114,7 +115,7 @@ def _run(
         data_hash=corpus.data_hash,
         tokenizer_hash=corpus.tokenizer.hash,
         end_of_document=corpus.tokenizer.eod,
-        kernel_plans={variant.name: dataclasses.asdict(variant.plan) for variant in wanted},
+        kernel_plans={variant.name: dict(variant.plan) for variant in wanted},
         kernel_reasons=reasons,
     )
     write_json(directory.manifest, written)
@@ -290,7 +291,7 @@ def same_kernels(manifest: Path) -> Lookup:
 
     def lookup(op: str, spec: Spec) -> Choice | None:
         # A switch that the version of before did not have was off.
-        return Choice(names.get(op, getattr(KernelPlan(), op)), "as before the interruption")
+        return Choice(names.get(op, KernelPlan()[op]), "as before the interruption")
 
     return lookup
 
@@ -317,7 +318,7 @@ def _facts(
         compile_seconds=arm.compile_seconds,
         memory_bytes=arm.memory_bytes,
         program_check=checks or None,
-        plan=dataclasses.asdict(arm.variant.plan),
+        plan=dict(arm.variant.plan),
         statistical=is_statistical(arm.variant),
         optimizations=describe(arm.variant, evidence, reasons),
         differences=differences(baseline, arm.variant),

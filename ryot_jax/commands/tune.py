@@ -6,9 +6,9 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.config import validate
-from ryot_jax.kernels import resolve
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import resolve
 from ryot_jax.runs import tuning
 from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.runs.scheduled_arm import Kind, Plan, plans, saved_seconds, step_times

@@ -13,15 +13,17 @@ import numpy as np
 from ryot_jax.comparison.arms import Arm, Shared, with_all_at_work
 from ryot_jax.comparison.attribution import MOST_IN_ALL_SUBSETS, Player, Subset, subsets
 from ryot_jax.comparison.interleaving import Block, interleave
-from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Optimization, Variant, check_active, differing
 from ryot_jax.data.batches import training_iterator
-from ryot_jax.kernels import KernelPlan, Resolution, Spec, resolve
+from ryot_jax.kernels import Spec
+from ryot_jax.kernels.declaration import Evidence
+from ryot_jax.optimizations import KernelPlan, Resolution, resolve
+from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.training.loop import Trainer
-from ryot_jax.training.parallel import STEPS_PER_CALL, CompiledStep
+from ryot_jax.training.parallel import CompiledStep
 from ryot_jax.training.program_check import ProgramCheck
 
 BASELINE: Subset = frozenset()
@@ -91,7 +93,7 @@ def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequenc
     found: dict[Subset, Variant] = {}
     missing: dict[Subset, str] = {}
     for subset in _wanted(names):
-        wishes = {name: getattr(plan, name) for name in names if name in subset}
+        wishes = {name: plan[name] for name in names if name in subset}
         try:
             resolved = resolve(wishes, spec=spec).plan
         except ConfigError as refusal:
@@ -99,7 +101,7 @@ def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequenc
                 raise
             missing[subset] = str(refusal)
             continue
-        assert resolved == dataclasses.replace(KernelPlan(), **wishes), f"{resolved} is not {wishes}"
+        assert resolved == KernelPlan(**wishes), f"{resolved} is not {wishes}"
         found[subset] = Variant(subset_name(subset, names), resolved)
     players = tuple(Player(o.name, o.switch, o.implementation(plan)) for o in chosen)
     return Design(players, found, missing)

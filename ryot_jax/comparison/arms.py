@@ -20,15 +20,24 @@ from ryot_jax.comparison.variants import Variant
 from ryot_jax.config.rules import rounded_steps
 from ryot_jax.data.batches import heldout_batches, training_dataset, training_iterator
 from ryot_jax.data.pipeline import Corpus
-from ryot_jax.kernels import KernelPlan, Resolution, Spec, resolve
-from ryot_jax.kernels.plan import Lookup
+from ryot_jax.kernels import Spec
+from ryot_jax.kernels.resolution import Lookup
 from ryot_jax.machine.devices import Devices
 from ryot_jax.model import ModelConfig, functional
+from ryot_jax.optimizations import (
+    KernelPlan,
+    Resolution,
+    activations_dtype,
+    is_on_activations_in,
+    products_rounding,
+    resolve,
+)
+from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.training import program_check
 from ryot_jax.training.evaluation import Evaluation, Evaluator, make_evaluator
 from ryot_jax.training.loop import BlockResult, Trainer
 from ryot_jax.training.optimizer import Optimizer, make_optimizer, with_adamw_kernel
-from ryot_jax.training.parallel import STEPS_PER_CALL, CompiledStep, StepFn, compile_step, stack
+from ryot_jax.training.parallel import CompiledStep, StepFn, compile_step, stack
 from ryot_jax.training.program_check import ProgramCheck, checked, checked_scan
 from ryot_jax.training.qat import rounded_from
 from ryot_jax.training.state import State, init_state
@@ -113,22 +122,24 @@ def kernel_spec(config: ConfigDict, model: ModelConfig, devices: Devices) -> Spe
         norm=model.norm,
         rotary=model.positions == "rotary",
         dropout=model.dropout,
-        optimizer=training.optimizer,
         compute_capability=devices.compute_capability,
-        one_step_a_call=_one_step_a_call(config),
+        refusals=_refusals(config),
     )
 
 
-def _one_step_a_call(config: ConfigDict) -> str:
-    """Why a call of the compiled program takes one training step; '': it can take several."""
+def _refusals(config: ConfigDict) -> dict[str, str]:
+    """Why this training cannot have an optimization at all, by optimization."""
+    refusals = {}
+    if config.training.optimizer != "adamw":
+        refusals["optimizer"] = f"the kernel takes steps of adamw, not of {config.training.optimizer}"
     if config.training.parallelism == "pmap":
-        return "pmap takes one step a call"
-    if config.comparison.block_steps // 2 < STEPS_PER_CALL:
-        return (
+        refusals["dispatch"] = "pmap takes one step a call"
+    elif config.comparison.block_steps // 2 < STEPS_PER_CALL:
+        refusals["dispatch"] = (
             f"half a block of comparison.block_steps = {config.comparison.block_steps} steps is over before a call of "
             f"{STEPS_PER_CALL} is"
         )
-    return ""
+    return refusals
 
 
 def variants(
@@ -164,10 +175,10 @@ def step_function(
 
     total_steps = training.epochs * training.steps_per_epoch
     step_optimizer: Optimizer = optimizer
-    if plan.optimizer != "reference":
-        step_optimizer = with_adamw_kernel(optimizer, training, total_steps, plan.optimizer, rate)
+    if plan["optimizer"] != "reference":
+        step_optimizer = with_adamw_kernel(optimizer, training, total_steps, plan["optimizer"], rate)
     params_fn = None
-    if plan.qat == "round":
+    if plan["qat"] == "round":
         params_fn = rounded_from(_first_rounded_step(config), config.compression.qat_bits)
     return functools.partial(
         train_step,
@@ -183,7 +194,7 @@ def with_all_at_work(state: State, config: ConfigDict, plan: KernelPlan) -> Stat
 
     For what is to speak of all of a step's program: its start-up check, its warm-up, and the times of an ablation.
     """
-    if plan.qat != "round":
+    if plan["qat"] != "round":
         return state
     return dataclasses.replace(state, step=jnp.asarray(_first_rounded_step(config), state.step.dtype))
 
@@ -208,24 +219,24 @@ def compile_programs(
     parallelism = config.training.parallelism
     if not config.runtime.check_programs:
         programs = {"step": compile_step(step_fn, state, batches[0], parallelism=parallelism)}
-        if plan.dispatch == "scan":
+        if plan["dispatch"] == "scan":
             programs["scan"] = compile_step(step_fn, state, stack(batches), steps=len(batches), parallelism=parallelism)
         return programs, {}
     tolerance = _tolerance(model, plan)
     step, step_check = checked(step_fn, state, batches[0], parallelism=parallelism, tolerance=tolerance)
     programs, checks = {"step": step}, {"step": step_check}
-    if plan.dispatch == "scan":
+    if plan["dispatch"] == "scan":
         programs["scan"], checks["scan"] = checked_scan(step_fn, state, batches, step=step, tolerance=tolerance)
     return programs, checks
 
 
 def _tolerance(model: ModelConfig, plan: KernelPlan) -> float:
     """What rounding alone can make two compilations of one step differ by."""
-    in_cpp = {plan.linear_cross_entropy, plan.attention, plan.dense, plan.norm} == {"cpu"}
-    if (plan.activations or model.compute_dtype) != "float32" and not in_cpp:
+    in_cpp = is_on_activations_in(plan, "cpu")
+    if activations_dtype(plan, model.compute_dtype) != "float32" and not in_cpp:
         return program_check.BFLOAT16_TOLERANCE
     # The C++ kernels are the same in both compilations; what XLA computes around them may round to bfloat16.
-    if in_cpp or plan.dense == "xla":
+    if in_cpp or products_rounding(plan):
         return program_check.BFLOAT16_PRODUCTS_TOLERANCE
     return program_check.FLOAT32_TOLERANCE
 

@@ -11,11 +11,10 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-CONFIDENCE = 0.95
+from ryot_jax.runtime.statistics import CONFIDENCE, Interval, paired, ratio_interval, t_interval
+
 EXACT_PAIRS = 16  # 2**16 = 65,536 sign patterns take 0.1 s; beyond that they are drawn at random
 MONTE_CARLO_PATTERNS = 99_999
-
-Interval = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,22 +70,6 @@ class LossTests:
     p_no_worse: float | None
 
 
-def t_interval(values_n: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
-    """Two-sided Student t interval of the mean of `values_n`.
-
-    None for fewer than two values, a non-finite value, or no spread beyond rounding: identical
-    measurements carry no information on their own error, and an interval of width zero would claim certainty.
-    """
-    values_n = np.asarray(values_n, np.float64)
-    if values_n.size < 2 or not np.isfinite(values_n).all():
-        return None
-    rounding = 1e-12 * max(1.0, float(np.abs(values_n).max()))
-    if np.ptp(values_n) <= rounding:
-        return None
-    interval = scipy.stats.ttest_1samp(values_n, 0.0).confidence_interval(confidence)
-    return float(interval.low), float(interval.high)
-
-
 def sign_flip_p(values_n: ArrayLike) -> float | None:
     """Two-sided p that values symmetric around zero have a mean as far from zero as `values_n` has.
 
@@ -117,7 +100,7 @@ def speed_up(baseline_seconds_n: ArrayLike, optimized_seconds_n: ArrayLike) -> S
     Raises:
       ValueError: the arrays differ in shape.
     """
-    baseline_n, optimized_n = _pairs(baseline_seconds_n, optimized_seconds_n)
+    baseline_n, optimized_n = paired(baseline_seconds_n, optimized_seconds_n)
     n = int(baseline_n.size)
     usable = np.isfinite(baseline_n).all() and np.isfinite(optimized_n).all()
     if n == 0 or not usable or min(baseline_n.min(), optimized_n.min()) <= 0:
@@ -142,7 +125,7 @@ def paired_difference(baseline_n: ArrayLike, optimized_n: ArrayLike) -> Differen
     Raises:
       ValueError: the arrays differ in shape.
     """
-    baseline_n, optimized_n = _pairs(baseline_n, optimized_n)
+    baseline_n, optimized_n = paired(baseline_n, optimized_n)
     n = int(baseline_n.size)
     difference_n = optimized_n - baseline_n
     if n == 0 or not np.isfinite(difference_n).all():
@@ -162,7 +145,7 @@ def loss_tests(baseline_n: ArrayLike, optimized_n: ArrayLike, *, margin: float, 
     Raises:
       ValueError: the arrays differ in shape.
     """
-    baseline_n, optimized_n = _pairs(baseline_n, optimized_n)
+    baseline_n, optimized_n = paired(baseline_n, optimized_n)
     difference_n = optimized_n - baseline_n
     if t_interval(difference_n) is None:
         return LossTests(None, None, None)
@@ -174,28 +157,3 @@ def loss_tests(baseline_n: ArrayLike, optimized_n: ArrayLike, *, margin: float, 
         return max(p_not("greater", -bound), p_not("less", bound))
 
     return LossTests(p_tost(margin), p_tost(tight_margin), p_not("less", tight_margin))
-
-
-def ratio_interval(
-    numerator_n: ArrayLike, denominator_n: ArrayLike, confidence: float
-) -> tuple[float, Interval | None]:
-    """Geometric mean of paired ratios of positive numbers, with its t interval on logs.
-
-    Raises:
-      ValueError: the arrays differ in shape.
-    """
-    numerator_n, denominator_n = _pairs(numerator_n, denominator_n)
-    log_ratio_n = np.log(numerator_n) - np.log(denominator_n)
-    interval = t_interval(log_ratio_n, confidence)
-    bounds = None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))
-    return float(np.exp(log_ratio_n.mean())), bounds
-
-
-def _pairs(baseline_n: ArrayLike, optimized_n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    baseline_n = np.asarray(baseline_n, np.float64)
-    optimized_n = np.asarray(optimized_n, np.float64)
-    if baseline_n.ndim != 1 or baseline_n.shape != optimized_n.shape:
-        raise ValueError(
-            f"paired data must be two vectors of one length, got {baseline_n.shape} and {optimized_n.shape}"
-        )
-    return baseline_n, optimized_n

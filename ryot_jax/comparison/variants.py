@@ -1,48 +1,16 @@
-"""Variants and the optimizations that set them apart, each with its switch, promised class and active probes.
+"""Variants, and the proof that the optimizations that set them apart are on.
 
 A switch that is on must be proven on by the compiled program, or the comparison does not start.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from ryot_jax.comparison import probes
-from ryot_jax.comparison.probes import Evidence, Probe
-from ryot_jax.kernels import KernelPlan, Spec
-from ryot_jax.kernels.plan import shown
+from ryot_jax.kernels.declaration import Evidence, Optimization, Spec
+from ryot_jax.optimizations import OPTIMIZATIONS, KernelPlan
 from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
-
-Equivalence = Literal["bitwise", "allclose", "statistical"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimization:
-    """One optimization that a variant can have on.
-
-    Attributes:
-      name: its name, which is also its field of `KernelPlan`.
-      switch: the config field that turns it on and off.
-      equivalence: what each implementation promises against the reference: `bitwise` the same numbers, `allclose`
-        to the rounding of the dtype between the ops, `statistical` other rounding, a training run of the same quality.
-      description: what it does, in one line.
-      probe: proof from the compiled program, per implementation.
-    """
-
-    name: str
-    switch: str
-    equivalence: Mapping[str, Equivalence]
-    description: str
-    probe: Mapping[str, Probe]
-
-    def promise(self, plan: KernelPlan) -> Equivalence:
-        """What the implementation that `plan` uses promises; the reference is itself."""
-        return self.equivalence.get(getattr(plan, self.name), "bitwise")
-
-    def implementation(self, plan: KernelPlan) -> str:
-        """The implementation that `plan` uses, as it is shown to people."""
-        return shown(getattr(plan, self.name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,88 +19,6 @@ class Variant:
 
     name: str
     plan: KernelPlan
-
-
-OPTIMIZATIONS = (
-    Optimization(
-        name="activations",
-        switch="optimizations.activations",
-        equivalence={"bfloat16": "statistical"},
-        description="bf16 arrays between the ops of a block, forward and backward; the residual stream stays float32",
-        probe={"bfloat16": probes.bf16_activations},
-    ),
-    Optimization(
-        name="linear_cross_entropy",
-        switch="optimizations.linear_cross_entropy",
-        equivalence=dict.fromkeys(("xla", "cpu", "mosaic", "triton"), "allclose"),
-        description="output projection and loss in one op, gradients in the forward pass, logits never whole",
-        probe={"xla": probes.no_logits}
-        | dict.fromkeys(("cpu", "mosaic", "triton"), probes.custom_call("ryot_linear_cross_entropy")),
-    ),
-    Optimization(
-        name="attention",
-        switch="optimizations.attention",
-        equivalence=dict.fromkeys(("xla", "cpu", "cudnn", "mosaic"), "allclose"),
-        description="causal attention in blocks, without the masked half and the whole score array",
-        probe={
-            "xla": probes.no_scores,
-            "cudnn": probes.custom_call("cudnn$fmha"),
-            "cpu": probes.custom_call("ryot_attention", "ryot_packed_attention"),
-            "mosaic": probes.custom_call("ryot_attention"),
-        },
-    ),
-    Optimization(
-        name="dense",
-        switch="optimizations.dense",
-        equivalence={"xla": "statistical", "cpu": "allclose", "fp8": "statistical"},
-        description="dense products with activation and residual sum in one op (cpu), or of bf16 or 8-bit operands "
-        "(xla, fp8)",
-        probe={"xla": probes.bf16_dense, "cpu": probes.custom_call("ryot_dense"), "fp8": probes.fp8_dense},
-    ),
-    Optimization(
-        name="norm",
-        switch="optimizations.norm",
-        equivalence=dict.fromkeys(("xla", "cpu", "mosaic", "triton"), "allclose"),
-        description="layer norm or RMS norm that keeps two numbers a row for its backward pass",
-        probe={"xla": probes.own_norm_gradient}
-        | dict.fromkeys(("cpu", "mosaic", "triton"), probes.custom_call("ryot_norm")),
-    ),
-    Optimization(
-        name="embedding",
-        switch="optimizations.embedding",
-        equivalence={"cpu": "allclose"},
-        description="gradient of the embedding added up in all threads",
-        probe={"cpu": probes.custom_call("ryot_embedding")},
-    ),
-    Optimization(
-        name="dropout",
-        switch="optimizations.dropout",
-        equivalence={"hash": "statistical"},
-        description="dropout masks hashed from a counter in the pass that applies them, never stored",
-        probe={"hash": probes.no_random_bits},
-    ),
-    Optimization(
-        name="optimizer",
-        switch="optimizations.optimizer",
-        equivalence={"cpu": "allclose"},
-        description="clipping and AdamW of all weights in one pass over memory",
-        probe={"cpu": probes.custom_call("ryot_adamw")},
-    ),
-    Optimization(
-        name="qat",
-        switch="optimizations.qat",
-        equivalence={"round": "statistical"},
-        description="the loss of weights rounded to compression.qat_bits in the last part of training; float ones kept",
-        probe={"round": probes.rounded_weights},
-    ),
-    Optimization(
-        name="dispatch",
-        switch="optimizations.dispatch",
-        equivalence={"scan": "allclose"},
-        description="several training steps a call of the compiled program, by a scan over their batches",
-        probe={"scan": probes.scanned_steps},
-    ),
-)
 
 
 def differing(baseline: Variant, variant: Variant) -> tuple[Optimization, ...]:
@@ -235,10 +121,11 @@ def _check_variant(
 def _prove(
     optimization: Optimization, variant: Variant, program: hlo.Program, baseline: hlo.Program, spec: Spec
 ) -> Evidence:
-    implementation = optimization.implementation(variant.plan)
-    if implementation not in optimization.probe:
+    name = variant.plan[optimization.name]
+    probe = optimization.implementations[name].probe if name in optimization.alternatives else None
+    if probe is None:
         raise ConfigError(
-            f"{optimization.switch}={implementation}: there is no probe to prove that it is on; "
-            f"known are {', '.join(sorted(optimization.probe))}"
+            f"{optimization.switch}={optimization.implementation(variant.plan)}: there is no probe to prove that it is "
+            f"on; known are {', '.join(sorted(optimization.alternatives))}"
         )
-    return optimization.probe[implementation](program, baseline, spec)
+    return probe(program, baseline, spec)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ryot_jax.optimizations import OPTIMIZATIONS
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.runtime.run_directory import NAME_PATTERN, NAME_RULE
 from ryot_jax.runtime.suggestions import did_you_mean
@@ -31,16 +32,7 @@ CHOICES = {
     "training.schedule": ("cosine", "linear", "constant"),
     "training.parallelism": ("jit", "shard_map", "pmap"),
     "comparison.beat": ("unigram", "bigram"),
-    "optimizations.activations": ("off", "auto", "bfloat16"),
-    "optimizations.linear_cross_entropy": ("off", "auto", "cpu", "mosaic", "triton", "xla"),
-    "optimizations.attention": ("off", "auto", "cpu", "mosaic", "cudnn", "xla"),
-    "optimizations.dense": ("off", "auto", "cpu", "xla", "fp8"),
-    "optimizations.norm": ("off", "auto", "cpu", "triton", "mosaic", "xla"),
-    "optimizations.embedding": ("off", "auto", "cpu"),
-    "optimizations.dropout": ("off", "auto", "hash"),
-    "optimizations.optimizer": ("off", "auto", "cpu"),
-    "optimizations.qat": ("off", "auto", "round"),
-    "optimizations.dispatch": ("off", "auto", "scan"),
+    **{optimization.switch: optimization.choices for optimization in OPTIMIZATIONS},
 }
 
 # field: (smallest allowed, smallest value that is too large, or None)

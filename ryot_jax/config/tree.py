@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ryot_jax.config.rules import validate
+from ryot_jax.optimizations import OPTIMIZATIONS
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.runtime.suggestions import did_you_mean
 
@@ -72,20 +73,9 @@ def get_default() -> ConfigDict:
             },
             "evaluation": {"sequences": 512, "batch_size": 32},
             "checkpoint": {"enabled": True, "keep_latest": 2, "keep_best": 1},
-            # off | auto | the name of an implementation; auto is what `ryot tune` has found to be the fastest here,
+            # off | auto | the name of an implementation; auto is what `ryot tune` has measured to be fastest,
             # else the first in a fixed order that this machine supports.
-            "optimizations": {
-                "activations": "auto",
-                "linear_cross_entropy": "auto",
-                "attention": "auto",
-                "dense": "auto",
-                "norm": "auto",
-                "embedding": "auto",
-                "dropout": "auto",
-                "optimizer": "auto",
-                "qat": "auto",  # round: the loss of rounded weights in the last part of training; never by auto
-                "dispatch": "auto",  # scan: several training steps a call of the compiled program
-            },
+            "optimizations": {optimization.name: "auto" for optimization in OPTIMIZATIONS},
             "comparison": {
                 "arms": ("baseline", "optimized"),
                 "block_steps": 20,  # of each arm, in two visits: A B B A

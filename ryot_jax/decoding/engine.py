@@ -13,11 +13,12 @@ import jax.numpy as jnp
 
 from ryot_jax.compression.compressed import decode
 from ryot_jax.decoding.sampling import greedy
-from ryot_jax.kernels import KernelPlan, cpu
-from ryot_jax.kernels.ops.decoding.step import StepCache, decode_step, empty_step_cache, pack_weights
+from ryot_jax.kernels import cpu
+from ryot_jax.kernels.decoding.step import StepCache, decode_step, empty_step_cache, pack_weights
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.model.cache import Cache, empty_cache
 from ryot_jax.model.step_weights import step_weights
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.errors import ConfigError
 
 AnyCache = Cache | StepCache
@@ -94,7 +95,7 @@ def step(
     with_logits: bool = False,
     last_only: bool = False,
 ) -> tuple[jax.Array, jax.Array | None, AnyCache]:
-    """What follows each of the first `count_B` of S new tokens, as `ryot_jax.kernels.ops.decoding.step.decode_step`.
+    """What follows each of the first `count_B` of S new tokens, as `ryot_jax.kernels.decoding.step.decode_step`.
 
     Returns best_BS (int32), logits_BSV (float32, or None), and the cache. Where a sequence has no more room the
     reference gives NaN and token 0; the kernel raises.

@@ -22,7 +22,7 @@ from ryot_jax.decoding.draft_length import ByAcceptance, DraftLength, Observed, 
 from ryot_jax.decoding.drafts import Draft, DraftState, Text
 from ryot_jax.decoding.engine import AnyCache, Decoder, new_cache, step
 from ryot_jax.decoding.sampling import GREEDY, Sampling, sample, uniforms
-from ryot_jax.kernels.ops.decoding.speculation import Round, speculation_round
+from ryot_jax.kernels.decoding.speculation import Round, speculation_round
 from ryot_jax.model.cache import write_at
 from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.runtime.errors import ConfigError

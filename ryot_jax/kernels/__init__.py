@@ -1,37 +1,43 @@
 """Operations with several implementations, and the choice between them.
 
-Every op is a pure function usable in any JAX program; `resolve` turns wishes into a `KernelPlan`.
-Nothing here knows of the model, of training or of the other optimizations.
+Every op is a pure function usable in any JAX program. Nothing here knows of the model, of training or of the other
+optimizations. Importing this package imports no JAX: a function is looked up in its op when it is first asked for, so
+that a new op is exported by its declaration; those below are named for the type checker.
 """
 
-from ryot_jax.kernels.ops.adamw.api import AdamWStep, adamw
-from ryot_jax.kernels.ops.attention.api import attention, packed_attention
-from ryot_jax.kernels.ops.dense.api import dense
-from ryot_jax.kernels.ops.dense.mlp import mlp
-from ryot_jax.kernels.ops.dense.norm_dense import NormOf, norm_dense, norm_mlp
-from ryot_jax.kernels.ops.dropout.api import dropout
-from ryot_jax.kernels.ops.embedding.api import embedding
-from ryot_jax.kernels.ops.linear_cross_entropy.api import linear_cross_entropy
-from ryot_jax.kernels.ops.norm.api import layer_norm, rms_norm
-from ryot_jax.kernels.plan import KernelPlan, Resolution, Spec, resolve
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AdamWStep",
-    "KernelPlan",
-    "NormOf",
-    "Resolution",
-    "Spec",
-    "adamw",
-    "attention",
-    "dense",
-    "dropout",
-    "embedding",
-    "layer_norm",
-    "linear_cross_entropy",
-    "mlp",
-    "norm_dense",
-    "norm_mlp",
-    "packed_attention",
-    "resolve",
-    "rms_norm",
-]
+from ryot_jax.kernels.declaration import Spec as Spec
+
+if TYPE_CHECKING:
+    from ryot_jax.kernels.fused.mlp import mlp as mlp
+    from ryot_jax.kernels.fused.norm_dense import NormSpec as NormSpec
+    from ryot_jax.kernels.fused.norm_dense import norm_dense as norm_dense
+    from ryot_jax.kernels.fused.norm_dense import norm_mlp as norm_mlp
+    from ryot_jax.kernels.ops.attention.api import attention as attention
+    from ryot_jax.kernels.ops.attention.api import packed_attention as packed_attention
+    from ryot_jax.kernels.ops.attention.api import reads_packed as reads_packed
+    from ryot_jax.kernels.ops.dense.api import dense as dense
+    from ryot_jax.kernels.ops.dropout.api import dropout as dropout
+    from ryot_jax.kernels.ops.embedding.api import embedding as embedding
+    from ryot_jax.kernels.ops.linear_cross_entropy.api import linear_cross_entropy as linear_cross_entropy
+    from ryot_jax.kernels.ops.norm.api import layer_norm as layer_norm
+    from ryot_jax.kernels.ops.norm.api import rms_norm as rms_norm
+    from ryot_jax.kernels.ops.optimizer.api import AdamWStep as AdamWStep
+    from ryot_jax.kernels.ops.optimizer.api import adamw as adamw
+
+_FUSED = {"mlp": "mlp", "NormSpec": "norm_dense", "norm_dense": "norm_dense", "norm_mlp": "norm_dense"}
+
+
+def __getattr__(name: str) -> Any:
+    """A public function of an op, or a fused one; imports JAX."""
+    import importlib
+
+    from ryot_jax.kernels.catalogue import ops
+
+    if name in _FUSED:
+        return getattr(importlib.import_module(f"{__name__}.fused.{_FUSED[name]}"), name)
+    for op in ops():
+        if name in op.functions:
+            return getattr(op.api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,39 +3,30 @@
 Nothing here computes: shapes are checked by each op, and products are its own.
 """
 
-from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ryot_jax.kernels import cpu
-
-Implementation = TypeVar("Implementation")
+from ryot_jax.kernels.declaration import Op
 
 
-def choose(
-    implementations: Mapping[str, Implementation], name: str, *arrays: jax.Array | jax.ShapeDtypeStruct | None
-) -> Implementation:
-    """The implementation called `name`, for float operands and outcomes that it can take; None: an absent one.
+def choose(op: Op, name: str, *arrays: jax.Array | jax.ShapeDtypeStruct | None) -> Any:
+    """The function of the implementation called `name`, for float operands and outcomes; None: an absent one.
 
     Raises:
       ValueError: there is no such implementation.
-      TypeError: one is not of a float dtype, or for 'cpu' neither float32 nor bfloat16.
-      NotImplementedError: the C++ kernels cannot run here, or not in this dtype.
+      TypeError: one is not of a float dtype, or of one that the implementation does not take.
+      NotImplementedError: the implementation cannot run here, or not in this dtype.
     """
-    if name not in implementations:
-        raise ValueError(f"implementation={name!r} is not one of {sorted(implementations)}")
-    dtypes = {array.dtype for array in arrays if array is not None}
+    if name not in op.implementations:
+        raise ValueError(f"implementation={name!r} is not one of {sorted(op.implementations)}")
+    dtypes = frozenset(array.dtype for array in arrays if array is not None)
     if others := [str(dtype) for dtype in dtypes if not jnp.issubdtype(dtype, jnp.floating)]:
         raise TypeError(f"need arrays of float dtypes; got {sorted(others)}")
-    if name == "cpu":
-        if others := [str(dtype) for dtype in dtypes if dtype not in (jnp.float32, jnp.bfloat16)]:
-            raise TypeError(f"implementation='cpu' takes float32 and bfloat16; got {sorted(others)}")
-        for dtype in dtypes:
-            if reason := cpu.unavailable_reason(str(dtype)):
-                raise NotImplementedError(reason)
-    return implementations[name]
+    implementation = op.implementations[name]
+    implementation.require(dtypes)
+    return implementation.function
 
 
 def accumulator(dtype: jax.typing.DTypeLike) -> jnp.dtype:
@@ -53,18 +44,18 @@ def row(vector_D: jax.Array, x: jax.Array) -> jax.Array:
     return vector_D.reshape((1,) * (x.ndim - 1) + vector_D.shape)
 
 
-def operand(array: jax.Array | None, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
+def as_ffi_operand(array: jax.Array | None, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
     """The operand of a handler, cast where a dtype is given; an absent one is an array of shape (0,)."""
     if array is None:
         return jnp.zeros((0,), dtype or jnp.float32)
     return array if dtype is None else array.astype(dtype)
 
 
-def stub(array: jax.Array | None) -> jax.Array | None:
-    """An empty array of the same dtype: what a custom VJP keeps of an operand whose values it does not need."""
+def dtype_token(array: jax.Array | None) -> jax.Array | None:
+    """An empty array of the same dtype: all that a custom VJP keeps of an operand whose values it does not need."""
     return None if array is None else jnp.zeros((0,), array.dtype)
 
 
-def gradient(value: jax.Array, stub: jax.Array | None) -> jax.Array | None:
-    """The gradient in the dtype of the operand that `stub` was made of; None for an absent operand."""
-    return None if stub is None else value.astype(stub.dtype)
+def cast_gradient(value: jax.Array, token: jax.Array | None) -> jax.Array | None:
+    """The gradient in the dtype of the operand that `token` was made of; None for an absent operand."""
+    return None if token is None else value.astype(token.dtype)

@@ -15,15 +15,12 @@ import numpy as np
 from ryot_jax.comparison.arms import Shared
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.variants import Variant
-from ryot_jax.kernels import KernelPlan
-from ryot_jax.kernels.ops.dense import fp8
 from ryot_jax.machine.devices import Devices, describe_devices
 from ryot_jax.machine.peaks import SECONDS, Peaks, Shape, measure_peaks
 from ryot_jax.model.accounting import batch_bytes, least_flops_per_step, least_state_bytes_per_step
 from ryot_jax.model.config import ModelConfig
+from ryot_jax.optimizations import KernelPlan, activations_dtype, products_rounding
 from ryot_jax.runtime.errors import RyotError
-
-_FP8 = str(jnp.dtype(fp8.FORWARD))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +158,7 @@ def training_steps(
 
 def products_dtype(model: ModelConfig, plan: KernelPlan) -> str:
     """Dtype of the operands of a plan's matrix products; the narrowest where there are several."""
-    of_dense = {"xla": "bfloat16", "fp8": _FP8}
-    return of_dense.get(plan.dense) or plan.activations or model.compute_dtype
+    return products_rounding(plan) or activations_dtype(plan, model.compute_dtype)
 
 
 def product_shapes(model: ModelConfig, rows: int) -> tuple[Shape, ...]:
@@ -175,7 +171,8 @@ def product_shapes(model: ModelConfig, rows: int) -> tuple[Shape, ...]:
 def products_dtypes(model: ModelConfig, variants: Sequence[Variant]) -> tuple[str, ...]:
     """The dtypes whose peaks `place` needs: float32, those of the variants, and the model's beside a narrower one."""
     narrowest = {products_dtype(model, variant.plan) for variant in variants}
-    return tuple(sorted({"float32", *narrowest, *([model.compute_dtype] if _FP8 in narrowest else [])}))
+    is_narrower = any(jnp.dtype(dtype).itemsize < jnp.dtype(model.compute_dtype).itemsize for dtype in narrowest)
+    return tuple(sorted({"float32", *narrowest, *([model.compute_dtype] if is_narrower else [])}))
 
 
 def computing_units(devices: Devices) -> int:

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, attention, norm_dense, packed_attention
+from ryot_jax.kernels import attention, norm_dense, packed_attention, reads_packed
 from ryot_jax.model.cache import LayerCache, append, attend
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.model.layers import Norm, Projection
 from ryot_jax.model.positions import rotate
+from ryot_jax.optimizations import KernelPlan
 
 
 class SelfAttention(nnx.Module):
@@ -30,18 +31,18 @@ class SelfAttention(nnx.Module):
         """The sum x + attention(norm(x))."""
         if self._is_packed(plan):
             kernel, bias = self.qkv.weights()
-            qkv_BTE, x_BTD = norm_dense(x_BTD, norm.of(x_BTD, plan), kernel, bias, implementation=plan.dense)
+            qkv_BTE, x_BTD = norm_dense(x_BTD, norm.of(x_BTD, plan), kernel, bias, implementation=plan["dense"])
             return self._of_packed(qkv_BTE, plan, x_BTD)
         h_BTD, x_BTD = norm.of(x_BTD, plan)(x_BTD)
         return self._of_parts(h_BTD, plan, x_BTD)
 
     def _is_packed(self, plan: KernelPlan) -> bool:
-        return plan.attention in ("cpu", "mosaic") and not self.rotary  # the others would cut the array apart
+        return reads_packed(plan["attention"]) and not self.rotary  # the others would cut the array apart
 
     def _of_packed(self, qkv_BTE: jax.Array, plan: KernelPlan, residual: jax.Array | None) -> jax.Array:
         B, T, E = qkv_BTE.shape
         qkv_BTNK = qkv_BTE.reshape(B, T, 3 * self.n_heads, -1)
-        o_BTHK = packed_attention(qkv_BTNK, self.n_heads, implementation=plan.attention)
+        o_BTHK = packed_attention(qkv_BTNK, self.n_heads, implementation=plan["attention"])
         return self.out(o_BTHK.reshape(B, T, E // 3), plan=plan, residual=residual)
 
     def _of_parts(self, x_BTD: jax.Array, plan: KernelPlan, residual: jax.Array | None) -> jax.Array:
@@ -49,7 +50,7 @@ class SelfAttention(nnx.Module):
         # gradients put together again, which takes XLA:CPU 8 % of a step of the scaled run.
         parts = self.qkv.parts(x_BTD, 3, plan=plan)
         q_BTHK, k_BTHK, v_BTHK = self._heads(parts, jnp.arange(x_BTD.shape[1])[None])
-        o_BTHK = attention(q_BTHK, k_BTHK, v_BTHK, implementation=plan.attention)
+        o_BTHK = attention(q_BTHK, k_BTHK, v_BTHK, implementation=plan["attention"])
         return self.out(o_BTHK.reshape(x_BTD.shape), plan=plan, residual=residual)
 
     def decode(

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, linear_cross_entropy
+from ryot_jax.kernels import linear_cross_entropy
 from ryot_jax.model.cache import Cache
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.model.transformer import Transformer, layer_name
+from ryot_jax.optimizations import KernelPlan
 
 GraphDef: TypeAlias = nnx.GraphDef[Transformer]
 Params: TypeAlias = dict[str, Any]
@@ -90,7 +91,7 @@ def loss(
         x_BTD.reshape(-1, x_BTD.shape[-1]),
         unembedding(graphdef, params),
         batch["targets"].reshape(-1),
-        implementation=plan.linear_cross_entropy,
+        implementation=plan["linear_cross_entropy"],
     )
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, NormOf, dense, mlp, norm_mlp
+from ryot_jax.kernels import NormSpec, dense, mlp, norm_mlp
 from ryot_jax.model.config import ModelConfig
+from ryot_jax.optimizations import KernelPlan
 
 
 def subkey(key: jax.Array | None, index: int | jax.Array) -> jax.Array | None:
@@ -27,14 +28,14 @@ class Projection(nnx.Module):
 
     def __call__(self, x: jax.Array, *, plan: KernelPlan, residual: jax.Array | None = None) -> jax.Array:
         """x[..., E] -> y[..., O] in the dtype of x; with a residual their sum, in the residual's dtype."""
-        return dense(x, *self.weights(), residual=residual, implementation=plan.dense)
+        return dense(x, *self.weights(), residual=residual, implementation=plan["dense"])
 
     def parts(self, x: jax.Array, n: int, *, plan: KernelPlan) -> list[jax.Array]:
         """The n equal parts of the outputs: n arrays y[..., O / n]."""
         kernel, bias = self.weights()
         kernels = jnp.split(kernel, n, axis=1)
         biases = [None] * n if bias is None else jnp.split(bias, n)
-        return [dense(x, *weights, implementation=plan.dense) for weights in zip(kernels, biases, strict=True)]
+        return [dense(x, *weights, implementation=plan["dense"]) for weights in zip(kernels, biases, strict=True)]
 
     def weights(self) -> tuple[jax.Array, jax.Array | None]:
         """kernel_EO and bias_O."""
@@ -53,14 +54,14 @@ class Norm(nnx.Module):
         """x_BTD -> y_BTD in the dtype between the ops: the plan's `activations`, or else that of x."""
         return self.of(x_BTD, plan).alone(x_BTD)
 
-    def of(self, x_BTD: jax.Array, plan: KernelPlan) -> NormOf:
+    def of(self, x_BTD: jax.Array, plan: KernelPlan) -> NormSpec:
         """The norm for ops that begin with one."""
-        return NormOf(
+        return NormSpec(
             self.scale[...],
             None if self.bias is None else self.bias[...],
             centre=self.centre,
-            dtype=jnp.dtype(plan.activations or x_BTD.dtype),
-            implementation=plan.norm,
+            dtype=jnp.dtype(plan["activations"] or x_BTD.dtype),
+            implementation=plan["norm"],
         )
 
 
@@ -78,11 +79,11 @@ class Mlp(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, plan: KernelPlan, residual: jax.Array | None = None) -> jax.Array:
         """x_BTD -> y_BTD in the dtype of x; with a residual their sum, in the residual's dtype."""
-        return mlp(x_BTD, *self._weights(), kind=self.kind, residual=residual, implementation=plan.dense)
+        return mlp(x_BTD, *self._weights(), kind=self.kind, residual=residual, implementation=plan["dense"])
 
     def of_norm(self, x_BTD: jax.Array, norm: Norm, *, plan: KernelPlan) -> jax.Array:
         """The sum x + mlp(norm(x))."""
-        return norm_mlp(x_BTD, norm.of(x_BTD, plan), *self._weights(), kind=self.kind, implementation=plan.dense)
+        return norm_mlp(x_BTD, norm.of(x_BTD, plan), *self._weights(), kind=self.kind, implementation=plan["dense"])
 
     def _weights(self) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
         (up_DF, up_bias_F), (down_FD, down_bias_D) = self.up.weights(), self.down.weights()

@@ -1,11 +1,11 @@
 """A model's weights as the decoding kernel takes them.
 
-What the kernel computes with them is in `ryot_jax.kernels.ops.decoding.step`.
+What the kernel computes with them is in `ryot_jax.kernels.decoding.step`.
 """
 
 import jax.numpy as jnp
 
-from ryot_jax.kernels.ops.decoding.step import LayerWeights, StepSpec, StepWeights
+from ryot_jax.kernels.decoding.step import LayerWeights, StepSpec, StepWeights
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.model.functional import Params, unstack_layers
 from ryot_jax.model.positions import angles, sinusoidal

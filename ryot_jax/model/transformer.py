@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ryot_jax.kernels import KernelPlan, dropout, embedding
+from ryot_jax.kernels import dropout, embedding
 from ryot_jax.model.attention import SelfAttention
 from ryot_jax.model.cache import Cache, LayerCache
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.model.layers import Mlp, Norm, subkey
 from ryot_jax.model.positions import sinusoidal
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.errors import ConfigError
 
 _EMBEDDING_DEVIATION = 0.02
@@ -47,7 +48,7 @@ class Block(nnx.Module):
         self, branch: Any, norm: Norm, x_BTD: jax.Array, plan: KernelPlan, key: jax.Array | None
     ) -> jax.Array:
         h_BTD, x_BTD = norm.of(x_BTD, plan)(x_BTD)
-        return x_BTD + dropout(branch(h_BTD, plan=plan), self.dropout, key, implementation=plan.dropout)
+        return x_BTD + dropout(branch(h_BTD, plan=plan), self.dropout, key, implementation=plan["dropout"])
 
     def decode(
         self, x_BSD: jax.Array, cache: LayerCache, length_B: jax.Array, *, plan: KernelPlan
@@ -95,9 +96,9 @@ class Transformer(nnx.Module):
                 f"sequence of {T} tokens: model.max_len = {self.cfg.max_len}; shorten it or raise max_len"
             )
         positions_TD = None if self.positions is None else self.positions[...][:T]
-        x_BTD = embedding(self.embedding[...], tokens_BT, positions_TD, implementation=plan.embedding)
+        x_BTD = embedding(self.embedding[...], tokens_BT, positions_TD, implementation=plan["embedding"])
         x_BTD = self._at_positions(x_BTD, jnp.arange(T)[None])
-        x_BTD = dropout(x_BTD, self.cfg.dropout, subkey(key, 0), implementation=plan.dropout)
+        x_BTD = dropout(x_BTD, self.cfg.dropout, subkey(key, 0), implementation=plan["dropout"])
         run = self._run_scanned if self.cfg.scan_layers else self._run_unrolled
         return self.final_norm(run(x_BTD, plan, key, depth or self.cfg.n_layers), plan=plan)
 
@@ -114,7 +115,7 @@ class Transformer(nnx.Module):
         """
         S = tokens_BS.shape[1]
         positions_BS = jnp.add.outer(cache.length_B, jnp.arange(S))
-        x_BSD = embedding(self.embedding[...], tokens_BS, implementation=plan.embedding)
+        x_BSD = embedding(self.embedding[...], tokens_BS, implementation=plan["embedding"])
         if self.positions is not None:
             x_BSD += self.positions[...][positions_BS]
         x_BSD = self._at_positions(x_BSD, positions_BS)

@@ -25,17 +25,18 @@ from ryot_jax.comparison.arms import (
 )
 from ryot_jax.data.batches import training_iterator
 from ryot_jax.data.pipeline import Corpus
-from ryot_jax.kernels import KernelPlan, resolve
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan, resolve
+from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runtime.compiler import counted_compilations
 from ryot_jax.scaling import Static, StepSchedule, check, phases
 from ryot_jax.scaling.schedule import Segment
 from ryot_jax.training import recipe
 from ryot_jax.training.evaluation import Evaluation
 from ryot_jax.training.optimizer import evaluation_params, make_optimizer
-from ryot_jax.training.parallel import STEPS_PER_CALL, CompiledStep, stack
+from ryot_jax.training.parallel import CompiledStep, stack
 from ryot_jax.training.program_check import ProgramCheck
 from ryot_jax.training.scheduled import Programs, ScheduledTrainer, scheduled_dataset, scheduled_rate
 from ryot_jax.training.state import State, init_state
@@ -330,4 +331,4 @@ def _kinds(made: _Made, seconds: Mapping[Segment, float]) -> list[Kind]:
 
 def _steps_per_call(kernels: KernelPlan) -> int:
     """Training steps that one call of a program takes."""
-    return STEPS_PER_CALL if kernels.dispatch == "scan" else 1
+    return STEPS_PER_CALL if kernels["dispatch"] == "scan" else 1

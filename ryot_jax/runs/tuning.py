@@ -1,7 +1,7 @@
 """Tune the kernels of a config: the ops first, then whole training steps, and keep what won.
 
 An op's victory can vanish within the step, so plans are confirmed there before they are stored. How one op is
-measured is left to `kernels.tuning`, the files to `kernels.tuning_cache`.
+measured is left to `kernels.choice.tuning`, the files to `kernels.choice.cache`.
 """
 
 import dataclasses
@@ -15,12 +15,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ryot_jax.comparison.arms import step_function
-from ryot_jax.kernels import KernelPlan, Spec, resolve
+from ryot_jax.kernels.catalogue import ops as all_ops
 from ryot_jax.kernels.choice import tuning
+from ryot_jax.kernels.choice.benchmark import described, zipf_tokens
 from ryot_jax.kernels.choice.cache import Entry, TuningCache
-from ryot_jax.kernels.choice.tuning import Trial, paired_speedup
-from ryot_jax.kernels.plan import shown, tunable
+from ryot_jax.kernels.choice.tuning import Measurement
+from ryot_jax.kernels.declaration import Op, Optimization, Spec
+from ryot_jax.kernels.resolution import tunable
 from ryot_jax.model import ModelConfig
+from ryot_jax.optimizations import OPTIMIZATIONS, KernelPlan, resolve
+from ryot_jax.runtime.statistics import CONFIDENCE, ratio_interval
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.parallel import CompiledStep, compile_step
 from ryot_jax.training.state import init_state
@@ -30,50 +34,49 @@ STEP_SECONDS = 20.0  # of timing, for all plans together
 # makes some 0.001 (scaled run), a wrong kernel another number altogether.
 _STEP_TOLERANCE = 0.05
 
-REFERENCE, TUNED, STATIC, WITHOUT_BF16 = "reference", "tuned", "static order", "static order, no bfloat16 between ops"
-WITHOUT_ADAMW = "static order, XLA's AdamW"
+REFERENCE, TUNED, STATIC = "reference", "tuned", "static order"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What tuning found.
+    """The outcome of tuning.
 
     Attributes:
-      ops: for each op that was measured, the trials of its implementations.
+      ops: for each op that was measured, the measurements of its implementations.
       winners: the fastest implementation of each of these ops by itself.
-      steps: for each plan whose training step was measured, its trial; speed-ups are over the reference's step.
+      steps: for each plan whose training step was measured, its measurement; speed-ups are over the reference's step.
       chosen: the name of the plan to use.
       plan: that plan.
     """
 
-    ops: Mapping[str, Mapping[str, Trial]]
+    ops: Mapping[str, Mapping[str, Measurement]]
     winners: Mapping[str, str]
-    steps: Mapping[str, Trial]
+    steps: Mapping[str, Measurement]
     chosen: str
     plan: KernelPlan
 
     def table(self) -> list[str]:
         """The measurements as lines of text, a column each for what was measured and what was found."""
         blocks = [*self.ops.items(), ("training step", self.steps)]
-        rows = [(title, name, trial) for title, trials in blocks for name, trial in trials.items()]
+        rows = [(title, name, measurement) for title, measured in blocks for name, measurement in measured.items()]
         width = max(len(name) for _, name, _ in rows)
         lines = [f"{'':<21}{'':<{width}}  {'ms':>8}  {'times reference (95 %)':<23}  {'error':>7}  {'MiB':>7}"]
-        for title, name, trial in rows:
+        for title, name, measurement in rows:
             best = name == (self.chosen if title == "training step" else self.winners[title])
-            lines.append(f"{title:<21}{name:<{width}}  {_cells(trial)}{'  <- ' if best else ''}".rstrip())
-        changed = [op for op in self.winners if getattr(self.plan, op) != self.winners[op]]
-        return [*lines, *(f"{op}: {getattr(self.plan, op)}, as the whole step is faster with it" for op in changed)]
+            lines.append(f"{title:<21}{name:<{width}}  {_cells(measurement)}{'  <- ' if best else ''}".rstrip())
+        changed = [op for op in self.winners if self.plan[op] != self.winners[op]]
+        return [*lines, *(f"{op}: {self.plan[op]}, as the whole step is faster with it" for op in changed)]
 
 
-def _cells(trial: Trial) -> str:
-    if trial.milliseconds is None:
-        return f"failed: {trial.failure}"
+def _cells(measurement: Measurement) -> str:
+    if measurement.milliseconds is None:
+        return f"failed: {measurement.failure}"
     speedup = ""
-    if trial.speedup is not None and trial.interval is not None:
-        speedup = f"{trial.speedup:.2f} ({trial.interval[0]:.2f} to {trial.interval[1]:.2f})"
-    error = "" if trial.error is None else f"{trial.error:.1e}"
-    memory = "" if trial.memory_bytes is None else f"{trial.memory_bytes / 2**20:,.1f}"
-    return f"{trial.milliseconds:>8.2f}  {speedup:<23}  {error:>7}  {memory:>7}"
+    if measurement.speedup is not None and measurement.interval is not None:
+        speedup = f"{measurement.speedup:.2f} ({measurement.interval[0]:.2f} to {measurement.interval[1]:.2f})"
+    error = "" if measurement.error is None else f"{measurement.error:.1e}"
+    memory = "" if measurement.memory_bytes is None else f"{measurement.memory_bytes / 2**20:,.1f}"
+    return f"{measurement.milliseconds:>8.2f}  {speedup:<23}  {error:>7}  {memory:>7}"
 
 
 def tune(
@@ -101,18 +104,18 @@ def tune(
       ConfigError: an optimization is asked for by name and cannot take the work.
     """
     static = resolve(config.optimizations, spec=spec).plan
-    spec = dataclasses.replace(spec, activations=static.activations)
-    ops: dict[str, Mapping[str, Trial]] = {}
+    spec = _after(static, spec)
+    ops: dict[str, Mapping[str, Measurement]] = {}
     winners: dict[str, str] = {}
-    for op in tuning.BENCHMARKS:
-        candidates = tunable(op, spec)
-        if config.optimizations[op] == "auto" and len(candidates) > 1:
-            log(f"tuning {op}: {', '.join(candidates)}")
-            winners[op], ops[op] = tuning.tune(op, spec, seconds=op_seconds)
+    for op in all_ops():
+        names = tunable(op, spec)
+        if op.is_benchmarked and config.optimizations[op.name] == "auto" and len(names) > 1:
+            log(f"tuning {op.name}: {', '.join(names)}")
+            winners[op.name], ops[op.name] = tuning.tune(op, spec, seconds=op_seconds)
     plans = _plans(config, spec, static, winners)
     log(f"tuning whole training steps: {'; '.join(plans)}")
     steps, seconds = _time_steps(config, model, plans, step_seconds)
-    tuned = dataclasses.replace(static, **winners)
+    tuned = static.replace(**winners)
     chosen = choose(next(name for name, plan in plans.items() if plan == tuned), seconds)
     outcome = Outcome(ops, winners, steps, chosen, plans[chosen])
     _store(outcome, config, spec, cache)
@@ -130,8 +133,8 @@ def choose(preferred: str, seconds: Mapping[str, Sequence[float]]) -> str:
         name: speedup
         for name in seconds
         if name != preferred
-        for speedup, (low, _) in [paired_speedup(seconds[preferred], seconds[name])]
-        if low > 1
+        for speedup, interval in [ratio_interval(seconds[preferred], seconds[name], CONFIDENCE)]
+        if interval is not None and interval[0] > 1
     }
     return max(faster, key=lambda name: faster[name], default=preferred)
 
@@ -139,33 +142,36 @@ def choose(preferred: str, seconds: Mapping[str, Sequence[float]]) -> str:
 def _plans(config: ConfigDict, spec: Spec, static: KernelPlan, winners: Mapping[str, str]) -> dict[str, KernelPlan]:
     """The plans to take whole steps with, by name, each plan once.
 
-    All have the dispatch and the qat of the static order: what is timed is a step, not how many of them go into a call
-    or whose weights it sees.
+    What no measurement decides is in all of them as the static order has it: what is timed is a step, not how many of
+    them go into a call or whose weights it sees.
     """
-    reference = KernelPlan(dispatch=static.dispatch, qat=static.qat)
-    named = [(REFERENCE, reference), (TUNED, dataclasses.replace(static, **winners)), (STATIC, static)]
+    kept = {o.name: static[o.name] for o in OPTIMIZATIONS if not o.plan_without and not _is_benchmarked(o)}
+    named = [(REFERENCE, KernelPlan(**kept)), (TUNED, static.replace(**winners)), (STATIC, static)]
     for op, name in winners.items():
-        named.append((f"static order but {op}={name}", dataclasses.replace(static, **{op: name})))
-    if config.optimizations.activations == "auto" and static.activations:
-        off = {**config.optimizations, "activations": "off"}
-        named.append((WITHOUT_BF16, resolve(off, spec=dataclasses.replace(spec, activations="")).plan))
-    if config.optimizations.optimizer == "auto":  # measured here alone: it has no gradients, as the ops have
-        named.append((WITHOUT_ADAMW, dataclasses.replace(static, optimizer="reference")))
+        named.append((f"static order but {op}={name}", static.replace(**{op: name})))
+    for optimization in _measured_in_steps(config):
+        if static[optimization.name] == optimization.reference:
+            continue
+        without = static.replace(**{optimization.name: optimization.reference})
+        if optimization.sets:  # others were resolved for it
+            off = {**config.optimizations, optimization.name: "off"}
+            without = resolve(off, spec=_after(KernelPlan(), spec)).plan
+        named.append((optimization.plan_without, without))
     names = {plan: name for name, plan in reversed(named)}
     return {name: plan for name, plan in named if names[plan] == name}
 
 
 def _time_steps(
     config: ConfigDict, model: ModelConfig, plans: Mapping[str, KernelPlan], seconds: float
-) -> tuple[dict[str, Trial], dict[str, list[float]]]:
-    """A trial of each plan's step, and the seconds of each round of those that passed."""
+) -> tuple[dict[str, Measurement], dict[str, list[float]]]:
+    """A measurement of each plan's step, and the seconds of each round of those that passed."""
     training = config.training
     optimizer = make_optimizer(training, training.epochs * training.steps_per_epoch)
     graphdef, state = init_state(model, optimizer, config.seed)
     shape = (training.batch_size, training.seq_len + 1)
-    tokens = tuning.zipf_tokens(np.random.default_rng(config.seed), model.vocab_size, shape)
+    tokens = zipf_tokens(np.random.default_rng(config.seed), model.vocab_size, shape)
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-    trials: dict[str, Trial] = {}
+    measured: dict[str, Measurement] = {}
     programs: dict[str, CompiledStep] = {}
     baseline: dict[str, float] = {}
     for name, plan in plans.items():
@@ -176,16 +182,16 @@ def _time_steps(
         except Exception as failure:  # of any kind: a compiler's, the runtime's, a kernel's own
             if name == REFERENCE:
                 raise
-            trials[name] = Trial(failure=tuning.described(failure))
+            measured[name] = Measurement(failure=described(failure))
             continue
         baseline = baseline or found
-        trials[name] = Trial(None, _STEP_TOLERANCE, memory_bytes=program.memory_bytes)
+        measured[name] = Measurement(None, _STEP_TOLERANCE, memory_bytes=program.memory_bytes)
         if model.dropout == 0:  # else other masks give other numbers
             error = max(abs(float(found[key] / baseline[key]) - 1) for key in ("loss", "grad_norm"))
-            trials[name] = dataclasses.replace(trials[name], error=error)
+            measured[name] = dataclasses.replace(measured[name], error=error)
             if not error <= _STEP_TOLERANCE:
                 failed = f"loss or gradient norm is off by {error:.1e}, above {_STEP_TOLERANCE:.0e}"
-                trials[name] = dataclasses.replace(trials[name], failure=failed)
+                measured[name] = dataclasses.replace(measured[name], failure=failed)
                 continue
         programs[name] = program
 
@@ -198,31 +204,44 @@ def _time_steps(
 
     calls = {name: functools.partial(step, program) for name, program in programs.items()}
     seconds_by_name = tuning.race(calls, seconds=seconds)
-    return trials | {n: tuning.timed(trials[n], seconds_by_name, n, REFERENCE) for n in programs}, seconds_by_name
+    return measured | {n: tuning.timed(measured[n], seconds_by_name, n, REFERENCE) for n in programs}, seconds_by_name
 
 
 def _store(outcome: Outcome, config: ConfigDict, spec: Spec, cache: TuningCache) -> None:
-    """One entry for each field of the plan that was left to 'auto'."""
-    steps = {name: dataclasses.asdict(trial) for name, trial in outcome.steps.items()}
+    """One entry for each optimization that was measured."""
+    steps = {name: dataclasses.asdict(measurement) for name, measurement in outcome.steps.items()}
     plan, chosen = outcome.plan, outcome.steps[outcome.chosen]
-    if config.optimizations.activations == "auto":
-        times = f"; its step is {chosen.speedup:.1f} times as fast as the reference" if chosen.speedup else ""
-        summary = f"{shown(plan.activations)} in the fastest plan ({outcome.chosen}){times}"
-        cache.store(
-            "activations", dataclasses.replace(spec, activations=""), Entry(plan.activations, summary, {}, steps)
-        )
-    if config.optimizations.optimizer == "auto":
-        summary = f"{plan.optimizer} in the fastest plan ({outcome.chosen})"
-        for activations in {"", plan.activations}:  # it takes float32 whatever there is between the ops
-            entry = Entry(plan.optimizer, summary, {}, steps)
-            cache.store("optimizer", dataclasses.replace(spec, activations=activations), entry)
-    if plan.activations != spec.activations:
+    for optimization in _measured_in_steps(config):
+        summary = f"{optimization.implementation(plan)} in the fastest plan ({outcome.chosen})"
+        if optimization.sets:
+            summary += f"; its step is {chosen.speedup:.1f} times as fast as the reference" if chosen.speedup else ""
+            works = [_after(KernelPlan(), spec)]
+        else:  # it is the same work whatever the fastest plan has set
+            works = [_after(KernelPlan(), spec), _after(plan, spec)]
+        for work in works:
+            cache.store(optimization.name, work, Entry(plan[optimization.name], summary, {}, steps))
+    if _after(plan, spec) != spec:
         return  # the ops were measured with another dtype between them; for this one the static order stands
-    for op, trials in outcome.ops.items():
-        name, best = getattr(plan, op), outcome.winners[op]
-        speedup = trials[name].speedup
+    for op, measured in outcome.ops.items():
+        name, best = plan[op], outcome.winners[op]
+        speedup = measured[name].speedup
         summary = f"{name} {speedup:.1f} times reference" if speedup else f"{name}, which nothing beats"
         if name != best:
             summary += f"; {best} is slower in the whole step"
-        json_trials = {name: dataclasses.asdict(trial) for name, trial in trials.items()}
-        cache.store(op, spec, Entry(name, summary, json_trials, steps))
+        json_values = {name: dataclasses.asdict(measurement) for name, measurement in measured.items()}
+        cache.store(op, spec, Entry(name, summary, json_values, steps))
+
+
+def _after(plan: KernelPlan, spec: Spec) -> Spec:
+    """The work as the optimizations leave it that set a field of it."""
+    for optimization in OPTIMIZATIONS:
+        spec = optimization.applied(spec, plan[optimization.name])
+    return spec
+
+
+def _measured_in_steps(config: ConfigDict) -> list[Optimization]:
+    return [o for o in OPTIMIZATIONS if o.plan_without and config.optimizations[o.name] == "auto"]
+
+
+def _is_benchmarked(optimization: Optimization) -> bool:
+    return isinstance(optimization, Op) and optimization.is_benchmarked

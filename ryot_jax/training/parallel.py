@@ -22,9 +22,6 @@ from ryot_jax.training.state import State
 from ryot_jax.training.step import Metrics
 
 DATA_AXIS = "data"
-# Steps of a call that takes several. On a 2-core CPU the host takes 2 ms to dispatch a step of 45 ms, on a core that
-# the kernels want: with 5 steps a call that step was 1.05 to 1.07 times as fast, and more steps a call gave no more.
-STEPS_PER_CALL = 5
 # (state, batch, axis_name=None or the name of a mapped axis) -> (state, metrics)
 StepFn = Callable[..., tuple[State, Metrics]]
 

@@ -18,8 +18,8 @@ from ryot_jax.comparison.ablation import Built
 from ryot_jax.comparison.attribution import Player, attribute
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 
@@ -87,7 +87,7 @@ def test_every_subset_is_timed_with_just_its_plan_and_proof(finished):
     assert [arm["name"] for arm in document["arms"]] == ["baseline", "norm", "dispatch", "all"]
     on = {"norm": "xla", "dispatch": "scan"}
     for arm in document["arms"]:
-        assert arm["plan"] == dataclasses.asdict(KernelPlan(**{name: on[name] for name in arm["on"]}))
+        assert arm["plan"] == dict(KernelPlan(**{name: on[name] for name in arm["on"]}))
         assert set(arm["evidence"]) == set(arm["on"])
         assert len(arm["seconds_per_step"]) == ROUNDS
     assert (document["missing"], document["block_steps"]) == ([], BLOCK)

@@ -5,12 +5,12 @@ import hashlib
 
 import numpy as np
 import pytest
+from ryot_jax.kernels.declaration import Evidence
 
 from ryot_jax.comparison import estimands, protocol, results, variants
 from ryot_jax.comparison.outcomes import TrainingPair
-from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.variants import Variant
-from ryot_jax.kernels import KernelPlan
+from ryot_jax.optimizations import KernelPlan
 
 TOKENS_PER_STEP = 64
 
@@ -112,7 +112,7 @@ def assemble(run, schedule):
             parameters=1000,
             compile_seconds={"trace": 0.5, "lower": 0.25, "compile": 2.0},
             memory_bytes=2**20,
-            plan=dataclasses.asdict(variant.plan),
+            plan=dict(variant.plan),
             statistical=variants.is_statistical(variant),
             optimizations=variants.describe(variant, evidence, {}),
             differences=variants.differences(baseline, variant),

@@ -7,19 +7,19 @@ import time
 import jax
 import numpy as np
 import pytest
+from ryot_jax.kernels.declaration import Evidence
 
 from ryot_jax.comparison import ablation
 from ryot_jax.comparison.ablation import BASELINE, build, design, doubts, measure, subset_name
 from ryot_jax.comparison.arms import kernel_spec, share
 from ryot_jax.comparison.attribution import attribute
-from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.variants import OPTIMIZATIONS
 from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
-from ryot_jax.kernels import KernelPlan, Resolution, plan, resolve
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan, Resolution, resolve
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.program_check import ProgramCheck
 
@@ -133,7 +133,7 @@ def test_players_that_were_not_chosen_are_off_in_every_arm(spec):
     found = design(resolve(WISHES, spec=spec), spec, block_steps=5, only=("dispatch", "norm"))
     assert [player.name for player in found.players] == ["norm", "dispatch"], "in the order of the optimizations"
     assert len(found.variants) == 4
-    assert {variant.plan.attention for variant in found.variants.values()} == {"reference"}
+    assert {variant.plan["attention"] for variant in found.variants.values()} == {"reference"}
     assert found.variants[_of(*TWO)].name == "all"
 
 
@@ -174,7 +174,7 @@ def test_a_subset_that_cannot_be_had_is_left_out_with_its_reason_and_not_replace
     assert all("optimizations.norm = 'xla': needs bfloat16 around it" in reason for reason in found.missing.values())
     assert len(found.variants) == 8 - 2 and not set(found.variants) & set(without)
     for subset, variant in found.variants.items():
-        assert (variant.plan.norm == "xla") == ("norm" in subset)
+        assert (variant.plan["norm"] == "xla") == ("norm" in subset)
     with pytest.raises(ConfigError, match="needs bfloat16 around it"):
         design(optimized, spec, block_steps=5, only=("attention", "norm"))  # the full set cannot be had
 

@@ -12,12 +12,12 @@ from ryot_jax.comparison.variants import Variant, check_active
 from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
+from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training import program_check
-from ryot_jax.training.parallel import STEPS_PER_CALL
 
 PLANS = {"baseline": KernelPlan(), "optimized": KernelPlan(dispatch="scan")}
 

@@ -15,7 +15,8 @@ import pytest
 from ryot_jax.comparison import Comparison, compare, protocol
 from ryot_jax.comparison.controls import Controls, judge_placebo, judge_shuffled
 from ryot_jax.comparison.variants import Variant, check_active
-from ryot_jax.kernels import KernelPlan, Spec
+from ryot_jax.kernels import Spec
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.errors import ConfigError, RyotError
 
 SPEC = Spec(

@@ -12,7 +12,6 @@ from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.machine import peaks as measured
 from ryot_jax.machine import roofline
 from ryot_jax.machine.devices import Devices, describe_devices
@@ -21,6 +20,7 @@ from ryot_jax.machine.roofline import Step, computing_units, of_run, place, prod
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import least_flops_per_step
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.report import terminal
 
 SOURCES = {"float32": "a", "bfloat16": "b", MEMORY: "c"}

@@ -11,13 +11,15 @@ import pytest
 from ryot_jax.comparison.arms import kernel_spec, step_function
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, check_active, differing
 from ryot_jax.config import get_default
-from ryot_jax.kernels import KernelPlan, Spec, cpu, plan
+from ryot_jax.kernels import Spec, cpu
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
+from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.optimizer import make_optimizer
-from ryot_jax.training.parallel import STEPS_PER_CALL, compile_step, stack
+from ryot_jax.training.parallel import compile_step, stack
 from ryot_jax.training.state import init_state
 
 B, T, D, F, V, H = 4, 32, 16, 48, 80, 2
@@ -115,17 +117,17 @@ def _rounded(w):
 
 def _step_text(switched: KernelPlan, rename: str = "step") -> str:
     """HLO text of a compiled gradient step that uses what `switched` says."""
-    attention = _attention if switched.attention == "reference" else _blocked_attention
-    mlp = _mlp if switched.dense == "reference" else _bf16_mlp
-    head = _loss_sum if switched.linear_cross_entropy == "reference" else _chunked_loss_sum
-    norm = _norm if switched.norm == "reference" else _norm_with_own_gradient
-    dropout = _dropout if switched.dropout == "reference" else _hashed_dropout
+    attention = _attention if switched["attention"] == "reference" else _blocked_attention
+    mlp = _mlp if switched["dense"] == "reference" else _bf16_mlp
+    head = _loss_sum if switched["linear_cross_entropy"] == "reference" else _chunked_loss_sum
+    norm = _norm if switched["norm"] == "reference" else _norm_with_own_gradient
+    dropout = _dropout if switched["dropout"] == "reference" else _hashed_dropout
 
     def step(params, x_BTD, targets_N, key):
-        params = params if switched.qat == "float" else jax.tree.map(_rounded, params)
+        params = params if switched["qat"] == "float" else jax.tree.map(_rounded, params)
         x_BTHK = x_BTD.reshape(B, T, H, D // H)
         x_ND = (x_BTD + attention(x_BTHK).reshape(B, T, D)).reshape(-1, D)
-        h_ND = norm(dropout(x_ND, key)).astype(switched.activations or "float32")
+        h_ND = norm(dropout(x_ND, key)).astype(switched["activations"] or "float32")
         y_ND = mlp(x_ND + h_ND.astype(jnp.float32), params["up"], params["down"])
         return head(y_ND, params["out"], targets_N), h_ND  # an output is an array of its own, whatever is fused
 
@@ -138,12 +140,12 @@ def _step_text(switched: KernelPlan, rename: str = "step") -> str:
             gradients, h_ND = gradient(params, x_BTD, targets_N, key)
             return (*jax.tree.map(jnp.subtract, (params, x_BTD), gradients), h_ND), None
 
-        h_ND = jnp.zeros((B * T, D), switched.activations or "float32")
+        h_ND = jnp.zeros((B * T, D), switched["activations"] or "float32")
         return jax.lax.scan(one, (params, x_BTD, h_ND), targets_SN)[0]
 
     params = {"up": jnp.ones((D, F)), "down": jnp.ones((F, D)), "out": jnp.ones((V, D))}
     program, targets = gradient, jnp.zeros(B * T, jnp.int32)
-    if switched.dispatch == "scan":
+    if switched["dispatch"] == "scan":
         program, targets = scanned, jnp.zeros((STEPS_PER_CALL, B * T), jnp.int32)
     arguments = params, jnp.ones((B, T, D)), targets, jax.random.key(0)
     return jax.jit(program).lower(*arguments).compile().as_text()
@@ -194,7 +196,7 @@ def trained(request):
 
     @functools.cache
     def program(plan):
-        steps = STEPS_PER_CALL if plan.dispatch == "scan" else 1
+        steps = STEPS_PER_CALL if plan["dispatch"] == "scan" else 1
         step_fn = step_function(config, model, graphdef, optimizer, plan)
         compiled = compile_step(step_fn, state, batch if steps == 1 else stack([batch] * steps), steps=steps)
         return hlo.parse(compiled.hlo_text())
@@ -224,7 +226,7 @@ def test_within_the_loop_of_several_steps_the_cpp_kernels_are_found(trained):
     program, spec = trained
     plan = KernelPlan("", "cpu", "cpu", "cpu", "cpu", "cpu", dispatch="scan")
     found = _proofs(program(plan), program(KernelPlan()), spec)
-    wanted = {key for key in dataclasses.asdict(plan).items() if key[1] in ("cpu", "scan")}
+    wanted = {key for key in dict(plan).items() if key[1] in ("cpu", "scan")}
     assert wanted <= {key for key, evidence in found.items() if evidence.active}
 
 

@@ -4,7 +4,6 @@ import pytest
 
 from ryot_jax.config import fields, get_default, validate
 from ryot_jax.config import rules as config_rules
-from ryot_jax.kernels import plan
 from ryot_jax.runtime.errors import ConfigError
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ryot_jax.decoding import prepare
-from ryot_jax.kernels import KernelPlan, cpu
+from ryot_jax.kernels import cpu
 from ryot_jax.model import ModelConfig, functional
+from ryot_jax.optimizations import KernelPlan
 
 ENGINES = [
     ("reference", "float32"),

@@ -12,9 +12,9 @@ from experiments.plain_flax_baseline import ATTENTIONS, plain_program, require_p
 from experiments.random_tokens import batches_of, draw_tokens
 from ryot_jax.comparison.statistics import SpeedUp
 from ryot_jax.config import get_default
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.errors import ConfigError
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from experiments.time_to_loss import STUDY
 from ryot_jax.config import load
+from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runs.scheduled_arm import plans, schedule_of
 from ryot_jax.scaling import check
-from ryot_jax.training.parallel import STEPS_PER_CALL
 from ryot_jax.training.recipe import with_recipe
 
 

@@ -34,7 +34,7 @@ def losses(implementation):
         return lambda p, x, _: sum(map(spread, op(x, p["scale"], residual=2 * x, with_sum=True, **named)))
 
     def of(p):
-        return kernels.NormOf(p["scale"], p["b"], **named)
+        return kernels.NormSpec(p["scale"], p["b"], **named)
 
     def attention(p, x, tokens):
         q_BTHK, kv_BTGK = x.reshape(-1, T, 4, 2), (x @ p["w"])[..., :4].reshape(-1, T, 2, 2)

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from ryot_jax.kernels import KernelPlan, Spec, cpu, plan, resolve
-from ryot_jax.kernels.plan import Choice, supported
+from ryot_jax.kernels import Spec, cpu
+from ryot_jax.kernels.resolution import Choice, supported
+from ryot_jax.optimizations import KernelPlan, resolve
 from ryot_jax.runtime.errors import ConfigError
 
 SPEC = Spec(
@@ -37,7 +38,7 @@ def test_off_is_the_reference_everywhere():
     assert resolve(dict.fromkeys(FIELDS, "off"), spec=SPEC).plan == KernelPlan()
     assert resolve({}, spec=SPEC).plan == KernelPlan()
     references = {"", "reference", "float", "step"}
-    assert KernelPlan().activations == "" and set(dataclasses.astuple(KernelPlan())) == references
+    assert KernelPlan()["activations"] == "" and set(dataclasses.astuple(KernelPlan())) == references
 
 
 def test_auto_takes_the_cpp_kernels_and_bfloat16_where_they_are(machine):
@@ -69,9 +70,9 @@ def test_auto_without_a_compiler_takes_xla_and_says_why(machine, bf16):
 def test_bfloat16_between_the_ops_is_left_where_an_op_would_not_take_it_fast(machine, op):
     machine()
     resolution = resolve(ALL_AUTO | {op: "off"}, spec=SPEC)
-    assert resolution.plan.activations == "" and f"optimizations.{op} = 'off'" in resolution.reasons["activations"]
+    assert resolution.plan["activations"] == "" and f"optimizations.{op} = 'off'" in resolution.reasons["activations"]
     # Asked for by name it is had all the same.
-    assert resolve(ALL_AUTO | {op: "off", "activations": "bfloat16"}, spec=SPEC).plan.activations == "bfloat16"
+    assert resolve(ALL_AUTO | {op: "off", "activations": "bfloat16"}, spec=SPEC).plan["activations"] == "bfloat16"
 
 
 @pytest.mark.parametrize("op", ["linear_cross_entropy", "attention", "dense", "norm", "embedding"])
@@ -107,7 +108,7 @@ def test_no_dtype_but_float32_and_bfloat16_goes_into_cpp_but_weights_do():
         with pytest.raises(ConfigError, match="float16"):
             resolve({op: "cpu"}, spec=spec)
     # The embedding and its gradient are float32 whatever the model computes in.
-    assert resolve({"embedding": "cpu"}, spec=spec).plan.embedding == "cpu"
+    assert resolve({"embedding": "cpu"}, spec=spec).plan["embedding"] == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -131,23 +132,23 @@ def test_bfloat16_between_the_ops_is_refused_where_it_is_the_models_dtype():
     spec = dataclasses.replace(SPEC, compute_dtype="bfloat16")
     with pytest.raises(ConfigError, match="computes in bfloat16 already"):
         resolve({"activations": "bfloat16"}, spec=spec)
-    assert resolve({"activations": "auto"}, spec=spec).plan.activations == ""
+    assert resolve({"activations": "auto"}, spec=spec).plan["activations"] == ""
 
 
 def test_a_hashed_mask_needs_dropout():
     resolution = resolve({"dropout": "auto"}, spec=SPEC)
-    assert resolution.plan.dropout == "reference" and "the model has no dropout" in resolution.reasons["dropout"]
+    assert resolution.plan["dropout"] == "reference" and "the model has no dropout" in resolution.reasons["dropout"]
     with pytest.raises(ConfigError, match="the model has no dropout"):
         resolve({"dropout": "hash"}, spec=SPEC)
     with_dropout = dataclasses.replace(SPEC, dropout=0.1)
-    assert resolve({"dropout": "hash"}, spec=with_dropout).plan.dropout == "hash"
+    assert resolve({"dropout": "hash"}, spec=with_dropout).plan["dropout"] == "hash"
     # With other masks than the baseline's, one pair of arms would compare two seeds.
-    assert resolve({"dropout": "auto"}, spec=with_dropout).plan.dropout == "reference"
+    assert resolve({"dropout": "auto"}, spec=with_dropout).plan["dropout"] == "reference"
 
 
 def test_rounded_weights_are_had_by_name_alone():
     left = resolve({"qat": "auto"}, spec=SPEC, lookup=lambda op, spec: Choice("round", "measured"))
-    assert left.plan == KernelPlan() and left.plan.qat == "float"
+    assert left.plan == KernelPlan() and left.plan["qat"] == "float"
     # The loss of other weights is another loss: a faster or slower step at it would say nothing.
     assert left.reasons["qat"].startswith("not round: it changes what is trained")
     assert resolve({"qat": "round"}, spec=SPEC).plan == KernelPlan(qat="round")
@@ -161,11 +162,11 @@ def test_several_steps_a_call_are_what_auto_takes_on_a_cpu_and_elsewhere_where_a
     on_cpu = resolve({"dispatch": "auto"}, spec=SPEC)
     assert on_cpu.lines()[-1] == "dispatch: scan (auto: first in order that this machine supports)"
     eight = dataclasses.replace(SPEC, n_devices=8)
-    assert resolve({"dispatch": "auto"}, spec=eight).plan.dispatch == "scan"
+    assert resolve({"dispatch": "auto"}, spec=eight).plan["dispatch"] == "scan"
     on_gpu = dataclasses.replace(SPEC, platform="gpu")
     left = resolve({"dispatch": "auto"}, spec=on_gpu)
     assert left.lines()[-1] == "dispatch: step (not scan: it was measured on CPUs, not on gpu)"
-    assert resolve({"dispatch": "scan"}, spec=on_gpu).plan.dispatch == "scan"
+    assert resolve({"dispatch": "scan"}, spec=on_gpu).plan["dispatch"] == "scan"
     assert resolve({"dispatch": "off"}, spec=SPEC).lines()[-1] == "dispatch: step (off)"
 
 
@@ -179,7 +180,7 @@ def test_several_steps_a_call_are_refused_where_a_call_can_take_one_alone():
 
 
 def test_a_named_implementation_is_taken_or_refused_by_name():
-    assert resolve({"attention": "xla"}, spec=SPEC).plan.attention == "xla"
+    assert resolve({"attention": "xla"}, spec=SPEC).plan["attention"] == "xla"
     with pytest.raises(ConfigError, match=r"optimizations\.attention = 'flash'.*'cpu', 'cudnn', 'mosaic', 'xla'"):
         resolve({"attention": "flash"}, spec=SPEC)
     with pytest.raises(ConfigError, match=r"optimizations\.convolution: no such op"):
@@ -189,7 +190,7 @@ def test_a_named_implementation_is_taken_or_refused_by_name():
 def test_the_scanned_loss_is_refused_where_its_rows_are_spread_over_devices():
     spec = dataclasses.replace(SPEC, n_devices=8)
     resolution = resolve({"linear_cross_entropy": "auto"}, spec=spec)
-    assert resolution.plan.linear_cross_entropy == "reference"
+    assert resolution.plan["linear_cross_entropy"] == "reference"
     assert "scan over rows" in resolution.reasons["linear_cross_entropy"]
     with pytest.raises(ConfigError, match="scan over rows"):
         resolve({"linear_cross_entropy": "xla"}, spec=spec)
@@ -204,11 +205,11 @@ def test_what_was_measured_goes_before_the_static_order_and_after_an_explicit_wi
         return Choice("xla", "measured: xla 3.0 times reference") if op == "attention" else None
 
     resolution = resolve(ALL_AUTO | {"norm": "off"}, spec=SPEC, lookup=lookup)
-    assert resolution.plan.attention == "xla" and resolution.plan.dense == "cpu"
+    assert resolution.plan["attention"] == "xla" and resolution.plan["dense"] == "cpu"
     assert resolution.reasons["attention"] == "measured: xla 3.0 times reference"
     assert [op for op, _ in asked] == [op for op in FIELDS if op != "norm"]
-    assert resolve({"attention": "cpu"}, spec=SPEC, lookup=lookup).plan.attention == "cpu"
-    assert resolve({"attention": "off"}, spec=SPEC, lookup=lookup).plan.attention == "reference"
+    assert resolve({"attention": "cpu"}, spec=SPEC, lookup=lookup).plan["attention"] == "cpu"
+    assert resolve({"attention": "off"}, spec=SPEC, lookup=lookup).plan["attention"] == "reference"
 
     asked.clear()
     resolve(ALL_AUTO, spec=SPEC, lookup=lookup)
@@ -219,14 +220,14 @@ def test_what_was_measured_goes_before_the_static_order_and_after_an_explicit_wi
 def test_what_was_measured_and_is_no_longer_there_is_passed_over(machine, winner):
     machine(built=False)
     resolution = resolve({"attention": "auto"}, spec=SPEC, lookup=lambda op, spec: Choice(winner, "measured"))
-    assert resolution.plan.attention == "xla" and NOT_BUILT in resolution.reasons["attention"]
+    assert resolution.plan["attention"] == "xla" and NOT_BUILT in resolution.reasons["attention"]
 
 
 def test_the_reference_may_have_been_measured_to_be_the_fastest(machine):
     machine()
     winners = {"attention": "reference", "activations": ""}
     plan_of = resolve(ALL_AUTO, spec=SPEC, lookup=lambda op, spec: Choice(winners.get(op, "cpu"), "measured")).plan
-    assert plan_of.attention == "reference" and plan_of.activations == "" and plan_of.dense == "cpu"
+    assert plan_of["attention"] == "reference" and plan_of["activations"] == "" and plan_of["dense"] == "cpu"
 
 
 def test_a_resolution_says_each_choice_in_a_line_of_its_own(machine):
@@ -292,15 +293,15 @@ def test_where_a_kernel_of_a_gpu_cannot_run_the_reason_is_said(op, name, change,
 )
 def test_auto_leaves_causal_masks_to_cudnn_where_ptxas_gets_them_wrong(monkeypatch, version, attention):
     monkeypatch.setattr(plan.pallas, "cuda_version", lambda: version)
-    assert resolve({"attention": "auto"}, spec=GPU).plan.attention == attention
-    assert resolve({"attention": "mosaic"}, spec=GPU).plan.attention == "mosaic", "a wish is met"
+    assert resolve({"attention": "auto"}, spec=GPU).plan["attention"] == attention
+    assert resolve({"attention": "mosaic"}, spec=GPU).plan["attention"] == "mosaic", "a wish is met"
 
 
 def test_without_pallas_for_triton_the_other_kernels_stay(monkeypatch):
     monkeypatch.setattr(plan.pallas.importlib.util, "find_spec", lambda name: None)
     spec = dataclasses.replace(GPU, compute_capability="8.0")
     resolution = resolve(ALL_AUTO, spec=spec)
-    assert resolution.plan.norm == "reference" and "no Pallas for Triton" in resolution.reasons["norm"]
+    assert resolution.plan["norm"] == "reference" and "no Pallas for Triton" in resolution.reasons["norm"]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +320,6 @@ def test_without_pallas_for_triton_the_other_kernels_stay(monkeypatch):
 def test_where_cudnn_cannot_run_the_reason_is_said(change, reason):
     spec = dataclasses.replace(GPU, **change)
     resolution = resolve({"attention": "auto"}, spec=spec)
-    assert resolution.plan.attention == "xla" and reason in resolution.reasons["attention"]
+    assert resolution.plan["attention"] == "xla" and reason in resolution.reasons["attention"]
     with pytest.raises(ConfigError, match=re.escape(reason)):
         resolve({"attention": "cudnn"}, spec=spec)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ryot_jax.config import get_default
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import ModelConfig, accounting, functional
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.training.optimizer import OPTIMIZERS, make_optimizer
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "tie_embeddings": False}

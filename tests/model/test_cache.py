@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional
 from ryot_jax.model.cache import empty_cache
+from ryot_jax.optimizations import KernelPlan
 
 # float32; logits of size five from sums in another order.
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}

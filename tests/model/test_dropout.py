@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional, transformer
 from ryot_jax.model.cache import empty_cache
+from ryot_jax.optimizations import KernelPlan
 
 
 @pytest.mark.parametrize("implementation", ["reference", "hash"])

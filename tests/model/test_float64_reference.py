@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional
+from ryot_jax.optimizations import KernelPlan
 
 GPT2 = {"positions": "learned", "norm": "layer", "mlp": "gelu", "tie_embeddings": True}
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "tie_embeddings": False}

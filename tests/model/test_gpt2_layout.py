@@ -8,8 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import KernelPlan, NormOf
+from ryot_jax.kernels import NormSpec
 from ryot_jax.model import functional, gpt2_layout
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 
 LAYOUTS = [
@@ -122,7 +123,7 @@ def test_the_reference_would_show_a_wrong_layout(small, wrong):
 
 def test_the_epsilon_is_that_of_our_norms(small):
     config = gpt2_layout.gpt2_config(small.config(), None)
-    assert config["layer_norm_epsilon"] == NormOf._field_defaults["epsilon"]
+    assert config["layer_norm_epsilon"] == NormSpec._field_defaults["epsilon"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional
 from ryot_jax.model.positions import rotate
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.errors import ConfigError
 
 PLAN = KernelPlan()

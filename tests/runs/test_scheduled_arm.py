@@ -10,8 +10,8 @@ from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runs import scheduled_arm
 from ryot_jax.runs.scheduled_arm import Kind, Plan, plans, saved_seconds, step_times, train_by
 from ryot_jax.runtime.errors import ConfigError

@@ -15,8 +15,8 @@ from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import from_json, get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runs import time_to_loss
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import NonFiniteLossError

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runtime.errors import NonFiniteLossError
 from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.evaluation import make_evaluator
 from ryot_jax.training.loop import Trainer
-from ryot_jax.training.parallel import STEPS_PER_CALL, compile_step, stack
+from ryot_jax.training.parallel import compile_step, stack
 
 PROGRAMS = {}  # compiled steps, which hold no state, by what they were made of
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional
 from ryot_jax.model.config import ModelConfig
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.training import program_check
 from ryot_jax.training.optimizer import OPTIMIZERS

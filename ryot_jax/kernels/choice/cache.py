@@ -1,4 +1,4 @@
-"""What tuning has measured, kept on disk: one JSON file for each op and kind of work.
+"""Measurements of tuning, kept on disk: one JSON file for each op and kind of work.
 
     <root>/kernels/v1/<sha256 of the key>.json
 
@@ -20,7 +20,9 @@ from typing import Any
 import jax
 import jaxlib
 
-from ryot_jax.kernels.plan import Choice, Spec, cpu_flags
+from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.resolution import Choice
+from ryot_jax.machine.processor import cpu_flags
 from ryot_jax.runtime.files import write_json
 
 VERSION = 1  # of the files: raise it when their meaning changes
@@ -29,12 +31,12 @@ _FOLDER = Path(__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What a file says of one op.
+    """The content of a file, on one op.
 
     Attributes:
       winner: the implementation to use.
       summary: why, in one phrase.
-      trials: the measurements of every candidate, as JSON values.
+      trials: the measurements of every implementation, as JSON values.
       step: those of the whole training steps that confirmed it.
       date: when, as YYYY-MM-DD.
     """
@@ -55,7 +57,7 @@ class TuningCache:
         self._entries: dict[str, Entry] = {}
 
     def lookup(self, op: str, spec: Spec) -> Choice | None:
-        """What was found fastest for this work on this machine, or None; a `plan.Lookup`."""
+        """The implementation measured to be fastest for this work on this machine, or None; a `resolution.Lookup`."""
         entry = self.read(op, spec)
         return None if entry is None else Choice(entry.winner, f"measured: {entry.summary}, {entry.date}")
 

@@ -9,32 +9,13 @@ import functools
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MINIMUM = {"triton": 8.0, "mosaic": 9.0}  # compute capability: Ampere's, Hopper's
-
-TILE_V = 128  # columns of the vocabulary that share a top and a sum
-
-
-class Tiles(NamedTuple):
-    """Logits l as exponentials, in tiles of `TILE_V` columns of the vocabulary, of which there are n.
-
-    Attributes:
-      exponentials_CV: exp(l - top) times the derivative of l by its uncapped value, in the dtype of the operands; None:
-        not asked for.
-      top_nC: the largest logit of each tile and row, float32.
-      sum_nC: the sum of exp(l - top) over the tile, float32.
-    """
-
-    exponentials_CV: jax.Array | None
-    top_nC: jax.Array
-    sum_nC: jax.Array
-
 
 _INTERPRETED = contextvars.ContextVar("interpreted", default=False)
 
@@ -137,6 +118,10 @@ def mosaic_interpretation() -> Any:
     """The `interpret` argument of a Mosaic kernel."""
     if not is_interpreted():
         return None
+    from jax.experimental.pallas import (
+        mosaic_gpu as plgpu,  # here, where it is in use already: its import takes a second
+    )
+
     if (parameters := getattr(plgpu, "InterpretGPUParams", None)) is None:  # before jax 0.11
         parameters = importlib.import_module("jax._src.pallas.mosaic_gpu.interpret.params").InterpretGPUParams
     return parameters(detect_races=True)

@@ -1,1 +1,1 @@
-"""The ops, a folder each."""
+"""The ops, a folder each; see `kernels.declaration` for what is in one."""

@@ -1,10 +1,10 @@
 """A candidate that ends its process, or hangs, is a failure with a reason, and the others are timed."""
 
 import pytest
+from ryot_jax.kernels.choice.trial_process import failure_of
 
 from ryot_jax.kernels import Spec
 from ryot_jax.kernels.choice import trial_process, tuning
-from ryot_jax.kernels.choice.trial_process import failure_of
 
 SPEC = Spec(
     platform="cpu", n_devices=1, compute_dtype="float32", rows=32, d_model=32, d_ff=64, vocab_size=100,

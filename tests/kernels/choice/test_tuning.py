@@ -11,7 +11,7 @@ import pytest
 
 from ryot_jax.kernels import Spec, cpu
 from ryot_jax.kernels.choice import tuning
-from ryot_jax.kernels.plan import tunable
+from ryot_jax.kernels.resolution import tunable
 
 SPEC = Spec(
     platform="cpu", n_devices=1, compute_dtype="float32", rows=64, d_model=16, d_ff=24, vocab_size=50,
@@ -33,7 +33,6 @@ def test_every_implementation_passes_the_gate_and_is_timed(op, kind, activations
 
 
 def test_there_is_a_benchmark_for_every_op_with_gradients():
-    from ryot_jax.kernels import plan
 
     measured_in_whole_steps, never_measured = {"activations", "optimizer", "dispatch"}, {"qat"}
     assert set(tuning.BENCHMARKS) == set(plan._CANDIDATES) - measured_in_whole_steps - never_measured

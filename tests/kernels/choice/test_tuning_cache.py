@@ -6,9 +6,10 @@ import os
 
 import pytest
 
-from ryot_jax.kernels import Spec, resolve
+from ryot_jax.kernels import Spec
 from ryot_jax.kernels.choice import cache as tuning_cache
 from ryot_jax.kernels.choice.cache import Entry, TuningCache, key
+from ryot_jax.optimizations import resolve
 
 SPEC = Spec(
     platform="cpu", n_devices=1, compute_dtype="float32", rows=64, d_model=32, d_ff=64, vocab_size=100,
@@ -43,7 +44,7 @@ def test_what_is_stored_is_found_again_and_chosen(cache, said, tmp_path):
     for reader in (cache, fresh(cache)):
         assert reader.read("attention", SPEC) == ENTRY
         resolution = resolve({"attention": "auto"}, spec=SPEC, lookup=reader.lookup)
-        assert resolution.plan.attention == "xla"
+        assert resolution.plan["attention"] == "xla"
         assert resolution.reasons["attention"] == "measured: xla 1.9 times reference, 2026-11-24"
     assert only_file(cache).parent == tmp_path / "kernels" / "v1" and said == []
     stored = json.loads(only_file(cache).read_text(encoding="utf-8"))
@@ -112,7 +113,7 @@ def test_a_damaged_or_foreign_file_is_named_and_not_believed(cache, said, damage
     other = fresh(cache)
     assert other.lookup("attention", SPEC) is None
     assert len(said) == 1 and str(path) in said[0] and reason in said[0] and "ryot tune" in said[0]
-    assert resolve({"attention": "auto"}, spec=SPEC, lookup=other.lookup).plan.attention != "reference"
+    assert resolve({"attention": "auto"}, spec=SPEC, lookup=other.lookup).plan["attention"] != "reference"
     other.store("attention", SPEC, ENTRY)
     assert fresh(cache).read("attention", SPEC) == ENTRY
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.kernels import cpu
-from ryot_jax.kernels.ops.decoding.step import (
+from ryot_jax.kernels.decoding.step import (
     LayerWeights,
     StepSpec,
     StepWeights,

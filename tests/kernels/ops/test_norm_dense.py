@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import NormOf, dense, layer_norm, norm_dense, norm_mlp
+from ryot_jax.kernels import NormSpec, dense, layer_norm, norm_dense, norm_mlp
 from tests.kernels.ops.test_dense import TOLERANCE, textbook_activation
 from tests.kernels.ops.test_norm import definition
 
@@ -16,7 +16,7 @@ SIZES = [((1,), 3, 1), ((2, 3), 7, 5), ((131,), 33, 70), ((230,), 130, 33), ((23
 
 
 def _norm_of(scale, bias, kind, implementation, dtype=None):
-    return NormOf(scale, bias, kind == "layer", dtype=dtype, implementation=implementation)
+    return NormSpec(scale, bias, kind == "layer", dtype=dtype, implementation=implementation)
 
 
 def op(kind, implementation, activation="none", dtype=None):

@@ -1,159 +1,86 @@
-"""Flash attention for NVIDIA's Hopper, forward and backward, in Pallas' Mosaic GPU.
+"""Flash attention for Hopper in Pallas Mosaic: no window, no padding mask."""
 
-Three kernels of two computing warpgroups and one that fetches. Windows, padding masks and other GPUs are left to
-`attention`'s other implementations.
-
-ptxas of CUDA 12.8.0 to 12.9.0 miscompiles causal masks, jax's own example says. That is not asked here: the runtime's
-version is 12.9 for 12.9.0 and 12.9.1 alike, and ptxas another program's.
-"""
-
-import functools
-import math
+import dataclasses
 
 import jax
-import jax.numpy as jnp
 
+from ryot_jax.kernels.declaration import Implementation, Spec, Wishes
 from ryot_jax.kernels.gpu import pallas
-from ryot_jax.kernels.ops.attention.mosaic_backward import gradient_of_queries, gradients_of_keys
-from ryot_jax.kernels.ops.attention.mosaic_forward import forward
-from ryot_jax.kernels.ops.attention.mosaic_parts import BLOCKS, TILE, Blocks, Sizes
-
-__all__ = ["BLOCKS", "Blocks", "flash_attention", "packed_flash_attention"]
+from ryot_jax.kernels.ops.attention._visible import Functions, Visible
+from ryot_jax.kernels.probes import custom_call
+from ryot_jax.kernels.requirements import mosaic_products_refusal
 
 
-def flash_attention(
-    q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, *, causal: bool, blocks: Blocks | None = None
-) -> jax.Array:
-    """softmax(q k^T / sqrt(K)) v for each head, as `attention` has it, without its scores in memory.
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Sizes of what the kernels keep in shared memory.
 
-    Dao, 2024 (arXiv:2307.08691) is the algorithm; Shah et al., 2024 (arXiv:2407.08608) the division of labour: one
-    warpgroup's softmax runs while the other one has the tensor core.
-
-    Args:
-      q_BTHK: queries, bfloat16 or float16. B sequences, T positions, H heads, K head width: 64 or 128.
-      k_BSGK: keys, S positions, G heads; G divides H, and query head h reads head h // (H // G). Same dtype.
-      v_BSGK: values, of the keys' shape and dtype.
-      causal: query t sees keys s <= t only; needs S = T.
-      blocks: sizes in shared memory; None: those of `BLOCKS`.
-
-    Returns:
-      o_BTHK: weighted values, in q's dtype; softmax and sums are float32. Differentiable once in q, k, v.
-
-    Raises:
-      NotImplementedError: no GPU of compute capability 9 is there, or the head width is not one of these two.
-      TypeError: another dtype.
-      ValueError: shapes do not fit together.
+    Attributes:
+      keys: of a step of the forward kernel; 64, 128 or 256.
+      stages: how many of these blocks are held at once.
+      dq_keys: the same of the kernel for the gradient of queries.
+      dq_stages: the same.
+      dkv_queries: the same of that for the gradients of keys and values, which steps over queries.
+      dkv_stages: the same.
     """
-    pallas.require("mosaic")
-    (B, T, H, K), (_, S, G, _) = q_BTHK.shape, k_BSGK.shape
-    if k_BSGK.shape != (B, S, G, K) or v_BSGK.shape != k_BSGK.shape or H % G or 0 in (T, S):
-        raise ValueError(f"q{q_BTHK.shape}, k{k_BSGK.shape} and v{v_BSGK.shape} do not fit together")
-    if causal and S != T:
-        raise ValueError(f"causal attention needs as many keys as queries; got {S} and {T}")
-    return _attention(causal, _checked(blocks, q_BTHK, k_BSGK, v_BSGK), q_BTHK, k_BSGK, v_BSGK)
+
+    keys: int = 128
+    stages: int = 2
+    dq_keys: int = 128
+    dq_stages: int = 2
+    dkv_queries: int = 64
+    dkv_stages: int = 2
+
+    def __post_init__(self) -> None:
+        if {self.keys, self.dq_keys, self.dkv_queries} - {64, 128, 256}:  # wgmma's columns; whole ones in a tile
+            raise ValueError(f"need blocks of 64, 128 or 256 keys or queries; got {self}")
 
 
-def packed_flash_attention(
-    qkv_BTNK: jax.Array, n_heads: int, *, causal: bool, blocks: Blocks | None = None
+# By the width of a head.
+BLOCKS = {64: Blocks(stages=4, dq_stages=4, dkv_queries=128, dkv_stages=3), 128: Blocks(dkv_stages=4)}
+
+
+# The kernels are imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
+def _mosaic(
+    visible: Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
 ) -> jax.Array:
-    """`flash_attention` of one array that holds the heads of queries, keys and values, in this order.
+    _require_no_mask(visible, mask_BS)
+    from ryot_jax.kernels.ops.attention._mosaic_attention import flash_attention
 
-    The kernels read the array, and write its gradient, in place of three copies of each. What is not said here is as
-    in `flash_attention`.
-
-    Args:
-      qkv_BTNK: N = n_heads + 2G heads.
-      n_heads: H, the heads of the queries.
-      causal: as in `flash_attention`.
-      blocks: as in `flash_attention`.
-
-    Returns:
-      o_BTHK, in the dtype of qkv.
-    """
-    pallas.require("mosaic")
-    _, T, N, _ = qkv_BTNK.shape
-    if n_heads < 1 or n_heads >= N or (N - n_heads) % 2 or n_heads % ((N - n_heads) // 2) or T == 0:
-        raise ValueError(f"need qkv[B,T,H+2G,K] where G divides H; got {qkv_BTNK.shape} for H = {n_heads}")
-    return _packed_attention(causal, _checked(blocks, qkv_BTNK), n_heads, qkv_BTNK)
+    return flash_attention(q_BTHK, k_BSGK, v_BSGK, causal=visible.causal)
 
 
-def _checked(blocks: Blocks | None, *arrays_BTHK: jax.Array) -> Blocks:
-    """The sizes for arrays that the kernels can take."""
-    dtypes, K = {str(array.dtype) for array in arrays_BTHK}, arrays_BTHK[0].shape[-1]
-    if dtypes not in ({"bfloat16"}, {"float16"}):
-        raise TypeError(f"implementation='mosaic' takes bfloat16 or float16, one for all; got {sorted(dtypes)}")
-    if K not in BLOCKS:
-        raise NotImplementedError(f"implementation='mosaic' takes heads of width {sorted(BLOCKS)}; got {K}")
-    return blocks or BLOCKS[K]
+def _mosaic_packed(visible: Visible, n_heads: int, qkv_BTNK: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
+    _require_no_mask(visible, mask_BT)
+    from ryot_jax.kernels.ops.attention._mosaic_attention import packed_flash_attention
+
+    return packed_flash_attention(qkv_BTNK, n_heads, causal=visible.causal)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(causal: bool, blocks: Blocks, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array) -> jax.Array:
-    return _attention_forward(causal, blocks, q_BTHK, k_BSGK, v_BSGK)[0]
+def _require_no_mask(visible: Visible, mask_BS: jax.Array | None) -> None:
+    if visible.window is not None or mask_BS is not None:
+        raise NotImplementedError("implementation='mosaic' takes no window and no padding mask; use 'cudnn' or 'xla'")
 
 
-def _attention_forward(
-    causal: bool, blocks: Blocks, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    T, S = q_BTHK.shape[1], k_BSGK.shape[1]
-    q, k, v = _padded(blocks, q_BTHK, k_BSGK, v_BSGK)
-    o, log2_sum_BHT = forward(q, k, v, sizes=Sizes.of(causal, S, q, k), blocks=blocks)
-    o_BTHK = o[:, :T]
-    return o_BTHK, (q_BTHK, k_BSGK, v_BSGK, o_BTHK, log2_sum_BHT)
+def _refusal(spec: Spec) -> str | None:
+    if (width := spec.d_model // spec.n_heads) not in BLOCKS:
+        return f"mosaic's attention takes heads of {' or '.join(map(str, BLOCKS))}, not of {width}"
+    return mosaic_products_refusal(spec)
 
 
-def _attention_backward(
-    causal: bool, blocks: Blocks, saved: tuple[jax.Array, ...], do_BTHK: jax.Array
-) -> tuple[jax.Array, ...]:
-    q_BTHK, k_BSGK, v_BSGK, o_BTHK, log2_sum_BHT = saved
-    T, S = q_BTHK.shape[1], k_BSGK.shape[1]
-    q, k, v, o, do = _padded(blocks, q_BTHK, k_BSGK, v_BSGK, o_BTHK, do_BTHK)
-    sizes, operands = Sizes.of(causal, S, q, k), (q, k, v, do, log2_sum_BHT, _delta(o, do))
-    dq = gradient_of_queries(*operands, sizes=sizes, blocks=blocks)
-    dk, dv = gradients_of_keys(*operands, sizes=sizes, blocks=blocks)
-    return dq[:, :T], dk[:, :S], dv[:, :S]
+def _drawback(spec: Spec, wanted: Wishes) -> str | None:
+    del spec, wanted
+    version = pallas.cuda_version()
+    if version is not None and 12_080 <= version < 12_091:  # as jax's own example of flash attention refuses it
+        return f"ptxas of CUDA 12.8 and 12.9.0 gets causal masks wrong, and this is CUDA {version}, or a later 12.9"
+    return None
 
 
-_attention.defvjp(_attention_forward, _attention_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _packed_attention(causal: bool, blocks: Blocks, n_heads: int, qkv_BTNK: jax.Array) -> jax.Array:
-    return _packed_attention_forward(causal, blocks, n_heads, qkv_BTNK)[0]
-
-
-def _packed_attention_forward(
-    causal: bool, blocks: Blocks, n_heads: int, qkv_BTNK: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    T = qkv_BTNK.shape[1]
-    (qkv,) = _padded(blocks, qkv_BTNK)
-    o, log2_sum_BHT = forward(qkv, qkv, qkv, sizes=Sizes.of_packed(causal, T, n_heads, qkv), blocks=blocks)
-    o_BTHK = o[:, :T]
-    return o_BTHK, (qkv, o_BTHK, log2_sum_BHT)
-
-
-def _packed_attention_backward(
-    causal: bool, blocks: Blocks, n_heads: int, saved: tuple[jax.Array, ...], do_BTHK: jax.Array
-) -> tuple[jax.Array]:
-    qkv, o_BTHK, log2_sum_BHT = saved
-    T = do_BTHK.shape[1]
-    o, do = _padded(blocks, o_BTHK, do_BTHK)
-    sizes = Sizes.of_packed(causal, T, n_heads, qkv)
-    operands = qkv, qkv, qkv, do, log2_sum_BHT, _delta(o, do)
-    dqkv = gradient_of_queries(*operands, sizes=sizes, blocks=blocks)
-    (dqkv,) = gradients_of_keys(*operands, dqkv, sizes=sizes, blocks=blocks)
-    return (dqkv[:, :T],)
-
-
-_packed_attention.defvjp(_packed_attention_forward, _packed_attention_backward)
-
-
-def _delta(o_BTHK: jax.Array, do_BTHK: jax.Array) -> jax.Array:
-    """What the softmax' gradient takes from each query's: sum_s p_ts dp_ts, in [B, H, T]."""
-    return jnp.sum(o_BTHK.astype(jnp.float32) * do_BTHK.astype(jnp.float32), axis=-1).swapaxes(1, 2)
-
-
-def _padded(blocks: Blocks, *arrays_BTHK: jax.Array) -> tuple[jax.Array, ...]:
-    """With zeros up to whole blocks. Such keys are masked; such queries have zero cotangents, hence no effect."""
-    whole = math.lcm(TILE, blocks.keys, blocks.dq_keys, blocks.dkv_queries)
-    return tuple(jnp.pad(x, ((0, 0), (0, -x.shape[1] % whole), (0, 0), (0, 0))) for x in arrays_BTHK)
+IMPLEMENTATION = Implementation(
+    function=Functions(_mosaic, _mosaic_packed),
+    equivalence="allclose",
+    probe=custom_call("ryot_attention"),
+    refusal=_refusal,
+    drawback=_drawback,
+    where="Hopper",
+)

@@ -1,105 +1,39 @@
-"""Matrix products of 8-bit floats for GPUs whose tensor cores multiply them (Ada, Hopper and later).
+"""Products of 8-bit floats, for GPUs that multiply them at twice the rate of 16-bit ones."""
 
-Micikevicius et al., 2022, "FP8 formats for deep learning" (arXiv:2209.05433): activations and weights have 3 bits of
-mantissa (E4M3), gradients 2 bits and a wider range (E5M2), each array one scale. The scale is that of the array at
-hand, which costs a pass over it, and not one of steps before, which would be state to carry and to store.
-"""
-
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from ryot_jax.kernels.operands import gradient, rows, stub
-
-FORWARD, BACKWARD = jnp.float8_e4m3fn, jnp.float8_e5m2
-MULTIPLE = 16  # of rows and columns of every operand: cuBLASLt's
-
-
-class Scaled(NamedTuple):
-    """An array as `values * scale`."""
-
-    values: jax.Array
-    scale: jax.Array  # float32, one number
+from ryot_jax.kernels.declaration import Implementation, Spec, Wishes
+from ryot_jax.kernels.operands import accumulator
+from ryot_jax.kernels.ops.dense import _fp8_product
+from ryot_jax.kernels.ops.dense._layer import layer, narrow_products
 
 
-def scaled(x: jax.Array, dtype: jax.typing.DTypeLike) -> Scaled:
-    """The array rounded to an 8-bit dtype, with the scale that takes its largest magnitude to the dtype's.
-
-    Where x has an infinity or a NaN, all of it becomes NaN, so that a loss says so.
-    """
-    limit = float(jnp.finfo(dtype).max)
-    largest = jnp.max(jnp.abs(x), initial=0).astype(jnp.float32)
-    scale = jnp.maximum(largest / limit, float(jnp.finfo(jnp.float32).tiny))  # an array of zeros has a scale, too
-    # The quotient may exceed the limit by a rounding, and E4M3 has NaN there.
-    values = jnp.clip(x.astype(jnp.float32) / scale, -limit, limit).astype(dtype)
-    return Scaled(values, scale)
+def _product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
+    return _fp8_product.product(x, w_DF).astype(accumulator(x.dtype))
 
 
-def _dot(
-    a: Scaled, b: Scaled, axes: tuple[int, int], dtype: jax.typing.DTypeLike, precision: lax.Precision
-) -> jax.Array:
-    # Sums are float32 in any case. Without their scale they may exceed float16, but not bfloat16, in which a GPU writes
-    # half the bytes.
-    outcome = jnp.bfloat16 if dtype == jnp.bfloat16 else jnp.float32
-    dimensions = (((axes[0],), (axes[1],)), ((), ()))
-    sums = lax.dot_general(a.values, b.values, dimensions, precision=precision, preferred_element_type=outcome)
-    return (sums.astype(jnp.float32) * (a.scale * b.scale)).astype(dtype)
+def _refusal(spec: Spec) -> str | None:
+    if spec.platform != "gpu":
+        return f"products of 8-bit floats run on NVIDIA GPUs, not on {spec.platform}"
+    sizes = {"rows": spec.rows // spec.n_devices, "d_model": spec.d_model, "d_ff": spec.d_ff}
+    return _fp8_product.refusal(spec.compute_capability, spec.dtype, sizes)
 
 
-@jax.custom_vjp
-def product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
-    """The product x w of 8-bit operands, with sums in float32; the products of its backward pass likewise.
-
-    A rounding is off by up to 2^-4 of a number (2^-3 in gradients) or, of small ones, by up to 2^-18 (2^-32) of the
-    array's largest. A bfloat16 outcome is rounded to bfloat16 twice, before and after the scale.
-
-    Args:
-      x: [..., D], any float dtype of 16 bits or more.
-      w_DF: weights; their gradient comes in their own dtype.
-
-    Returns:
-      [..., F] in x's dtype. Differentiable once.
-    """
-    return _forward(x, w_DF)[0]
+def _drawback(spec: Spec, wanted: Wishes) -> str | None:
+    del spec, wanted
+    return "3 bits of mantissa change what is trained by more than the other kernels do"
 
 
-def _forward(x: jax.Array, w_DF: jax.Array) -> tuple[jax.Array, tuple[Scaled, Scaled, jax.Array | None]]:
-    x_ND, w = scaled(rows(x), FORWARD), scaled(w_DF, FORWARD)
-    y_NF = _dot(x_ND, w, (1, 0), x.dtype, lax.Precision.DEFAULT)
-    return y_NF.reshape(*x.shape[:-1], w_DF.shape[1]), (x_ND, w, stub(w_DF))
-
-
-def _backward(saved: tuple[Scaled, Scaled, jax.Array | None], dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    x_ND, w, w_stub = saved
-    dy_NF = scaled(rows(dy), BACKWARD)
-    # Hopper's tensor cores keep some 14 bits of a sum unless the compiler is asked for more, as Flax asks in the
-    # backward pass of its own fp8 products.
-    dx_ND = _dot(dy_NF, w, (1, 1), dy.dtype, lax.Precision.HIGHEST)
-    dw_DF = _dot(x_ND, dy_NF, (0, 0), jnp.float32, lax.Precision.HIGHEST)
-    return dx_ND.reshape(*dy.shape[:-1], w.values.shape[0]), gradient(dw_DF, w_stub)
-
-
-product.defvjp(_forward, _backward)
-
-
-def refusal(compute_capability: str, dtype: str, sizes: dict[str, int]) -> str | None:
-    """Why a GPU cannot take products of 8-bit operands of these sizes; None: it can.
-
-    Args:
-      compute_capability: such as '9.0'.
-      dtype: of the arrays between the products.
-      sizes: name -> rows or columns of an operand.
-    """
-    try:
-        capability = float(compute_capability)
-    except ValueError:
-        return "products of 8-bit floats run on NVIDIA GPUs; the compute capability of this one is not known"
-    if capability < 8.9:
-        return f"products of 8-bit floats need compute capability 8.9 (Ada), this device has {compute_capability}"
-    if dtype not in ("bfloat16", "float16"):
-        return f"products of 8-bit floats are for models that compute in 16 bits, not in {dtype}"
-    if wrong := [f"{name} = {size}" for name, size in sizes.items() if size % MULTIPLE]:
-        return f"products of 8-bit floats take sizes that are multiples of {MULTIPLE}, not {', '.join(wrong)}"
-    return None
+IMPLEMENTATION = Implementation(
+    function=functools.partial(layer, _product),
+    equivalence="statistical",
+    probe=narrow_products("f8"),
+    refusal=_refusal,
+    drawback=_drawback,
+    where="NVIDIA GPUs from Ada on; never by `auto`",
+    rounding=str(jnp.dtype(_fp8_product.FORWARD)),
+    is_tunable=False,
+)

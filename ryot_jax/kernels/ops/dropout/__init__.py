@@ -1,1 +1,12 @@
-"""Implementations of dropout."""
+"""Dropout: zeros in random places."""
+
+from ryot_jax.kernels.declaration import Modules, Op
+
+OP = Op(
+    name="dropout",
+    description="dropout masks hashed from a counter in the pass that applies them, never stored",
+    place=6,
+    package=__name__,
+    functions=("dropout",),
+    implementations=Modules(__name__, order=("hash",)),
+)

@@ -1,1 +1,19 @@
-"""Implementations of linear cross entropy."""
+"""Linear layer and softmax cross-entropy as one op.
+
+The logits of a language model are its largest array. `reference` makes them all at once; the others make them chunk by
+chunk, `mosaic` and `triton` as exponentials (see `_tiled`). Where the losses are added up they compute the gradients in
+the forward pass, while a chunk's logits are at hand (Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989): three matrix
+products instead of the four that recomputing takes where the losses stay apart.
+"""
+
+from ryot_jax.kernels.declaration import Modules, Op
+
+OP = Op(
+    name="linear_cross_entropy",
+    description="output projection and loss in one op, gradients in the forward pass, logits never whole",
+    place=1,
+    package=__name__,
+    functions=("linear_cross_entropy",),
+    implementations=Modules(__name__, order=("cpu", "mosaic", "triton", "xla")),
+    is_on_activations=True,
+)

@@ -1,216 +1,24 @@
-"""The logits of a language model on Hopper GPUs, as a matrix product that ends in exponentials.
+"""Exponentials of the logits from a kernel in Pallas Mosaic, for Hopper."""
 
-Written are exponentials, one top and one sum for each row and tile of the vocabulary: half the bytes of float32
-logits, written once, and rounded where rounding is relative. What becomes of them is left to `tiled_cross_entropy`.
-"""
-
-import dataclasses
-import functools
-import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
-
-from ryot_jax.kernels.gpu import pallas
-from ryot_jax.kernels.gpu.pallas import TILE_V, Tiles
-
-_COMPUTE_GROUPS = 2  # warpgroups that multiply; one more loads
-_WRITE_V = 64  # columns that are written at once
-_STEP_D = 64  # columns of a step: one row of the widest swizzle
+from ryot_jax.kernels.declaration import Implementation
+from ryot_jax.kernels.ops.linear_cross_entropy import _tiled
+from ryot_jax.kernels.probes import custom_call
+from ryot_jax.kernels.requirements import mosaic_products_refusal
 
 
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """How the kernel is cut.
+def _exponentials(*arrays: Any, **options: Any) -> _tiled.Tiles:
+    # Imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
+    from ryot_jax.kernels.ops.linear_cross_entropy._mosaic_kernel import exponentials
 
-    Attributes:
-      rows: of one warpgroup's tile, whose width is `TILE_V`; a multiple of 64.
-      steps: tiles of x and w that are held in shared memory.
-      cluster: blocks side by side along the vocabulary that share what they load of x.
-    """
-
-    rows: int
-    steps: int
-    cluster: int
+    return exponentials(*arrays, **options)
 
 
-def exponentials(
-    x_CD: jax.Array,
-    w_VD: jax.Array,
-    *,
-    soft_cap: float | None = None,
-    write: bool = True,
-    blocks: Blocks | None = None,
-) -> Tiles:
-    """exp(l - top) of the logits l_cv = x_c . w_v, or c tanh(x_c . w_v / c) with a soft cap c, tile by tile.
-
-    Args:
-      x_CD: activations, bfloat16 or float16.
-      w_VD: output embedding, of x's dtype.
-      soft_cap: bound on the size of the logits, or None.
-      write: whether the exponentials are wanted, or tops and sums alone.
-      blocks: how the kernel is cut; None: as suits the shapes.
-
-    Returns:
-      What `Tiles` holds, for tiles of `TILE_V` columns.
-
-    Raises:
-      TypeError: another dtype.
-      NotImplementedError: there is no Hopper GPU here.
-    """
-    pallas.require("mosaic")
-    if x_CD.dtype not in (jnp.bfloat16, jnp.float16) or w_VD.dtype != x_CD.dtype:
-        raise TypeError(f"need x and w in bfloat16 or float16, both alike; got {x_CD.dtype} and {w_VD.dtype}")
-    blocks = _blocks(x_CD.shape[1]) if blocks is None else blocks
-    # The copy engine reads zeros beyond an array and writes nothing there, but takes its own tiles in full.
-    multiple_C, multiple_V = 8, _WRITE_V
-    if pallas.is_interpreted():  # which knows neither that nor clusters
-        blocks = dataclasses.replace(blocks, cluster=1)
-        multiple_C, multiple_V = _COMPUTE_GROUPS * blocks.rows, TILE_V
-    n_rows, n_columns = x_CD.shape[0], w_VD.shape[0]
-    x_CD, w_VD = _padded(x_CD, multiple_C), _padded(w_VD, multiple_V)
-    tiles = _kernel(x_CD, w_VD, n_columns, soft_cap, write, blocks)
-    n = pl.cdiv(n_columns, TILE_V)
-    written = None if tiles.exponentials_CV is None else tiles.exponentials_CV[:n_rows, :n_columns]
-    return Tiles(written, tiles.top_nC[:n, :n_rows], tiles.sum_nC[:n, :n_rows])
-
-
-def _blocks(d_model: int) -> Blocks:
-    """The fastest of those that were measured on an H200, with 8,192 x 768 x 50,304 and 4,096 x 2,560 x 128,256."""
-    return Blocks(rows=64, steps=5, cluster=1) if d_model <= 1024 else Blocks(rows=128, steps=3, cluster=2)
-
-
-def _padded(rows: jax.Array, multiple: int) -> jax.Array:
-    """Rows and columns filled up with zeros to a multiple; columns to two steps at least, as one waits for the next."""
-    missing = -rows.shape[0] % multiple, max(-rows.shape[1] % _STEP_D, 2 * _STEP_D - rows.shape[1])
-    return jnp.pad(rows, ((0, missing[0]), (0, missing[1]))) if any(missing) else rows
-
-
-def _kernel(
-    x_CD: jax.Array, w_VD: jax.Array, n_columns: int, soft_cap: float | None, write: bool, blocks: Blocks
-) -> Tiles:
-    (C, D), V, dtype = x_CD.shape, w_VD.shape[0], x_CD.dtype
-    block_rows = _COMPUTE_GROUPS * blocks.rows
-    n_row_blocks, n_column_blocks = pl.cdiv(C, block_rows), pl.cdiv(V, TILE_V * blocks.cluster)
-    transforms = plgpu.TilingTransform((8, _STEP_D)), plgpu.SwizzleTransform(128)
-    flip = pallas.is_interpreted()  # as the interpreter of jax 0.10.2 multiplies by no transposed operand
-    delay = 1  # steps after which a tile is given back: a product is under way while the next one is issued
-
-    def pipeline(body: Any, context: Any) -> Any:
-        return plgpu.emit_pipeline_warp_specialized(
-            body,
-            grid=(D // _STEP_D,),
-            memory_registers=40,
-            in_specs=[
-                plgpu.BlockSpec(
-                    (block_rows, _STEP_D),
-                    lambda k: (0, k),
-                    transforms=transforms,
-                    delay_release=delay,
-                    collective_axes=("cluster",) if blocks.cluster > 1 else (),
-                ),
-                plgpu.BlockSpec(
-                    (_STEP_D, TILE_V) if flip else (TILE_V, _STEP_D),
-                    (lambda k: (k, 0)) if flip else (lambda k: (0, k)),
-                    transforms=transforms,
-                    delay_release=delay,
-                ),
-            ],
-            wg_axis="group",
-            num_compute_wgs=_COMPUTE_GROUPS,
-            max_concurrent_steps=min(blocks.steps, D // _STEP_D),
-            compute_context=context,
-        )
-
-    e_shape = (_COMPUTE_GROUPS, TILE_V // _WRITE_V, blocks.rows, _WRITE_V) if write else (1, 1, 8, _WRITE_V)
-
-    def body(x_gmem: Any, w_gmem: Any, *outputs: Any) -> None:
-        e_gmem, top_gmem, sum_gmem = outputs if write else (None, *outputs)
-        nothing = lambda *_: None  # noqa: E731 - what is allocated does not depend on what is computed
-
-        @functools.partial(
-            pl.run_scoped,
-            buffers=pipeline(nothing, nothing).get_allocations(x_gmem, w_gmem),
-            e_smem=plgpu.SMEM(e_shape, dtype, transforms=transforms),
-            row_smem=plgpu.SMEM((_COMPUTE_GROUPS, 2, blocks.rows), jnp.float32),
-            collective_axes="group",
-        )
-        def _(buffers: Any, e_smem: Any, row_smem: Any) -> None:
-            group = lax.axis_index("group")
-            in_cluster = lax.axis_index("cluster")
-
-            @plgpu.nd_loop((n_row_blocks * n_column_blocks,), collective_axes="block")
-            def _(loop: plgpu.NDLoopInfo) -> None:
-                # Neighbours take other rows of the same tile: x stays in the L2 cache, w is read once.
-                row_block, column_block = loop.index[0] % n_row_blocks, loop.index[0] // n_row_blocks
-                tile = column_block * blocks.cluster + in_cluster
-                rows = pl.ds(row_block * block_rows, block_rows)
-                columns = pl.ds(tile * TILE_V, TILE_V)
-                own_rows = pl.ds(group * blocks.rows, blocks.rows)
-
-                def product(_: Any, x_smem: Any, w_smem: Any, acc: Any) -> Any:
-                    plgpu.wgmma(acc, x_smem.at[own_rows], w_smem if flip else w_smem.T)
-                    plgpu.wgmma_wait(delay)
-                    return acc
-
-                def compute(run: Any) -> None:
-                    @functools.partial(pl.run_scoped, acc=plgpu.ACC((blocks.rows, TILE_V), jnp.float32))
-                    def logits(acc: Any) -> jax.Array:
-                        run(acc)
-                        return acc[...]
-
-                    written, top, total = _epilogue(logits, tile, n_columns, soft_cap)
-                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # of the tile before
-                    row_smem[group, 0] = top
-                    row_smem[group, 1] = total
-                    parts = [slice(v, v + _WRITE_V) for v in range(0, TILE_V if write else 0, _WRITE_V)]
-                    for i, part in enumerate(parts):
-                        e_smem[group, i] = written[:, part].astype(dtype)
-                    plgpu.commit_smem()
-                    for statistic, gmem in enumerate((top_gmem, sum_gmem)):
-                        plgpu.copy_smem_to_gmem(row_smem.at[group, statistic], gmem.at[tile, rows].at[own_rows])
-                    for i, part in enumerate(parts):
-                        plgpu.copy_smem_to_gmem(e_smem.at[group, i], e_gmem.at[rows, columns].at[own_rows, part])
-
-                w_columns = w_gmem.at[:, columns] if flip else w_gmem.at[columns]
-                pipeline(product, compute)(x_gmem.at[rows], w_columns, allocations=buffers)
-
-            plgpu.wait_smem_to_gmem(0)
-
-    statistics = jax.ShapeDtypeStruct((n_column_blocks * blocks.cluster, n_row_blocks * block_rows), jnp.float32)
-    outputs = plgpu.kernel(
-        body,
-        out_type=[*([jax.ShapeDtypeStruct((C, V), dtype)] if write else []), statistics, statistics],
-        grid=(max(pallas.n_multiprocessors() // blocks.cluster, 1),),
-        grid_names=("block",),
-        cluster=(blocks.cluster,),
-        cluster_names=("cluster",),
-        num_threads=_COMPUTE_GROUPS + 1,
-        thread_name="group",
-        compiler_params=plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=pallas.mosaic_interpretation(),
-        kernel_name="ryot_linear_cross_entropy",
-    )(x_CD, w_VD.T if flip else w_VD)
-    return Tiles(*(outputs if write else (None, *outputs)))
-
-
-def _epilogue(
-    logits: jax.Array, tile: jax.Array, n_columns: int, soft_cap: float | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """exp(l - top) times the derivative of the soft cap, top and sum of exp(l - top), for each row."""
-    slope = None
-    if soft_cap is not None:
-        share = jnp.tanh(logits / soft_cap)
-        logits, slope = soft_cap * share, 1 - share * share
-    if n_columns % TILE_V:  # columns that fill up the last tile; a whole tile of them becomes NaN, and is cut away
-        column = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-        logits = jnp.where(column + tile * TILE_V < n_columns, logits, -jnp.inf)
-    top = logits.max(axis=1)
-    log2e = math.log2(math.e)  # one multiply-add for each number
-    powers = jnp.exp2(logits * log2e - lax.broadcast_in_dim(top * log2e, logits.shape, [0]))
-    total = powers.sum(axis=1)
-    return powers if slope is None else powers * slope, top, total
+IMPLEMENTATION = Implementation(
+    function=_tiled.reductions(_exponentials),
+    equivalence="allclose",
+    probe=custom_call("ryot_linear_cross_entropy"),
+    refusal=mosaic_products_refusal,
+    where="Hopper",
+)

@@ -1,0 +1,28 @@
+"""Exponentials of the logits from a kernel in Pallas' Triton dialect."""
+
+from typing import Any
+
+from ryot_jax.kernels.declaration import Implementation, Spec
+from ryot_jax.kernels.ops.linear_cross_entropy import _tiled
+from ryot_jax.kernels.probes import custom_call
+from ryot_jax.kernels.requirements import pallas_refusal
+
+
+def _exponentials(*arrays: Any, **options: Any) -> _tiled.Tiles:
+    # Imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
+    from ryot_jax.kernels.ops.linear_cross_entropy._triton_kernel import exponentials
+
+    return exponentials(*arrays, **options)
+
+
+def _refusal(spec: Spec) -> str | None:
+    return pallas_refusal("triton", spec)
+
+
+IMPLEMENTATION = Implementation(
+    function=_tiled.reductions(_exponentials),
+    equivalence="allclose",
+    probe=custom_call("ryot_linear_cross_entropy"),
+    refusal=_refusal,
+    where="from Ampere on",
+)

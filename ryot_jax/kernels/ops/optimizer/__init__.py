@@ -1,0 +1,17 @@
+"""One step of AdamW over a pytree of parameters, with clipping by the global gradient norm.
+
+The learning rate's schedule and what is decayed are the caller's, and so is whether its optimizer is AdamW.
+"""
+
+from ryot_jax.kernels.declaration import Modules, Op
+
+OP = Op(
+    name="optimizer",
+    description="clipping and AdamW of all weights in one pass over memory",
+    place=7,
+    package=__name__,
+    functions=("adamw", "AdamWStep"),
+    implementations=Modules(__name__, order=("cpu",)),
+    is_benchmarked=False,  # it has no gradients, as the others have; whole steps are timed with it and without it
+    plan_without="static order, XLA's AdamW",
+)

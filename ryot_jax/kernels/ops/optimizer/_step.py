@@ -1,0 +1,21 @@
+"""The numbers and arrays of a step, as the implementations take them."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Numbers(NamedTuple):
+    """Scalars of a step; the corrections are 1 / (1 - b1^t) and 1 / (1 - b2^t)."""
+
+    gradient_scale: jax.Array | float
+    clip_norm: float
+    learning_rate: jax.Array | float
+    b1: float
+    b2: float
+    epsilon: float
+    first_correction: jax.Array
+    second_correction: jax.Array
+
+
+Leaves = list[jax.Array]
