@@ -28,9 +28,9 @@ from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.kernels import KernelPlan, Resolution, Spec
 from ryot_jax.kernels.plan import Choice, Lookup
-from ryot_jax.machine import roofline
 from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import describe_devices, describe_processor
+from ryot_jax.machine.devices import describe_devices
+from ryot_jax.machine.processor import describe_processor
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import parameters_by_part
 from ryot_jax.model.config import from_config
@@ -41,6 +41,7 @@ from ryot_jax.runs import (
     control_runs,
     decoding_speed,
     fresh_process,
+    roofline,
     time_to_loss,
     training_pair,
     tuning,

@@ -5,8 +5,6 @@ out. A wish that cannot be met raises: nothing falls back in silence.
 """
 
 import dataclasses
-import functools
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 
@@ -16,6 +14,7 @@ from ryot_jax.kernels.ops.attention import mosaic as mosaic_attention
 from ryot_jax.kernels.ops.dense import fp8
 from ryot_jax.kernels.ops.linear_cross_entropy.api import rows_at_a_time
 from ryot_jax.kernels.ops.norm import mosaic as mosaic_norm
+from ryot_jax.machine.processor import cpu_flags
 from ryot_jax.runtime.errors import ConfigError
 
 
@@ -208,16 +207,6 @@ def _scan_refusal(spec: Spec) -> str | None:
     if spec.rows <= (chunk := rows_at_a_time(spec.rows, spec.d_model, spec.vocab_size)):
         return f"its first chunk of {chunk} rows is the whole of {spec.rows}: it would do what the reference does"
     return None
-
-
-@functools.cache
-def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags of this machine's CPU as Linux names them; empty where they cannot be read."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return next((frozenset(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), frozenset())
 
 
 def _bf16_products_refusal(spec: Spec) -> str | None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonState
 
-from ryot_jax.kernels.plan import cpu_flags
+from ryot_jax.machine.processor import cpu_flags
 
 # Of the quintic a x + b x^3 + c x^5, whose iterates take singular values to within 0.7 and 1.2 of 1 (Jordan 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)

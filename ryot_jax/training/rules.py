@@ -48,8 +48,8 @@ def contradictions(training: Mapping[str, Any], n_devices: int | None = None) ->
     if training["accumulation"] < 1:
         return
     if training["batch_size"] % training["accumulation"]:
-        rule = f"must divide training.batch_size = {training['batch_size']}"
-        yield broken("training.accumulation", training["accumulation"], rule)
+        whole = f"must divide training.batch_size = {training['batch_size']}"
+        yield broken("training.accumulation", training["accumulation"], whole)
     elif n_devices and (rule := uneven_batch(training["batch_size"], n_devices, training["accumulation"])):
         yield broken("training.batch_size", training["batch_size"], rule)
 

@@ -20,7 +20,8 @@ from typing import Any
 import jax
 import jaxlib
 
-from ryot_jax.kernels.plan import Choice, Spec, cpu_flags
+from ryot_jax.kernels.plan import Choice, Spec
+from ryot_jax.machine.processor import cpu_flags
 from ryot_jax.runtime.files import write_json
 
 VERSION = 1  # of the files: raise it when their meaning changes
