@@ -27,9 +27,10 @@ from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load
 from ryot_jax.kernels.declaration import Spec
 from ryot_jax.kernels.resolution import supported
-from ryot_jax.machine import peaks, roofline
+from ryot_jax.machine import peaks
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.accounting import flops_per_step
+from ryot_jax.runs import roofline
 
 SHARE_OF_PEAK = {"gpt2_small": 0.55}
 BESIDE_TORCH = {"gpt2_small": 1.15}
@@ -85,7 +86,7 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
     tokens = config.training.batch_size * config.training.seq_len
     dtype = setting.model.compute_dtype
     shapes = roofline.product_shapes(setting.model, setting.spec.rows)
-    peak = peaks.measure_peaks([dtype], shapes, seconds=0.5 if options.dry_run else 4.0)
+    peak = peaks.measure_peaks([dtype], shapes, products=roofline.products(), seconds=0.5 if options.dry_run else 4.0)
     rate = peak.matmul_flops[dtype]
     rows = []
     for name, sample in seconds.items():

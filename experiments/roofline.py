@@ -23,7 +23,9 @@ from ryot_jax.config import load
 from ryot_jax.machine import roofline
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.machine.devices import describe_devices
-from ryot_jax.machine.peaks import MEMORY, Meter, build
+from ryot_jax.machine.peaks import Meter
+from ryot_jax.machine.workloads import MEMORY, build
+from ryot_jax.runs import roofline as run_work
 
 
 def main(words: list[str] | None = None) -> int:
@@ -44,9 +46,10 @@ def main(words: list[str] | None = None) -> int:
     setting = random_tokens.setting(config, arms=("baseline", "optimized"))
     arms = {variant.name: setting.arm(variant.name) for variant in setting.variants}
     check_active(setting.variants, {name: arm.hlo_text() for name, arm in arms.items()}, setting.spec)
-    shapes = roofline.product_shapes(setting.model, setting.spec.rows)
-    candidates, refused = build(roofline.products_dtypes(setting.model, setting.variants), shapes)
-    meter = Meter(candidates)
+    shapes = run_work.product_shapes(setting.model, setting.spec.rows)
+    dtypes = run_work.products_dtypes(setting.model, setting.variants)
+    workloads, refused = build(dtypes, shapes, products=run_work.products())
+    meter = Meter(workloads)
 
     def measure_peaks(rounds: int) -> float:
         meter.run(rounds * options.peak_seconds)
@@ -64,8 +67,8 @@ def main(words: list[str] | None = None) -> int:
 
     medians = {name: float(np.median(seconds[name])) for name in arms}
     devices = describe_devices()
-    work = roofline.training_steps(setting.shared, setting.variants, medians, devices)
-    found = roofline.place(work, meter.peaks(), units=roofline.computing_units(devices))
+    work = run_work.training_steps(setting.shared, setting.variants, medians, devices)
+    found = roofline.place(work, meter.peaks(), units=devices.independent_count)
     notes = [
         "Operations and bytes are the closed forms of ryot_jax.model.accounting: matrix products without the masked "
         "half of the scores; weights, gradients and optimizer state read and written once, and token ids. The roof is "

@@ -12,8 +12,7 @@ import dataclasses
 import numpy as np
 
 from ryot_jax.comparison.protocol import Schedule
-
-ARMS = ("baseline", "optimized")
+from ryot_jax.config.rules import ARMS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ from ryot_jax.config import to_json, validate
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.kernels import Spec
 from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import Devices, describe_devices, describe_processor
+from ryot_jax.machine.devices import Devices, describe_devices
+from ryot_jax.machine.processor import describe_processor
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import Resolution, resolve
 from ryot_jax.report import ablation_summary

@@ -5,7 +5,8 @@ from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.config import get_default
 from ryot_jax.kernels import cpu
 from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import describe_devices, describe_processor
+from ryot_jax.machine.devices import describe_devices
+from ryot_jax.machine.processor import describe_processor
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import resolve
 from ryot_jax.runtime.console import Console

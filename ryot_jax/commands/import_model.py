@@ -23,7 +23,8 @@ from ryot_jax.cli import ImportOptions
 from ryot_jax.config import get_default, to_json, validate
 from ryot_jax.data.tokenizer import JsonTokenizer, NoTokenizer, read, read_gpt2
 from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import describe_devices, describe_processor
+from ryot_jax.machine.devices import describe_devices
+from ryot_jax.machine.processor import describe_processor
 from ryot_jax.model import functional, gpt2_layout
 from ryot_jax.model.accounting import parameter_count
 from ryot_jax.model.config import from_config

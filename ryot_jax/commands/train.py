@@ -28,9 +28,9 @@ from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.kernels import Spec
 from ryot_jax.kernels.declaration import Evidence
 from ryot_jax.kernels.resolution import Choice, Lookup
-from ryot_jax.machine import roofline
 from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import describe_devices, describe_processor
+from ryot_jax.machine.devices import describe_devices
+from ryot_jax.machine.processor import describe_processor
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import parameters_by_part
 from ryot_jax.model.config import from_config
@@ -42,6 +42,7 @@ from ryot_jax.runs import (
     control_runs,
     decoding_speed,
     fresh_process,
+    roofline,
     time_to_loss,
     training_pair,
     tuning,

@@ -25,7 +25,8 @@ from ryot_jax.comparison.function_arm import FunctionArm, Step, as_stream, compi
 from ryot_jax.comparison.outcomes import TrainingPair, arm_outcome
 from ryot_jax.comparison.protocol import Observer, Plan, Schedule, run
 from ryot_jax.comparison.record import Record
-from ryot_jax.machine.devices import describe_devices, describe_processor
+from ryot_jax.machine.devices import describe_devices
+from ryot_jax.machine.processor import describe_processor
 from ryot_jax.runtime import manifest
 from ryot_jax.runtime.errors import ConfigError
 

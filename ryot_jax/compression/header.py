@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ryot_jax.machine.devices import describe_processor
+from ryot_jax.machine.processor import describe_processor
 
 # Of the header once inflated: a name, a shape and a few numbers for each array.
 _MOST_BYTES = 2**28

@@ -11,51 +11,42 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ryot_jax.data import rules as data_rules
+from ryot_jax.model import config as model_rules
 from ryot_jax.optimizations import OPTIMIZATIONS
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.field_rules import (
+    Choices,
+    Ranges,
+    broken,
+    in_section,
+    not_positive,
+    out_of_range,
+    wrong_choices,
+)
 from ryot_jax.runtime.run_directory import NAME_PATTERN, NAME_RULE
 from ryot_jax.runtime.suggestions import did_you_mean
 from ryot_jax.scaling import phases
 from ryot_jax.training import recipe
+from ryot_jax.training import rules as training_rules
 
-MAX_VOCAB_SIZE = 65_535  # token ids are stored as uint16
-BYTE_VOCAB_SIZE = 257  # 256 bytes and the end-of-document token
 ARMS = ("baseline", "optimized")
 
-CHOICES = {
-    "tokenizer.kind": ("bpe", "byte", "file"),
-    "model.positions": ("learned", "sinusoidal", "rotary"),
-    "model.norm": ("layer", "rms"),
-    "model.mlp": ("gelu", "swiglu", "relu2"),
-    "model.compute_dtype": ("auto", "float32", "bfloat16", "float16"),
-    "training.optimizer": ("adamw", "muon", "lion", "schedule_free"),
-    "training.schedule": ("cosine", "linear", "constant"),
-    "training.parallelism": ("jit", "shard_map", "pmap"),
+CHOICES: Choices = {
+    "tokenizer.kind": data_rules.TOKENIZER_KINDS,
+    **in_section("model", model_rules.CHOICES),
+    "model.compute_dtype": ("auto", *model_rules.CHOICES["compute_dtype"]),
+    **in_section("training", training_rules.CHOICES),
     "comparison.beat": ("unigram", "bigram"),
     **{optimization.switch: optimization.choices for optimization in OPTIMIZATIONS},
 }
 
-# field: (smallest allowed, smallest value that is too large, or None)
-RANGES: dict[str, tuple[float, float | None]] = {
+RANGES: Ranges = {
     "seed": (0, 2**32),
     "data.max_documents": (0, None),
-    "model.vocab_size": (2, MAX_VOCAB_SIZE + 1),
-    "model.d_model": (1, None),
-    "model.n_layers": (1, None),
-    "model.n_heads": (1, None),
-    "model.d_ff": (1, None),
-    "model.max_len": (1, None),
-    "model.dropout": (0.0, 1.0),
-    "training.epochs": (1, None),
-    "training.steps_per_epoch": (1, None),
-    "training.batch_size": (1, None),
-    "training.seq_len": (1, None),
-    "training.accumulation": (1, None),
-    "training.b1": (0.0, 1.0),
-    "training.b2": (0.0, 1.0),
-    "training.weight_decay": (0.0, None),
-    "training.clip_norm": (0.0, None),
-    "training.warmup_steps": (0, None),
+    **in_section("model", model_rules.RANGES),
+    "model.vocab_size": (2, data_rules.LARGEST_VOCABULARY + 1),
+    **in_section("training", training_rules.RANGES),
     "evaluation.sequences": (1, None),
     "compression.calibration_sequences": (1, None),
     "compression.qat_bits": (2, 9),
@@ -72,7 +63,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "metrics.every_steps": (1, None),
 }
 
-POSITIVE = ("training.learning_rate", "scaling.recipe_learning_rate")
+POSITIVE = (*in_section("training", dict.fromkeys(training_rules.POSITIVE)), "scaling.recipe_learning_rate")
 
 
 def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
@@ -88,7 +79,7 @@ def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
     problems = [
         *_single_fields(config),
         *_data(config),
-        *_model(config),
+        *model_rules.contradictions(config.model),
         *_training(config, device_count),
         *_comparison(config),
         *_compression(config),
@@ -100,91 +91,37 @@ def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
 
 def _single_fields(config: ConfigDict) -> Iterable[str]:
     if not re.fullmatch(NAME_PATTERN, config.name):
-        yield _broken("name", config.name, f"must be {NAME_RULE}")
-    for path, choices in CHOICES.items():
-        value = _get(config, path)
-        if value not in choices:
-            hint = did_you_mean(value, choices)
-            yield _broken(path, value, f"must be one of {', '.join(choices)}{hint}")
-    for path, (low, high) in RANGES.items():
-        value = _get(config, path)
-        if not (low <= value and (high is None or value < high) and math.isfinite(value)):
-            upper = "" if high is None else f" and below {high}"
-            yield _broken(path, value, f"must be at least {low}{upper}")
-    for path in POSITIVE:
-        value = _get(config, path)
-        if not (value > 0 and math.isfinite(value)):
-            yield _broken(path, value, "must be above 0")
+        yield broken("name", config.name, f"must be {NAME_RULE}")
+    values = {path: _get(config, path) for path in (*CHOICES, *RANGES, *POSITIVE)}
+    yield from wrong_choices(values, CHOICES)
+    yield from out_of_range(values, RANGES)
+    yield from not_positive(values, POSITIVE)
 
 
 def _data(config: ConfigDict) -> Iterable[str]:
     data, kind, vocab_size = config.data, config.tokenizer.kind, config.model.vocab_size
-    sources = ("stdlib", "text", "tokens")
-    if data.source not in sources and not re.fullmatch(r"hf:\S+", data.source):
-        hint = did_you_mean(data.source, sources)
-        yield _broken("data.source", data.source, f"must be one of {', '.join(sources)}, hf:NAME{hint}")
+    if refusal := data_rules.wrong_source(data.source):
+        yield refusal
     if data.source in ("text", "tokens") and not data.path:
-        yield _broken("data.path", data.path, f"must name the input of data.source = {data.source!r}")
+        yield broken("data.path", data.path, f"must name the input of data.source = {data.source!r}")
     if not 0.0 < data.heldout_fraction < 1.0:
-        yield _broken("data.heldout_fraction", data.heldout_fraction, "must be between 0 and 1, both excluded")
+        yield broken("data.heldout_fraction", data.heldout_fraction, "must be between 0 and 1, both excluded")
     if kind == "file" and not config.tokenizer.path:
-        yield _broken("tokenizer.path", config.tokenizer.path, "must name the file of tokenizer.kind = 'file'")
-    if kind in ("bpe", "byte") and vocab_size < BYTE_VOCAB_SIZE:
-        yield _broken(
+        yield broken("tokenizer.path", config.tokenizer.path, "must name the file of tokenizer.kind = 'file'")
+    if kind in ("bpe", "byte") and vocab_size < data_rules.SMALLEST_VOCABULARY:
+        yield broken(
             "model.vocab_size",
             vocab_size,
-            f"must be at least {BYTE_VOCAB_SIZE} (256 bytes, end of document) for tokenizer.kind = {kind!r}",
+            f"must be at least {data_rules.SMALLEST_VOCABULARY} (256 bytes, end of document) "
+            f"for tokenizer.kind = {kind!r}",
         )
-
-
-def _model(config: ConfigDict) -> Iterable[str]:
-    model = config.model
-    if model.n_heads >= 1 and model.d_model % model.n_heads:
-        yield _broken("model.n_heads", model.n_heads, f"must divide model.d_model = {model.d_model}")
-    elif model.n_heads >= 1 and model.positions == "rotary" and (model.d_model // model.n_heads) % 2:
-        head_dim = model.d_model // model.n_heads
-        yield _broken(
-            "model.n_heads",
-            model.n_heads,
-            f"gives heads of {head_dim} numbers, but model.positions = 'rotary' rotates them in pairs",
-        )
-    if model.positions == "sinusoidal" and model.d_model % 2:
-        yield _broken("model.d_model", model.d_model, "must be even for model.positions = 'sinusoidal'")
 
 
 def _training(config: ConfigDict, device_count: int | None) -> Iterable[str]:
     training = config.training
     if training.seq_len > config.model.max_len:
-        yield _broken("training.seq_len", training.seq_len, f"must not exceed model.max_len = {config.model.max_len}")
-    total_steps = training.epochs * training.steps_per_epoch
-    if training.warmup_steps >= total_steps > 0:
-        yield _broken(
-            "training.warmup_steps",
-            training.warmup_steps,
-            f"must be below the {total_steps} steps of training.epochs x training.steps_per_epoch",
-        )
-    if training.optimizer == "schedule_free" and training.schedule != "constant":
-        yield _broken(
-            "training.schedule",
-            training.schedule,
-            "must be constant for training.optimizer = 'schedule_free', which replaces the decay",
-        )
-    if training.accumulation < 1:
-        return
-    part = training.batch_size // training.accumulation
-    if training.batch_size % training.accumulation:
-        yield _broken(
-            "training.accumulation",
-            training.accumulation,
-            f"must divide training.batch_size = {training.batch_size}",
-        )
-    elif device_count and part % device_count:
-        share = f"training.batch_size / training.accumulation = {part}"
-        yield _broken(
-            "training.batch_size",
-            training.batch_size,
-            f"cannot be divided over {device_count} devices: {share} must be a multiple of {device_count}",
-        )
+        yield broken("training.seq_len", training.seq_len, f"must not exceed model.max_len = {config.model.max_len}")
+    yield from training_rules.contradictions(training, device_count)
 
 
 def _comparison(config: ConfigDict) -> Iterable[str]:
@@ -196,28 +133,28 @@ def _comparison(config: ConfigDict) -> Iterable[str]:
     for arm in arms:
         if arm not in ARMS:
             hint = did_you_mean(str(arm), ARMS)
-            yield _broken("comparison.arms", arms, f"may hold {' and '.join(ARMS)}, not {arm!r}{hint}")
+            yield broken("comparison.arms", arms, f"may hold {' and '.join(ARMS)}, not {arm!r}{hint}")
     if not arms or len(set(arms)) < len(arms):
-        yield _broken("comparison.arms", arms, "must name at least one arm, and each once")
+        yield broken("comparison.arms", arms, "must name at least one arm, and each once")
     if len(arms) > 1 and config.checkpoint.keep_latest < 2:
-        yield _broken(
+        yield broken(
             "checkpoint.keep_latest",
             config.checkpoint.keep_latest,
             "must be at least 2 with two arms: a run killed between their saves goes on from the one before",
         )
     for field in ("pairs", "processes"):
         if len(arms) == 1 and config.comparison[field] > 1:
-            yield _broken(f"comparison.{field}", config.comparison[field], "must be 1 where one arm is trained alone")
+            yield broken(f"comparison.{field}", config.comparison[field], "must be 1 where one arm is trained alone")
     if block >= 1 and epoch >= 1 and epoch % block:
         nearest = max(size for size in range(1, min(block, epoch) + 1) if epoch % size == 0)
-        yield _broken(
+        yield broken(
             "comparison.block_steps",
             block,
             f"must divide training.steps_per_epoch = {epoch}, so that epochs end where blocks end; "
             f"the next smaller one is {nearest}",
         )
     if config.comparison.tight_loss_margin > config.comparison.loss_margin:
-        yield _broken(
+        yield broken(
             "comparison.tight_loss_margin",
             config.comparison.tight_loss_margin,
             f"must not exceed comparison.loss_margin = {config.comparison.loss_margin}",
@@ -227,10 +164,10 @@ def _comparison(config: ConfigDict) -> Iterable[str]:
 def _compression(config: ConfigDict) -> Iterable[str]:
     fraction = config.compression.qat_fraction
     if not 0 < fraction <= 1:
-        yield _broken("compression.qat_fraction", fraction, "must be above 0 and at most 1")
+        yield broken("compression.qat_fraction", fraction, "must be above 0 and at most 1")
     elif config.optimizations.qat == "round" and rounded_steps(config) == 0:
         steps = config.training.epochs * config.training.steps_per_epoch
-        yield _broken(
+        yield broken(
             "compression.qat_fraction",
             fraction,
             f"leaves none of the {steps} steps to optimizations.qat = 'round'; it must be at least one in {steps}",
@@ -259,7 +196,3 @@ def _get(config: ConfigDict, path: str) -> Any:
     for key in path.split("."):
         config = config[key]
     return config
-
-
-def _broken(path: str, value: Any, rule: str) -> str:
-    return f"{path} = {value!r} {rule}"

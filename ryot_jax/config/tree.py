@@ -1,6 +1,6 @@
 """The config tree: its defaults, how a file and overrides become one, and its exact JSON form.
 
-The rules that values must keep are in `config_rules.py`; the command line around it is in `cli.py`.
+The rules that values must keep are in `rules`; the command line around the config belongs to `commands`.
 """
 
 import json
@@ -23,6 +23,7 @@ __all__ = ["differences", "fields", "from_json", "get_default", "load", "to_json
 
 def get_default() -> ConfigDict:
     """The whole tree with every field at its default: the scaled run. Locked against unknown fields."""
+    # Longer than a function should be, because it is data: the one table of all fields, read from top to bottom.
     config = ConfigDict(
         {
             "name": "scaled",
@@ -120,7 +121,7 @@ def get_default() -> ConfigDict:
 
 
 def fields(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every leaf of the tree as `(dotted path, value)`."""
+    """Yields every leaf of the tree as `(dotted path, value)`."""
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
             yield from ((f"{key}.{path}", leaf) for path, leaf in fields(value))
@@ -135,7 +136,11 @@ def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The config as JSON text with sorted keys; `from_json` gives the same values and types back."""
+    """The config as JSON text with sorted keys; `from_json` restores the same values and types.
+
+    Raises:
+      ConfigError: a value is not finite.
+    """
     try:
         return json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
     except ValueError as error:
@@ -143,11 +148,11 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str, source: str = "JSON config") -> ConfigDict:
-    """The config of JSON text; nothing is executed. Fields that the text leaves out keep their defaults.
+    """Reads a config from JSON text; nothing is executed. Fields that the text leaves out keep their defaults.
 
     Args:
       text: a JSON object, as `to_json` writes it.
-      source: what to call the text in errors, e.g. its file name.
+      source: the name of the text in error messages, such as its file name.
 
     Raises:
       ConfigError: the text is not JSON, has a field that does not exist, or a value of another type.
@@ -160,7 +165,7 @@ def from_json(text: str, source: str = "JSON config") -> ConfigDict:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The validated config of a file with overrides applied, locked.
+    """Loads, overrides and validates a config; the result is locked.
 
     Args:
       path: a Python file with a function `get_config()`, which is executed, or a JSON file, which is only
@@ -251,23 +256,19 @@ def _override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
             raise ConfigError(f"{word}: {path} is a section; set one of its fields, such as --config.{field}=...")
         if path not in known:
             raise ConfigError(f"{word}: unknown config field {path}{did_you_mean(path, known)}")
-    flag_values = flags.FlagValues()
-    words = ["config", *overrides]
+        config = _set_field(config, word, path, known[path])
+    return config
+
+
+def _set_field(config: ConfigDict, word: str, path: str, default: Any) -> ConfigDict:
+    flag_values, words = flags.FlagValues(), ["config", word]
     try:
         holder = config_flags.DEFINE_config_dict("config", config, flag_values=flag_values, sys_argv=words)
         flag_values(words)
         return holder.value
     except flags.IllegalFlagValueError as error:
-        raise ConfigError(_explain_value(str(error), overrides, known)) from error
+        value = word.partition("=")[2]
+        expected = f"expected {type(default).__name__}, as in the default {default!r}"
+        raise ConfigError(f"{path} = {value!r}: {expected}") from error
     except flags.Error as error:
         raise ConfigError(str(error)) from error
-
-
-def _explain_value(message: str, overrides: Sequence[str], known: Mapping[str, Any]) -> str:
-    for word in overrides:
-        name, _, value = word.lstrip("-").partition("=")
-        path = name.split(".", 1)[-1]
-        if f"--{name}=" in message:
-            default = known[path]
-            return f"{path} = {value!r}: expected {type(default).__name__}, as in the default {default!r}"
-    return message

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from ryot_jax.data import cache as caches
 from ryot_jax.data import tokenizer as tokenizers
 from ryot_jax.data.documents import Document, Source, Tally
+from ryot_jax.data.rules import ID_TYPE
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.runtime.errors import DataError
 
@@ -107,7 +108,7 @@ def write_corpus(folder: Path, source: Source, found: Survey, tokenizer: JsonTok
         for part, ids in _encode(reread(), tokenizer):
             files[part].write(ids)
             hashers[part].update(ids)
-            tokens[part] += len(ids) // caches.TOKEN_TYPE.itemsize
+            tokens[part] += len(ids) // ID_TYPE.itemsize
     if content.hexdigest() != found.content:
         raise DataError("the source's files changed while they were read; run the same command again")
 
@@ -154,14 +155,14 @@ def spooled(source: Source, folder: Path) -> Iterator[Source]:
 
 def _encode(documents: Iterable[Document], tokenizer: JsonTokenizer) -> Iterator[tuple[str, bytes]]:
     """Part and little-endian uint16 ids of piece after piece, in the documents' order."""
-    end = caches.TOKEN_TYPE.type(tokenizer.eod).tobytes()
+    end = ID_TYPE.type(tokenizer.eod).tobytes()
     batch: list[tuple[str, str, bool]] = []  # part, piece of text, whether the document ends with it
     waiting = 0
 
     def flush() -> Iterator[tuple[str, bytes]]:
         encoded = tokenizer.encode_batch([piece for _, piece, _ in batch])
         for (part, _, is_last), ids in zip(batch, encoded, strict=True):
-            yield part, ids.astype(caches.TOKEN_TYPE).tobytes() + (end if is_last else b"")
+            yield part, ids.astype(ID_TYPE).tobytes() + (end if is_last else b"")
 
     for document in documents:
         for piece, is_last in pieces(document.text):

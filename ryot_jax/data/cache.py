@@ -17,12 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ryot_jax.runtime.errors import DataError
+from ryot_jax.runtime.files import write_text
 
 VERSION = 1  # part of every key: raise it when the same text would give other tokens or other files
-TOKEN_TYPE = np.dtype("<u2")
 PARTS = ("train", "heldout")
 # Token files up to this size (bytes) are hashed at each start, which takes about 0.1 s; of larger ones
 # only the size is compared.
@@ -83,10 +81,7 @@ def write_index(cache: Path, fingerprint: str, entry: dict[str, Any]) -> None:
       DataError: the cache cannot be written.
     """
     with writing(cache):
-        handle, name = tempfile.mkstemp(dir=cache / "index", prefix=".writing-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(entry, file)
-        Path(name).replace(cache / "index" / f"{fingerprint}.json")
+        write_text(cache / "index" / f"{fingerprint}.json", json.dumps(entry))
 
 
 def folder_of(cache: Path, key: str) -> Path:

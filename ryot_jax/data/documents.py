@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ryot_jax.data import huggingface, text_files
+from ryot_jax.data.rules import wrong_source
 from ryot_jax.data.text_files import TextFile
 from ryot_jax.runtime.errors import ConfigError, DataError
 
@@ -76,7 +77,7 @@ def open_source(data: ConfigDict) -> Source:
     elif data.source.startswith("hf:"):
         main = _huggingface(data, fraction, limit)
     else:
-        raise ConfigError(f"data.source = {data.source!r} is unknown; choose 'stdlib', 'text', 'tokens' or 'hf:NAME'")
+        raise ConfigError(wrong_source(data.source) or f"data.source = {data.source!r} has no documents")
     sources = [main]
     if data.heldout_path:
         # Read first, so that a training document that repeats a held-out one is the one to go.

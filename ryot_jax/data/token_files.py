@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ryot_jax.data import cache as caches
+from ryot_jax.data.rules import ID_TYPE
 from ryot_jax.runtime.errors import ConfigError, DataError
 
 _CHUNK = 2**24  # ids that are checked at once (32 MiB)
@@ -90,7 +91,7 @@ def data_hash(parts: TokenParts, vocab_size: int, cache: Path) -> tuple[str, boo
 
 def map_ids(file: Path) -> np.ndarray:
     """A read-only memmap (uint16) of a file that has at least one id."""
-    return np.memmap(file, caches.TOKEN_TYPE, mode="r")
+    return np.memmap(file, ID_TYPE, mode="r")
 
 
 def describe(parts: TokenParts) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def _check(ids: np.ndarray, file: Path, start: int, vocab_size: int) -> str:
         beyond = chunk >= vocab_size
         if beyond.any():
             position = int(beyond.argmax())
-            offset = (start + first + position) * caches.TOKEN_TYPE.itemsize
+            offset = (start + first + position) * ID_TYPE.itemsize
             raise DataError(
                 f"{file}: id {int(chunk[position])} at byte {offset} is beyond model.vocab_size = "
                 f"{vocab_size}; set model.vocab_size to that of the tokenizer that made the file (or it "

@@ -13,13 +13,12 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from ryot_jax.data.rules import LARGEST_VOCABULARY, SMALLEST_VOCABULARY, TOKENIZER_KINDS
 from ryot_jax.runtime.errors import ConfigError, DataError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 # The names under which the tokenizers in use know the end of a document, in the order of preference.
 _END_NAMES = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|im_end|>", "[SEP]")
-SMALLEST_VOCABULARY = 257  # 256 bytes and the end of a document
-LARGEST_VOCABULARY = 65_536  # ids are kept as uint16
 
 
 class Tokenizer(Protocol):
@@ -242,8 +241,8 @@ def settings(kind: str, path: str, vocab_size: int) -> dict[str, Any]:
       ConfigError: unknown kind.
       DataError: as `from_file`.
     """
-    if kind not in ("bpe", "byte", "file"):
-        raise ConfigError(f"tokenizer.kind = {kind!r} is unknown; choose 'bpe', 'byte' or 'file'")
+    if kind not in TOKENIZER_KINDS:
+        raise ConfigError(f"tokenizer.kind = {kind!r} is unknown; choose one of {', '.join(TOKENIZER_KINDS)}")
     found = {"kind": kind, "vocab_size": vocab_size, "tokenizers": tokenizers.__version__}
     if kind == "file":
         found["hash"] = from_file(path, vocab_size).hash

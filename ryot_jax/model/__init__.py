@@ -11,7 +11,20 @@ Arrays carry their shape as a suffix (`x_BTD`), one letter a dimension, here and
     L  layers (scanned parameters carry it in front)                          E, O  any input or output width
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ryot_jax.model.config import ModelConfig
-from ryot_jax.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from ryot_jax.model.transformer import Transformer
 
 __all__ = ["ModelConfig", "Transformer"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported at first use: `ryot_jax.config` reads the model's rules before JAX may start.
+    if name == "Transformer":
+        from ryot_jax.model.transformer import Transformer
+
+        return Transformer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

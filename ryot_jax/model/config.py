@@ -1,25 +1,55 @@
-"""What a model is: one frozen, hashable record of every choice that shapes the network.
+"""The model's config: one frozen, hashable record of every choice that shapes the network, and its rules.
 
-Resolves `compute_dtype = 'auto'` for the device at hand. Reading config files and every check that needs
-more than the model's own fields is left to `ryot_jax.config`.
+Resolves `compute_dtype = 'auto'` for the device at hand. Importing this module does not import JAX, so that config
+files are checked by the same rules before JAX starts. Rules that need more than the model's own fields are left to
+`ryot_jax.config`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import ml_dtypes  # noqa: F401, which teaches NumPy the name 'bfloat16'
+import numpy as np
 
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.field_rules import Choices, Ranges, broken, in_section, out_of_range, wrong_choices
 
-_CHOICES = {
+CHOICES: Choices = {
     "positions": ("learned", "sinusoidal", "rotary"),
     "norm": ("layer", "rms"),
     "mlp": ("gelu", "swiglu", "relu2"),
     "compute_dtype": ("float32", "bfloat16", "float16"),
 }
-_SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_len")
+
+RANGES: Ranges = {
+    "vocab_size": (1, None),
+    "d_model": (1, None),
+    "n_layers": (1, None),
+    "n_heads": (1, None),
+    "d_ff": (1, None),
+    "max_len": (1, None),
+    "dropout": (0.0, 1.0),
+}
+
+
+def contradictions(model: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each pair of fields that no model can have together.
+
+    Args:
+      model: the fields of `ModelConfig`.
+    """
+    heads, width = model["n_heads"], model["d_model"]
+    if heads >= 1 and width % heads:
+        yield broken("model.n_heads", heads, f"must divide model.d_model = {width}")
+    elif heads >= 1 and model["positions"] == "rotary" and (width // heads) % 2:
+        yield broken(
+            "model.n_heads",
+            heads,
+            f"gives heads of {width // heads} numbers, but model.positions = 'rotary' rotates them in pairs",
+        )
+    if model["positions"] == "sinusoidal" and width % 2:
+        yield broken("model.d_model", width, "must be even for model.positions = 'sinusoidal'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +76,14 @@ class ModelConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for field in _SIZES:
-            if getattr(self, field) < 1:
-                raise ConfigError(f"model.{field} = {getattr(self, field)}: must be at least 1")
-        for field, names in _CHOICES.items():
-            if getattr(self, field) not in names:
-                raise ConfigError(f"model.{field} = {getattr(self, field)!r}: choose one of {', '.join(names)}")
-        if self.d_model % self.n_heads:
-            raise ConfigError(f"model.n_heads = {self.n_heads}: must divide model.d_model = {self.d_model}")
-        if self.positions == "rotary" and self.head_dim % 2:
-            raise ConfigError(
-                f"model.positions = 'rotary': d_model / n_heads = {self.head_dim} must be even; change model.n_heads"
-            )
-        if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ConfigError(f"model.d_model = {self.d_model}: must be even for model.positions = 'sinusoidal'")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"model.dropout = {self.dropout}: must be at least 0 and below 1")
+        values = dataclasses.asdict(self)
+        problems = [
+            *wrong_choices(in_section("model", values), in_section("model", CHOICES)),
+            *out_of_range(in_section("model", values), in_section("model", RANGES)),
+            *contradictions(values),
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
 
     @property
     def head_dim(self) -> int:
@@ -74,13 +96,13 @@ class ModelConfig:
         return self.norm == "layer"
 
     @property
-    def dtype(self) -> jnp.dtype:
+    def dtype(self) -> np.dtype:
         """Dtype of the activations."""
-        return jnp.dtype(self.compute_dtype)
+        return np.dtype(self.compute_dtype)
 
 
 def from_config(model: Mapping[str, Any], platform: str, compute_capability: str | None = None) -> ModelConfig:
-    """Make a `ModelConfig` of the `model` section of a config, for a platform ('cpu', 'gpu', 'tpu').
+    """Makes a `ModelConfig` from the `model` section of a config, for a platform ('cpu', 'gpu', 'tpu').
 
     `compute_capability` ('7.5') is asked of the first GPU when it is needed and not given.
     Raises ConfigError, naming the field, where a value cannot be used.
@@ -98,10 +120,12 @@ def from_config(model: Mapping[str, Any], platform: str, compute_capability: str
 
 
 def _auto_compute_dtype(platform: str, compute_capability: str | None) -> str:
-    """What a competent person would choose: bfloat16 wherever the hardware multiplies it faster than float32."""
+    """Bfloat16 wherever the hardware multiplies it faster than float32, else float32."""
     if platform == "cpu":
         return "float32"
     if platform in ("gpu", "cuda"):
+        import jax  # not at the top: config files are checked before JAX may start
+
         capability = compute_capability or str(jax.local_devices(backend=platform)[0].compute_capability)
         # AMD devices say 'gfx90a'; every one that JAX supports multiplies bfloat16.
         if capability[0].isdigit() and float(capability) < 8.0:

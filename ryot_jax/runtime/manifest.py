@@ -16,7 +16,8 @@ from typing import Any
 
 import ryot_jax
 from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import Devices, Processor
+from ryot_jax.machine.devices import Devices
+from ryot_jax.machine.processor import Processor
 
 SCHEMA_VERSION = 1
 

@@ -4,7 +4,7 @@ Parameters are told apart by rank and name: matrices are `kernel` or embeddings,
 (also where a scan over layers has stacked them). What to set the numbers to is left to the config.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +13,10 @@ from optax.contrib import ScheduleFreeState
 
 from ryot_jax.kernels import adamw
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.field_rules import broken, out_of_range
 from ryot_jax.training.muon import muon
+from ryot_jax.training.rules import LEARNING_RATE_SCHEDULES, OPTIMIZERS, RANGES, wrong_schedule_free, wrong_warmup
 from ryot_jax.training.state import State
-
-OPTIMIZERS = ("adamw", "muon", "lion", "schedule_free")
-SCHEDULES = ("cosine", "linear", "constant")
 
 _VECTORS = ("bias", "scale")
 
@@ -36,10 +35,10 @@ def learning_rate_schedule(training: Mapping[str, Any], total_steps: int) -> opt
       ConfigError: the warm-up does not fit into the run, or the schedule is not known.
     """
     peak, warmup = float(training["learning_rate"]), int(training["warmup_steps"])
-    if not 0 <= warmup < total_steps:
-        raise ConfigError(
-            f"training.warmup_steps = {warmup}: must be at least 0 and below the run's {total_steps} steps"
-        )
+    given = {"training.warmup_steps": warmup}
+    _refuse(
+        [*out_of_range(given, {"training.warmup_steps": RANGES["warmup_steps"]}), *wrong_warmup(training, total_steps)]
+    )
     decay_steps = total_steps + 1 - warmup
     match training["schedule"]:
         case "cosine":
@@ -49,7 +48,8 @@ def learning_rate_schedule(training: Mapping[str, Any], total_steps: int) -> opt
         case "constant":
             decay = optax.constant_schedule(peak)
         case other:
-            raise ConfigError(f"training.schedule = {other!r}: not known; take one of {', '.join(SCHEDULES)}")
+            names = ", ".join(LEARNING_RATE_SCHEDULES)
+            raise ConfigError(broken("training.schedule", other, f"must be one of {names}"))
     if warmup > 0:
         decay = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
     return lambda step: decay(step + 1)
@@ -88,8 +88,7 @@ def make_optimizer(
         case "schedule_free":
             optimizer = _schedule_free(training, rate, b1, b2, decay)
         case other:
-            names = ", ".join(OPTIMIZERS)
-            raise ConfigError(f"training.optimizer = {other!r}: not known; take one of {names}")
+            raise ConfigError(broken("training.optimizer", other, f"must be one of {', '.join(OPTIMIZERS)}"))
     clip_norm = float(training["clip_norm"])
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
     return optax.chain(clip, optimizer)
@@ -190,6 +189,11 @@ def _kernels(params: Any) -> Any:
     return jax.tree.map_with_path(lambda path, x: x.ndim >= 2 and _name(path) == "kernel", params)
 
 
+def _refuse(problems: Iterable[str]) -> None:
+    if lines := list(problems):
+        raise ConfigError("\n".join(lines))
+
+
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path[-1:], simple=True)
 
@@ -198,13 +202,7 @@ def _schedule_free(
     training: Mapping[str, Any], rate: optax.Schedule, b1: float, b2: float, decay: float
 ) -> optax.GradientTransformation:
     """`optax.contrib.schedule_free_adamw`, with the decay masked to matrices."""
-    if training["schedule"] != "constant":
-        raise ConfigError(
-            f"training.schedule = {training['schedule']!r}: schedule_free replaces the decay of the learning "
-            "rate; set training.schedule = 'constant'"
-        )
-    if b1 <= 0:
-        raise ConfigError(f"training.b1 = {b1}: schedule_free needs a value above 0")
+    _refuse(wrong_schedule_free(training))
     base = optax.chain(
         optax.scale_by_rms(decay=b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True),
         optax.add_decayed_weights(decay, matrices),

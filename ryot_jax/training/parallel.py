@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from ryot_jax.runtime.compiler import counted_cache_hits
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.field_rules import broken, uneven_batch
+from ryot_jax.training.rules import PARALLELISMS
 from ryot_jax.training.state import State
 from ryot_jax.training.step import Metrics
 
@@ -120,11 +122,9 @@ def compile_step(
     mesh = data_mesh() if mesh is None else mesh
     row_axis, batch_axes = (0, P(DATA_AXIS)) if steps == 1 else (1, P(None, DATA_AXIS))
     rows = {x.shape[row_axis] for x in jax.tree.leaves(dict(batch))}
-    if any(n % mesh.size for n in rows):
-        raise ConfigError(
-            f"training.batch_size = {max(rows)}: cannot be shared out evenly among {mesh.size} devices; "
-            f"make it a multiple of {mesh.size} (times training.accumulation)"
-        )
+    for n_rows in rows:
+        if rule := uneven_batch(n_rows, mesh.size):
+            raise ConfigError(broken("training.batch_size", n_rows, rule))
     replicated, by_row = NamedSharding(mesh, P()), NamedSharding(mesh, batch_axes)
     state_shapes = _shapes(state, replicated)
     donated = (0,) if donate else ()
@@ -206,7 +206,7 @@ def _global_step(
             # replicated params would already have done so, and the sum would be taken twice.
             check_vma=False,
         )
-    raise ConfigError(f"training.parallelism = {parallelism!r}: not known; take one of 'jit', 'shard_map', 'pmap'")
+    raise ConfigError(broken("training.parallelism", parallelism, f"must be one of {', '.join(PARALLELISMS)}"))
 
 
 def _split_over(batch: Mapping[str, Any], n_devices: int) -> dict[str, Any]:

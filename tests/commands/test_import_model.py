@@ -184,7 +184,7 @@ def _vocabulary_alone(folder):
         (_configured(n_layer=3), r"missing: transformer\.h\.2\."),
         (_configured(n_layer=1), r"superfluous: transformer\.h\.1\."),
         (_configured(n_head=3), r"ours cannot be: model\.n_heads = 3 must divide model\.d_model = 16"),
-        (_configured(vocab_size=70_000), r"ours cannot be: model\.vocab_size = 70000 must be .* below 65536"),
+        (_configured(vocab_size=70_000), r"ours cannot be: model\.vocab_size = 70000 must be .* below 65537"),
         (_configured(n_embd=0), r"ours cannot be: model\.d_model = 0"),
         (_write("tokenizer.json", "{}"), r"tokenizer\.json: not a tokenizer\.json that .* reads"),
         (_larger_tokenizer, r"the tokenizer has 302 ids, the model 300 \(vocab_size in config\.json\)"),

@@ -7,7 +7,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from ryot_jax.kernels.declaration import Evidence
 
 from ryot_jax.comparison import ablation
 from ryot_jax.comparison.ablation import BASELINE, build, design, doubts, measure, subset_name
@@ -17,6 +16,7 @@ from ryot_jax.comparison.variants import OPTIMIZATIONS
 from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
+from ryot_jax.kernels.declaration import Evidence
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan, Resolution, resolve

@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 
 from ryot_jax.config import fields, get_default, validate
 from ryot_jax.config import rules as config_rules
+from ryot_jax.data import rules as data_rules
 from ryot_jax.runtime.errors import ConfigError
 
 
@@ -15,6 +17,14 @@ def changed(**values):
 
 def test_defaults_are_valid():
     validate(get_default())
+
+
+def test_the_largest_vocabulary_is_the_one_whose_ids_are_all_stored():
+    largest = 1 + np.iinfo(data_rules.ID_TYPE).max
+    validate(changed(model__vocab_size=largest))
+    assert np.asarray([largest - 1]).astype(data_rules.ID_TYPE)[0] == largest - 1
+    with pytest.raises(ConfigError, match="vocab_size"):
+        validate(changed(model__vocab_size=largest + 1))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +39,7 @@ def test_defaults_are_valid():
             {"model__d_model": 33, "model__n_heads": 1, "model__positions": "sinusoidal"},
             "model.d_model = 33 must be even",
         ),
-        ({"model__vocab_size": 65_536}, "model.vocab_size = 65536 must be at least 2 and below 65536"),
+        ({"model__vocab_size": 65_537}, "model.vocab_size = 65537 must be at least 2 and below 65537"),
         ({"model__vocab_size": 256}, "model.vocab_size = 256 must be at least 257"),
         ({"model__dropout": 1.0}, "model.dropout = 1.0 must be at least 0.0 and below 1.0"),
         ({"model__dropout": -0.1}, "model.dropout = -0.1"),
@@ -52,6 +62,10 @@ def test_defaults_are_valid():
         ({"data__source": "text"}, "data.path = '' must name the input of data.source = 'text'"),
         ({"checkpoint__keep_latest": 1}, "checkpoint.keep_latest = 1 must be at least 2 with two arms"),
         ({"training__optimizer": "schedule_free"}, "training.schedule = 'cosine' must be constant"),
+        (
+            {"training__optimizer": "schedule_free", "training__schedule": "constant", "training__b1": 0.0},
+            "training.b1 = 0.0 must be above 0 for training.optimizer = 'schedule_free'",
+        ),
         ({"training__clip_norm": -1.0}, "training.clip_norm = -1.0 must be at least 0"),
         ({"data__heldout_fraction": 0.0}, "data.heldout_fraction = 0.0 must be between 0 and 1"),
         ({"tokenizer__kind": "file"}, "tokenizer.path = '' must name the file"),

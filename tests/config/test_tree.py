@@ -27,6 +27,14 @@ def test_every_config_file_loads_and_is_valid_and_shows_its_command(path):
     assert f"python -m ryot_jax.main --config=configs/{path.name}" in path.read_text(encoding="utf-8")
 
 
+def test_loading_and_checking_a_config_imports_no_jax(run_python):
+    program = (
+        "import sys\nimport ryot_jax.config\nryot_jax.config.load('configs/scaled.py')\n"
+        "assert not {'jax', 'jaxlib', 'flax', 'optax'} & set(sys.modules), 'the allocator has to be set before JAX'"
+    )
+    assert run_python("-c", program).returncode == 0
+
+
 def test_scaled_is_the_default_tree():
     assert configs.load(str(REPOSITORY / "configs/scaled.py")).to_dict() == configs.get_default().to_dict()
 

@@ -145,5 +145,5 @@ def test_identity_changes_with_the_files_and_with_what_is_read_of_them(data_conf
 
 
 def test_an_unknown_source_is_refused(data_config):
-    with pytest.raises(ConfigError, match=r"data\.source = 'stdlibs' is unknown; choose"):
+    with pytest.raises(ConfigError, match=r"data\.source = 'stdlibs' must be one of"):
         documents.open_source(data_config(source="stdlibs"))

@@ -114,7 +114,7 @@ def test_the_command_line_sets_it_before_anything_starts_a_thread(run_python):
     program = (
         "import sys, threading\n"
         "from ryot_jax import main\n"
-        "from ryot_jax.runtime import allocator\n"
+        "from ryot_jax.machine import allocator\n"
         "seen = []\n"
         "real = allocator.configure_allocator\n"
         "main.configure_allocator = lambda enabled: (seen.append((threading.active_count(), 'jax' in sys.modules, "

@@ -1,8 +1,9 @@
+import dataclasses
 import json
 
 import jax
 
-from ryot_jax.machine import devices
+from ryot_jax.machine import devices, processor
 
 COMPILE = """
 import sys, json
@@ -26,7 +27,7 @@ def test_programs_of_other_machines_are_kept_apart(monkeypatch, tmp_path):
     monkeypatch.setattr(devices.jax.config, "update", lambda name, value: updates.append(name))
     folders = set()
     for info in ({"model name": "A", "flags": "avx2"}, {"model name": "A", "flags": "avx2 avx512f"}):
-        monkeypatch.setattr(devices, "_cpuinfo", lambda info=info: info)
+        monkeypatch.setattr(processor, "_cpuinfo", lambda info=info: info)
         folders.add(devices.enable_compilation_cache(tmp_path))
     assert len(folders) == 2
     assert "jax_compilation_cache_dir" in updates
@@ -38,9 +39,7 @@ def test_devices_are_those_of_jax():
     assert (found.local_count, found.process_count) == (jax.local_device_count(), 1)
 
 
-def test_processor_is_described_without_proc(monkeypatch):
-    monkeypatch.setattr(devices, "_cpuinfo", dict)
-    processor = devices.describe_processor.__wrapped__()
-    assert processor.usable_cores >= 1
-    assert processor.vector_flags == ()
-    assert processor.model
+def test_simulated_devices_of_one_cpu_share_its_peaks():
+    simulated = devices.Devices("cpu", "cpu", local_count=8, global_count=8, process_index=0, process_count=1)
+    assert simulated.independent_count == 1
+    assert dataclasses.replace(simulated, platform="gpu").independent_count == 8

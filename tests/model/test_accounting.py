@@ -12,7 +12,8 @@ from ryot_jax.config import get_default
 from ryot_jax.model import ModelConfig, accounting, functional
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan
-from ryot_jax.training.optimizer import OPTIMIZERS, make_optimizer
+from ryot_jax.training.optimizer import make_optimizer
+from ryot_jax.training.rules import OPTIMIZERS
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "tie_embeddings": False}
 

@@ -10,7 +10,8 @@ import pytest
 
 from ryot_jax.config import get_default, to_json
 from ryot_jax.machine.allocator import configure_allocator
-from ryot_jax.machine.devices import describe_devices, describe_processor
+from ryot_jax.machine.devices import describe_devices
+from ryot_jax.machine.processor import describe_processor
 from ryot_jax.runtime import manifest
 
 

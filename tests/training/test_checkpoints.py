@@ -13,8 +13,8 @@ import pytest
 
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 from ryot_jax.training.checkpoints import Checkpoints
-from ryot_jax.training.optimizer import OPTIMIZERS
 from ryot_jax.training.parallel import compile_step
+from ryot_jax.training.rules import OPTIMIZERS
 from ryot_jax.training.state import new_state
 
 # Where a file is damaged, reads of others that are under way end after orbax has closed its event loop.

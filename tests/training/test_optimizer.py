@@ -9,12 +9,12 @@ import pytest
 
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.optimizer import (
-    OPTIMIZERS,
     evaluation_params,
     learning_rate_schedule,
     make_optimizer,
     with_adamw_kernel,
 )
+from ryot_jax.training.rules import OPTIMIZERS
 from ryot_jax.training.step import train_step
 
 
@@ -106,6 +106,7 @@ def test_schedule_free_is_judged_by_its_average_and_others_by_their_parameters(t
         ({"optimizer": "adam"}, "training.optimizer"),
         ({"schedule": "cosin"}, "training.schedule"),
         ({"warmup_steps": 50}, "training.warmup_steps"),
+        ({"warmup_steps": -1}, "training.warmup_steps"),
         ({"optimizer": "schedule_free"}, "training.schedule"),
         ({"optimizer": "schedule_free", "schedule": "constant", "b1": 0.0}, "training.b1"),
     ],

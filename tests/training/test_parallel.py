@@ -85,7 +85,7 @@ def test_three_steps_in_one_call_are_three_calls_on_eight_devices(eight_devices,
 
 def test_it_is_the_rows_that_are_shared_out_and_not_the_steps(eight_devices):
     """Three steps went over eight devices above; eight steps of 30 rows do not."""
-    assert "training.batch_size = 30: cannot be shared out evenly among 8 devices" in eight_devices["refused"]
+    assert "training.batch_size = 30 cannot be divided over 8 devices" in eight_devices["refused"]
 
 
 def test_the_program_check_works_on_eight_devices(eight_devices):

@@ -10,9 +10,9 @@ from ryot_jax.model.config import ModelConfig
 from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runtime.compiler import without_ynn
 from ryot_jax.training import program_check
-from ryot_jax.training.optimizer import OPTIMIZERS
 from ryot_jax.training.parallel import stack
 from ryot_jax.training.program_check import checked, checked_scan, worst_difference
+from ryot_jax.training.rules import OPTIMIZERS
 from ryot_jax.training.state import new_state
 
 ROWS = 40_000
