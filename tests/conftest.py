@@ -2,8 +2,12 @@
 
 JAX runs as it ships: one CPU device, default flags. What needs several devices starts a process of its own
 with `run_python`, so that the rest is tested in the configuration that people use. Rank promotion raises.
+
+All processes of a session (xdist's workers, and what tests start) share one cache of compiled programs, as most of the
+suite's time is XLA's. It begins empty, unless RYOT_TEST_PROGRAMS names a folder that is kept between sessions.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -20,13 +24,53 @@ REPOSITORY = Path(__file__).parents[1]
 ORACLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
+# Linux gives a process 65,530 memory mappings (vm.max_map_count), a compiled program takes 3 to some hundred of them, and
+# at the limit XLA ends with a segmentation fault, mostly where JAX writes a program to its cache.
+MAPPINGS_KEPT = 10_000
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of the session have in common; who writes there must expect another to do so too."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _private_caches(tmp_path_factory: pytest.TempPathFactory):
+def _private_caches(shared_folder: Path):
     """No test reads or writes the caches of the person who runs it."""
+    # JAX takes the folder that is set when it compiles its first program, in this process for good.
+    programs = {
+        "jax_compilation_cache_dir": os.environ.get("RYOT_TEST_PROGRAMS") or str(shared_folder / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(shared_folder / "cache"))
         patch.delenv("NO_COLOR", raising=False)
+        for name, value in programs.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_mappings():
+    """After a file, compiled programs are dropped where there are many: a long session would end at Linux's limit."""
+    yield
+    if mappings() > MAPPINGS_KEPT:
+        jax.clear_caches()
+        gc.collect()
+
+
+def mappings() -> int:
+    """Memory mappings of this process; 0 where /proc does not tell."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 @pytest.fixture(autouse=True)
