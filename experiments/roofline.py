@@ -64,7 +64,7 @@ def main(words: list[str] | None = None) -> int:
 
     medians = {name: float(np.median(seconds[name])) for name in arms}
     devices = describe_devices()
-    work = roofline.training_steps(setting.shared, setting.variants, medians, devices)
+    work = roofline.training_steps(setting.setup, setting.variants, medians, devices)
     found = roofline.place(work, meter.peaks(), units=roofline.computing_units(devices))
     notes = [
         "Operations and bytes are the closed forms of ryot_jax.model.accounting: matrix products without the masked "

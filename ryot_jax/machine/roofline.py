@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ryot_jax.comparison.arms import Shared
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.kernels import KernelPlan
@@ -22,6 +21,7 @@ from ryot_jax.machine.peaks import SECONDS, Peaks, Shape, measure_peaks
 from ryot_jax.model.accounting import batch_bytes, least_flops_per_step, least_state_bytes_per_step
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.runtime.errors import RyotError
+from ryot_jax.training.setup import TrainingSetup
 
 _FP8 = str(jnp.dtype(fp8.FORWARD))
 
@@ -46,7 +46,7 @@ class Step:
 
 
 def of_run(
-    shared: Shared, variants: Sequence[Variant], record: Record, *, seconds: float = SECONDS
+    shared: TrainingSetup, variants: Sequence[Variant], record: Record, *, seconds: float = SECONDS
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The roofline of a finished run as `results.json` has it, and sentences for its reader.
 
@@ -135,7 +135,7 @@ def _warning(name: str, arm: Mapping[str, Any], peaks: Mapping[str, Any]) -> str
 
 
 def training_steps(
-    shared: Shared, variants: Sequence[Variant], seconds: Mapping[str, float], devices: Devices
+    shared: TrainingSetup, variants: Sequence[Variant], seconds: Mapping[str, float], devices: Devices
 ) -> dict[str, Step]:
     """What a step of each variant must do at least on these devices; `seconds` of a step, by the variant's name."""
     training = shared.config.training

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from ryot_jax.comparison.arms import share
 from ryot_jax.comparison.record import Block, Record
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
@@ -22,6 +21,7 @@ from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import least_flops_per_step
 from ryot_jax.model.config import from_config
 from ryot_jax.report import terminal
+from ryot_jax.training.setup import build_setup
 
 SOURCES = {"float32": "a", "bfloat16": "b", MEMORY: "c"}
 # 100 GFLOP/s and 400 GFLOP/s, 10 GB/s: the ridges are at 10 and 40 operations a byte.
@@ -47,7 +47,7 @@ def shared():
     config.training.update({"batch_size": 8, "seq_len": 8})
     ids = np.random.default_rng(0).integers(0, 260, size=5000).astype(np.uint16)
     corpus = Corpus(ids, ids[:1000], NoTokenizer(260), "", {})
-    return share(config, from_config(config.model, "cpu"), corpus)
+    return build_setup(config, from_config(config.model, "cpu"), corpus)
 
 
 def record_of(seconds, steps=(10, 10, 5)):
