@@ -275,14 +275,15 @@ def _step(gpu: str, *, optimized: bool, **wishes: str) -> Made:
     import jax
     import jax.numpy as jnp
 
-    from ryot_jax.comparison.arms import kernel_spec, step_function
     from ryot_jax.config import load
     from ryot_jax.machine.devices import Devices
     from ryot_jax.model import functional
     from ryot_jax.model.config import from_config
     from ryot_jax.optimizations import KernelPlan, resolve
     from ryot_jax.training.optimizer import make_optimizer
+    from ryot_jax.training.setup import kernel_spec
     from ryot_jax.training.state import init_state
+    from ryot_jax.training.step_programs import step_function
 
     config = load(str(Path(__file__).parents[1] / "configs" / "gpt2_small.py"), ["--config.training.batch_size=16"])
     config.optimizations.update(wishes)

@@ -144,7 +144,7 @@ def _arms(setting: random_tokens.Setting, notes: list[str]) -> dict[str, Arm]:
             if variant.name == "optimized" or "RESOURCE_EXHAUSTED" not in str(failure):
                 raise
             notes.append(
-                f"{setting.shared.config.name}: the baseline does not fit into the memory of this GPU, so the "
+                f"{setting.setup.config.name}: the baseline does not fit into the memory of this GPU, so the "
                 "optimizations of the other programs are not proven from these by comparison with it."
             )
     if "baseline" in arms:

@@ -116,7 +116,7 @@ def gradient(setting: Setting, params, batch, plan: KernelPlan) -> tuple[float, 
     """Mean loss and its gradient as the training step computes them, on the host."""
 
     def mean_loss(params, batch):
-        loss_sum, n_targets = functional.loss(setting.shared.graphdef, params, batch, plan=plan)
+        loss_sum, n_targets = functional.loss(setting.setup.graphdef, params, batch, plan=plan)
         return loss_sum / n_targets
 
     loss, found = jax.device_get(jax.jit(jax.value_and_grad(mean_loss))(params, batch))
@@ -182,7 +182,7 @@ def main(words: list[str] | None = None) -> int:
     config = load(options.config)
     require_plain(config)
     setting = random_tokens.setting(config, arms=("baseline", "optimized"))
-    params, batch = setting.shared.state.params, setting.shared.dataset[0]
+    params, batch = setting.setup.state.params, setting.setup.dataset[0]
     if options.steps:
         arm = setting.arm("baseline")
         arm.run_block(options.steps)

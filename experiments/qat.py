@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from experiments.lib import record
 from experiments.lib.record import Table
 from ryot_jax.commands.compress import Subject, batches
-from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
+from ryot_jax.comparison.arms import Arm, variants
 from ryot_jax.comparison.interleaving import Block, interleave
 from ryot_jax.comparison.statistics import paired_difference, speed_up
 from ryot_jax.comparison.variants import check_active
@@ -41,6 +41,7 @@ from ryot_jax.model.config import from_config
 from ryot_jax.runs.caches import use_compilation_cache
 from ryot_jax.training.optimizer import evaluation_params
 from ryot_jax.training.qat import rounded
+from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec, reseeded
 
 WITHOUT = "without"
 SEQUENCES = 2048  # held-out sequences that every model is judged on
@@ -63,13 +64,13 @@ def main(words: Sequence[str] | None = None) -> int:
     model = from_config(config.model, describe_devices().platform)
     first_rounded = config.training.epochs * config.training.steps_per_epoch - rounded_steps(config)
 
-    shared = share(config, model, corpus)
-    arms = build(shared, options.bits)
+    setup = build_setup(config, model, corpus)
+    arms = build(setup, options.bits)
     tables, notes = [], [others]
     for seed in options.seeds:
-        own = reseeded(shared, corpus, seed)
+        own = reseeded(setup, corpus, seed)
         trained = {
-            name: train(Arm(dataclasses.replace(own, config=arm.shared.config), arm.variant, same_programs_as=arm))
+            name: train(Arm(dataclasses.replace(own, config=arm.setup.config), arm.variant, same_programs_as=arm))
             for name, arm in arms.items()
         }
         before = {name: found.losses[:first_rounded] for name, found in trained.items()}
@@ -103,15 +104,15 @@ def progress(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
-def build(shared: Shared, widths: Sequence[int]) -> dict[str, Arm]:
+def build(setup: TrainingSetup, widths: Sequence[int]) -> dict[str, Arm]:
     """The optimized arm without and with rounded weights, the latter proven to round."""
-    configs = {WITHOUT: with_qat(shared.config, "off", 4)}
-    configs |= {f"{bits} bits": with_qat(shared.config, "round", bits) for bits in widths}
-    spec = kernel_spec(shared.config, shared.model, describe_devices())
+    configs = {WITHOUT: with_qat(setup.config, "off", 4)}
+    configs |= {f"{bits} bits": with_qat(setup.config, "round", bits) for bits in widths}
+    spec = kernel_spec(setup.config, setup.model, describe_devices())
     arms = {}
     for name, config in configs.items():
         variant = dataclasses.replace(variants(config, spec)[0][-1], name=name)
-        arms[name] = Arm(dataclasses.replace(shared, config=config), variant)
+        arms[name] = Arm(dataclasses.replace(setup, config=config), variant)
         progress(f"{name}: compiled in {sum(arms[name].compile_seconds.values()):.1f} s")
     check_active([arm.variant for arm in arms.values()], {name: arm.hlo_text() for name, arm in arms.items()}, spec)
     return arms
@@ -137,7 +138,7 @@ class Trained:
 
 def train(arm: Arm) -> Trained:
     """The whole training of an arm that stands at its start."""
-    training, losses, heldout = arm.shared.config.training, [], []
+    training, losses, heldout = arm.setup.config.training, [], []
     for epoch in range(training.epochs):
         losses += arm.run_block(training.steps_per_epoch).losses
         heldout.append(arm.evaluate().mean_loss)
@@ -147,15 +148,15 @@ def train(arm: Arm) -> Trained:
 
 def quality(
     title: str,
-    shared: Shared,
+    setup: TrainingSetup,
     corpus: Corpus,
     trained: dict[str, Trained],
     widths: Sequence[int],
     ratios: Sequence[float],
 ) -> list[Table]:
     """Held-out losses of every model as it is, compressed to equal bytes, and rounded to the nearest code."""
-    config = shared.config
-    model, untrained = functional.unstack_layers(shared.model, shared.state.params)
+    config = setup.config
+    model, untrained = functional.unstack_layers(setup.model, setup.state.params)
     subject = Subject.of(config, model)
     calibration = batches(corpus.train, config, config.compression.calibration_sequences)
     evaluator = subject.evaluator(corpus.heldout, config, SEQUENCES, untrained)
@@ -167,7 +168,7 @@ def quality(
     compressed: dict[float, dict[str, tuple[int, np.ndarray]]] = {ratio: {} for ratio in ratios}
     nearest: dict[int, dict[str, np.ndarray]] = {bits: {} for bits in widths}
     for name, found in trained.items():
-        _, params = functional.unstack_layers(shared.model, found.params)
+        _, params = functional.unstack_layers(setup.model, found.params)
         floats[name] = judge(params)
         for ratio in ratios:
             made = compress(
@@ -216,7 +217,7 @@ def _cells(name: str, losses: dict[str, np.ndarray], floats: dict[str, np.ndarra
 def step_times(arms: dict[str, Arm], first_rounded: int, rounds: int) -> Table:
     """Times of a step without, and with it in both parts of training; and of the rounding by itself."""
     name, arm = list(arms.items())[-1]
-    params, bits = arm.shared.state.params, arm.shared.config.compression.qat_bits
+    params, bits = arm.setup.state.params, arm.setup.config.compression.qat_bits
     alone = jax.jit(lambda params: rounded(params, bits))
 
     def rounding(n_steps: int) -> float:

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, share, variants
+from ryot_jax.comparison.arms import Arm, variants
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.data.cache import root as cache_root
 from ryot_jax.data.pipeline import Corpus
@@ -19,6 +19,7 @@ from ryot_jax.data.tokenizer import NoTokenizer
 from ryot_jax.kernels import Spec
 from ryot_jax.machine.devices import describe_devices, enable_compilation_cache
 from ryot_jax.model.config import ModelConfig, from_config
+from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec
 
 BATCHES = 16
 
@@ -27,18 +28,18 @@ BATCHES = 16
 class Setting:
     """What arms are built from: the main command's own records, on random tokens."""
 
-    shared: Shared
+    setup: TrainingSetup
     spec: Spec
     variants: tuple[Variant, ...]
 
     @property
     def model(self) -> ModelConfig:
         """The model's sizes."""
-        return self.shared.model
+        return self.setup.model
 
     def arm(self, name: str) -> Arm:
         """One of the arms, compiled, warm and at its first step."""
-        arm = Arm(self.shared, next(variant for variant in self.variants if variant.name == name))
+        arm = Arm(self.setup, next(variant for variant in self.variants if variant.name == name))
         arm.warm_up()
         return arm
 
@@ -76,7 +77,7 @@ def setting(config: ConfigDict, tokens_nBT: np.ndarray | None = None, arms: Sequ
     model = from_config(config.model, devices.platform)
     ids = tokens_nBT.reshape(-1).astype(np.uint16)
     corpus = Corpus(ids, ids[: ids.size // 2], NoTokenizer(model.vocab_size), "", {})
-    shared = share(config, model, corpus)
-    shared = dataclasses.replace(shared, dataset=grain.MapDataset.source(batches_of(tokens_nBT)).repeat())
+    setup = build_setup(config, model, corpus)
+    setup = dataclasses.replace(setup, dataset=grain.MapDataset.source(batches_of(tokens_nBT)).repeat())
     spec = kernel_spec(config, model, devices)
-    return Setting(shared, spec, variants(config, spec)[0])
+    return Setting(setup, spec, variants(config, spec)[0])

@@ -67,7 +67,7 @@ def main(words: list[str] | None = None) -> int:
 
     medians = {name: float(np.median(seconds[name])) for name in arms}
     devices = describe_devices()
-    work = run_work.training_steps(setting.shared, setting.variants, medians, devices)
+    work = run_work.training_steps(setting.setup, setting.variants, medians, devices)
     found = roofline.place(work, meter.peaks(), units=devices.independent_count)
     notes = [
         "Operations and bytes are the closed forms of ryot_jax.model.accounting: matrix products without the masked "

@@ -30,7 +30,6 @@ from ml_collections import ConfigDict
 
 from experiments.lib import record
 from experiments.lib.record import Table
-from ryot_jax.comparison.arms import kernel_spec, share
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import ratio_interval, t_interval
 from ryot_jax.config import load
@@ -40,6 +39,7 @@ from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan, resolve
 from ryot_jax.runs.scheduled_arm import Plan, Trained, plans, train_by
+from ryot_jax.training.setup import build_setup, kernel_spec
 
 MUON, ROTARY = ("muon",), ("muon", "rotary")
 
@@ -138,13 +138,13 @@ def main(words: Sequence[str] | None = None) -> int:
     devices = describe_devices()
     model = from_config(config.model, devices.platform)
     # One held-out set for all arms and seeds, and one program for all that have the config's model.
-    shared = share(config, model, corpus)
+    setup = build_setup(config, model, corpus)
     kernels = resolve(config.optimizations, spec=kernel_spec(config, model, devices)).plan
     trained: dict[str, list[Trained]] = {name: [] for name in arms}
     for seed in options.seeds:
         for name in np.random.default_rng(seed).permutation(list(arms)):
             with_kernels = KernelPlan() if name == "baseline" else kernels
-            found = train_by(arms[name], shared, with_kernels, corpus, seed=seed)
+            found = train_by(arms[name], setup, with_kernels, corpus, seed=seed)
             trained[name].append(found)
             print(
                 f"seed {seed} {name}: loss {found.heldout.mean_loss:.4f}, {found.seconds:.1f} s, "

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from ryot_jax.cli import AblateOptions
 from ryot_jax.comparison import ablation, attribution, results
 from ryot_jax.comparison.ablation import Built, Design
-from ryot_jax.comparison.arms import Shared, kernel_spec, share
 from ryot_jax.comparison.attribution import Subset
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.pipeline import Corpus, prepare
@@ -35,6 +34,7 @@ from ryot_jax.runtime.errors import EXIT_PASS
 from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import create_run
+from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec
 
 SCHEMA_VERSION = 1  # of attribution.json
 
@@ -66,7 +66,7 @@ def run(config: ConfigDict, options: AblateOptions, allocator: AllocatorRecord, 
         corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, console.line)
         written = _manifest(config, devices, allocator, corpus, optimized)
         write_json(directory.manifest, written)
-        document = _ablate(share(config, model, corpus), design, spec, options, optimized, console)
+        document = _ablate(build_setup(config, model, corpus), design, spec, options, optimized, console)
         seconds = time.perf_counter() - start
         document["manifest"] = {**written, "seconds_in_all": seconds}
         path = directory.path / "attribution.json"
@@ -80,7 +80,7 @@ def run(config: ConfigDict, options: AblateOptions, allocator: AllocatorRecord, 
 
 
 def _ablate(
-    shared: Shared, design: Design, spec: Spec, options: AblateOptions, optimized: Resolution, console: Console
+    setup: TrainingSetup, design: Design, spec: Spec, options: AblateOptions, optimized: Resolution, console: Console
 ) -> dict[str, Any]:
     """Everything that is found, as JSON values. What is known beforehand is said before the time is spent."""
     for player in design.players:
@@ -88,12 +88,12 @@ def _ablate(
     warnings = [*_few_rounds(options.rounds, design), *_left_out(design, design.missing)]
     for warning in warnings:
         console.line(f"warning: {warning}")
-    built, unproven = ablation.build(shared, design, spec, log=console.line)
-    seconds = ablation.measure(shared, built, rounds=options.rounds, block_steps=options.block_steps, log=console.line)
+    built, unproven = ablation.build(setup, design, spec, log=console.line)
+    seconds = ablation.measure(setup, built, rounds=options.rounds, block_steps=options.block_steps, log=console.line)
     missing = {**design.missing, **unproven}
     document = {
         "schema_version": SCHEMA_VERSION,
-        "name": shared.config.name,
+        "name": setup.config.name,
         "attribution": dataclasses.asdict(attribution.attribute(seconds, design.players)),
         "block_steps": options.block_steps,
         "arms": [_arm(subset, arm, seconds[subset]) for subset, arm in built.items()],

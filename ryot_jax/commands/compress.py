@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from ryot_jax import decoding
 from ryot_jax.cli import CheckpointOptions, CompressOptions
-from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.compression import FileSize, Judge, compress, load, save
@@ -34,6 +33,7 @@ from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_PASS, CheckpointError, ConfigError
 from ryot_jax.runtime.files import shown
 from ryot_jax.training.evaluation import Evaluator, make_evaluator
+from ryot_jax.training.setup import kernel_spec
 
 ALL = 2**31 - 1  # sequences: as many as the text has
 _PARETO_SEQUENCES = 512  # that a point is measured on

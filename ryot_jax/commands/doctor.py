@@ -1,7 +1,6 @@
 """`ryot doctor`: what this machine offers, and what it lacks."""
 
 from ryot_jax.commands.train import open_tuning_cache
-from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.config import get_default
 from ryot_jax.kernels import cpu
 from ryot_jax.machine.allocator import AllocatorRecord
@@ -11,6 +10,7 @@ from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import resolve
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.manifest import versions
+from ryot_jax.training.setup import kernel_spec
 
 
 def run(allocator: AllocatorRecord, console: Console) -> int:

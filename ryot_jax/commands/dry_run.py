@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ryot_jax.comparison.arms import kernel_spec, variants
+from ryot_jax.comparison.arms import variants
 from ryot_jax.config import to_json
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import ModelConfig, functional
@@ -16,6 +16,7 @@ from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.runs.scheduled_arm import plans, schedule_of
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.progress import format_duration
+from ryot_jax.training.setup import kernel_spec
 
 # Seconds of a step over seconds of its matrix products alone, as measured with configs/scaled.py and configs/wide.py
 # on 2-core CPUs; softmax, norms and memory traffic are the rest.

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ryot_jax.cli import CheckpointOptions, TrainOptions
 from ryot_jax.commands import compress, report
 from ryot_jax.comparison import estimands, results
-from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
+from ryot_jax.comparison.arms import Arm, variants
 from ryot_jax.comparison.criteria import EXIT_CODES
 from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.protocol import Schedule
@@ -56,6 +56,7 @@ from ryot_jax.runtime.files import shown, write_json, write_text
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import RunDirectory, create_run
 from ryot_jax.runtime.run_lock import locked
+from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec, reseeded
 
 
 def run(config: ConfigDict, options: TrainOptions, allocator: AllocatorRecord, console: Console) -> int:
@@ -93,8 +94,8 @@ def _run(
     if isinstance(corpus.tokenizer, JsonTokenizer):
         write_text(directory.tokenizer, corpus.tokenizer.to_json())
     model = from_config(config.model, devices.platform)
-    shared = share(config, model, corpus)
-    entropies = ngram_entropies(corpus.train, shared.heldout, model.vocab_size)
+    setup = build_setup(config, model, corpus)
+    entropies = ngram_entropies(corpus.train, setup.heldout, model.vocab_size)
     console.line(
         f"held-out entropy of counts: unigram {entropies.unigram:.3f}, bigram {entropies.bigram:.3f} nats/token"
     )
@@ -106,7 +107,7 @@ def _run(
     settings = _settings(config)
     compress.parse_budget(config.compression.budget)  # before hours of training, not after
     stated_at = _state(directory, settings, statistical=is_statistical(wanted[-1]))
-    arms = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
+    arms = [_build(setup, variant, resolutions[variant.name], console) for variant in wanted]
     evidence = check_active(wanted, {arm.name: arm.hlo_text() for arm in arms}, spec)
     written = manifest.collect(
         config_json=to_json(config),
@@ -124,11 +125,11 @@ def _run(
         epochs=config.training.epochs,
         steps_per_epoch=config.training.steps_per_epoch,
         block_steps=config.comparison.block_steps,
-        tokens_per_step=shared.tokens_per_step,
+        tokens_per_step=setup.tokens_per_step,
         seed=config.seed,
     )
     clock.end("compilation and checks")
-    pairs = _train_pairs(shared, arms, schedule, corpus, directory, console, resumed=resumed)
+    pairs = _train_pairs(setup, arms, schedule, corpus, directory, console, resumed=resumed)
     clock.end("training and evaluation")
     processes = fresh_process.run_all(directory, config.comparison.processes - 1, console)
     clock.end("fresh processes")
@@ -136,10 +137,10 @@ def _run(
     if len(arms) == 2 and config.comparison.controls:
         controls = control_runs.run(arms[-1], schedule, dataclasses.asdict(entropies), settings, console)
     clock.end("controls")
-    reached, scaling_warnings = _time_to_loss(shared, arms, pairs[0], corpus, directory, console, resumed=resumed)
+    reached, scaling_warnings = _time_to_loss(setup, arms, pairs[0], corpus, directory, console, resumed=resumed)
     clock.end("schedule and recipe")
     peak_memory_bytes = _peak_memory_bytes()  # before the roofline, which takes hundreds of megabytes of its own
-    under_roof, roof_warnings = roofline.of_run(shared, wanted, pairs[0].record)
+    under_roof, roof_warnings = roofline.of_run(setup, wanted, pairs[0].record)
     clock.end("roofline")
     compressed, compression_warnings = _compress_best(config, arms[-1], corpus, directory, console)
     clock.end("compression")
@@ -147,7 +148,7 @@ def _run(
     clock.end("decoding")
     facts = [
         dataclasses.replace(
-            _facts(shared, arm, wanted[0], evidence.get(arm.name, {}), reasons[arm.name]),
+            _facts(setup, arm, wanted[0], evidence.get(arm.name, {}), reasons[arm.name]),
             compiled_from_cache=arm.from_cache,
             compile_warm_seconds=arm.warm_compile_seconds() if config.runtime.compilation_cache else None,
         )
@@ -227,7 +228,7 @@ def _state(directory: RunDirectory, settings: estimands.Settings, *, statistical
 
 
 def _train_pairs(
-    shared: Shared,
+    setup: TrainingSetup,
     arms: Sequence[Arm],
     schedule: Schedule,
     corpus: Corpus,
@@ -238,17 +239,17 @@ def _train_pairs(
 ) -> list[TrainingPair]:
     """The training pairs one after the other; those that a run before this one has finished are not done again."""
     pairs = []
-    count = shared.config.comparison.pairs
+    count = setup.config.comparison.pairs
     for index in range(count):
-        seed, folder = shared.config.seed + index, directory.training_pair(index)
+        seed, folder = setup.config.seed + index, directory.training_pair(index)
         record = training_pair.finished(folder) if resumed else None
         if record is None:
             if count > 1:
                 console.line(f"training pair {index + 1} of {count}, seed {seed}")
             if index == 0:
-                own, own_arms = shared, arms
+                own, own_arms = setup, arms
             else:
-                own = reseeded(shared, corpus, seed)
+                own = reseeded(setup, corpus, seed)
                 own_arms = [Arm(own, arm.variant, same_programs_as=arm) for arm in arms]
             record = training_pair.train(
                 own,
@@ -297,8 +298,8 @@ def same_kernels(manifest: Path) -> Lookup:
     return lookup
 
 
-def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Console) -> Arm:
-    arm = Arm(shared, variant)
+def _build(setup: TrainingSetup, variant: Variant, resolution: Resolution, console: Console) -> Arm:
+    arm = Arm(setup, variant)
     memory = "" if arm.memory_bytes is None else f", {arm.memory_bytes / 2**20:,.0f} MiB"
     console.line(f"{variant.name}: compiled in {sum(arm.compile_seconds.values()):.1f} s{memory}")
     if variant.name != "baseline":
@@ -310,12 +311,12 @@ def _build(shared: Shared, variant: Variant, resolution: Resolution, console: Co
 
 
 def _facts(
-    shared: Shared, arm: Arm, baseline: Variant, evidence: Mapping[str, Evidence], reasons: Mapping[str, str]
+    setup: TrainingSetup, arm: Arm, baseline: Variant, evidence: Mapping[str, Evidence], reasons: Mapping[str, str]
 ) -> results.ArmFacts:
     checks = {name: dataclasses.asdict(check) for name, check in arm.program_checks.items()}
     return results.ArmFacts(
         name=arm.name,
-        parameters=sum(parameters_by_part(shared.state.params).values()),
+        parameters=sum(parameters_by_part(setup.state.params).values()),
         compile_seconds=arm.compile_seconds,
         memory_bytes=arm.memory_bytes,
         program_check=checks or None,
@@ -327,7 +328,7 @@ def _facts(
 
 
 def _time_to_loss(
-    shared: Shared,
+    setup: TrainingSetup,
     arms: Sequence[Arm],
     pair: TrainingPair,
     corpus: Corpus,
@@ -337,13 +338,13 @@ def _time_to_loss(
     resumed: bool,
 ) -> tuple[Mapping[str, Any] | None, list[str]]:
     """How soon schedule and recipe reach the baseline's loss, as an earlier end of this run found it or as seen now."""
-    if not (shared.config.scaling.enabled and len(arms) == 2 and plans(shared.config)):
+    if not (setup.config.scaling.enabled and len(arms) == 2 and plans(setup.config)):
         return None, []
     before = _measured_before(directory, "time_to_loss") if resumed else None
-    if before is not None and len(before["trainings"]) == len(plans(shared.config)):
+    if before is not None and len(before["trainings"]) == len(plans(setup.config)):
         return before, []
-    keep = directory if shared.config.checkpoint.enabled else None
-    return time_to_loss.measure(shared, (arms[0], arms[1]), pair, corpus, console, directory=keep)
+    keep = directory if setup.config.checkpoint.enabled else None
+    return time_to_loss.measure(setup, (arms[0], arms[1]), pair, corpus, console, directory=keep)
 
 
 def _compress_best(

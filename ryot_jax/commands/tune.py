@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from ryot_jax.comparison.arms import kernel_spec
 from ryot_jax.config import validate
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
@@ -14,6 +13,7 @@ from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.runs.scheduled_arm import Kind, Plan, plans, saved_seconds, step_times
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.training.setup import kernel_spec
 
 
 def run(config: ConfigDict, console: Console) -> int:

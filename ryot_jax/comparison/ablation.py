@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ryot_jax.comparison.arms import Arm, Shared, with_all_at_work
+from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.attribution import MOST_IN_ALL_SUBSETS, Player, Subset, subsets
 from ryot_jax.comparison.interleaving import Block, interleave
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Optimization, Variant, check_active, differing
@@ -25,6 +25,8 @@ from ryot_jax.runtime.progress import format_duration
 from ryot_jax.training.loop import Trainer
 from ryot_jax.training.parallel import CompiledStep
 from ryot_jax.training.program_check import ProgramCheck
+from ryot_jax.training.setup import TrainingSetup
+from ryot_jax.training.step_programs import advance_to_first_step_with_everything_on
 
 BASELINE: Subset = frozenset()
 
@@ -108,7 +110,7 @@ def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequenc
 
 
 def build(
-    shared: Shared, design: Design, spec: Spec, *, log: Callable[[str], None]
+    shared: TrainingSetup, design: Design, spec: Spec, *, log: Callable[[str], None]
 ) -> tuple[dict[Subset, Built], dict[Subset, str]]:
     """Compiles every arm and proves from its program that its players are on.
 
@@ -149,7 +151,7 @@ def build(
     return built, unproven
 
 
-def _compiled(shared: Shared, variant: Variant) -> tuple[Built, str]:
+def _compiled(shared: TrainingSetup, variant: Variant) -> tuple[Built, str]:
     """An arm whose evidence is still to be found, and the text to find it in. Its training state is gone again."""
     arm = Arm(shared, variant)
     text = arm.hlo_text()
@@ -171,7 +173,7 @@ def doubts(built: Mapping[Subset, Built]) -> list[str]:
 
 
 def measure(
-    shared: Shared, built: Mapping[Subset, Built], *, rounds: int, block_steps: int, log: Callable[[str], None]
+    shared: TrainingSetup, built: Mapping[Subset, Built], *, rounds: int, block_steps: int, log: Callable[[str], None]
 ) -> dict[Subset, np.ndarray]:
     """Seconds per step of every arm in every round, float64[rounds].
 
@@ -194,7 +196,7 @@ def measure(
     trainer = Trainer(
         first.variant.name,
         first.programs["step"],
-        with_all_at_work(shared.state, shared.config, last.variant.plan),
+        advance_to_first_step_with_everything_on(shared.state, shared.config, last.variant.plan),
         training_iterator(shared.dataset),
         optimizer_name=shared.config.training.optimizer,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ryot_jax.config.steps import SCHEDULED_TRAININGS, total_steps
 from ryot_jax.data import rules as data_rules
 from ryot_jax.model import config as model_rules
 from ryot_jax.optimizations import OPTIMIZATIONS
@@ -166,7 +167,7 @@ def _compression(config: ConfigDict) -> Iterable[str]:
     if not 0 < fraction <= 1:
         yield broken("compression.qat_fraction", fraction, "must be above 0 and at most 1")
     elif config.optimizations.qat == "round" and rounded_steps(config) == 0:
-        steps = config.training.epochs * config.training.steps_per_epoch
+        steps = total_steps(config)
         yield broken(
             "compression.qat_fraction",
             fraction,
@@ -176,7 +177,7 @@ def _compression(config: ConfigDict) -> Iterable[str]:
 
 def _scaling(config: ConfigDict) -> Iterable[str]:
     readers: dict[str, Callable[[str], tuple[object, ...]]] = {"recipe": recipe.parse}
-    readers |= dict.fromkeys(("schedule", "recipe_schedule", "both_schedule"), phases.parse)
+    readers |= dict.fromkeys((training.phases_field for training in SCHEDULED_TRAININGS), phases.parse)
     for field, parse in readers.items():
         text = config.scaling[field]
         try:
@@ -187,7 +188,7 @@ def _scaling(config: ConfigDict) -> Iterable[str]:
 
 def rounded_steps(config: ConfigDict) -> int:
     """How many of the last training steps see rounded weights with `optimizations.qat` = 'round'."""
-    steps = config.training.epochs * config.training.steps_per_epoch
+    steps = total_steps(config)
     # A third of 300 steps is 100 of them, whatever the last digits of the product say.
     return math.floor(round(config.compression.qat_fraction * steps, 6))
 

@@ -23,7 +23,7 @@ def run(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: 
       console: told what came of them.
     """
     console.line("controls: two arms of one program, and one that takes more steps than it says")
-    comparison = arm.shared.config.comparison
+    comparison = arm.setup.config.comparison
     placebo, delay, noise_floor = timing_controls(
         arm.twin,
         blocks=comparison.control_blocks,
@@ -40,10 +40,10 @@ def _shuffled(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], sett
     """Half the run's steps are enough: an arm that learns has beaten the entropies by then, or never does."""
     start = time.perf_counter()
     trainer = arm.shuffled_twin("shuffled")
-    initial = trainer.evaluate(arm.shared.evaluator).mean_loss
+    initial = trainer.evaluate(arm.setup.evaluator).mean_loss
     steps = max(1, schedule.total_steps // 2)
     block = trainer.run_block(steps)
-    final = trainer.evaluate(arm.shared.evaluator).mean_loss
+    final = trainer.evaluate(arm.setup.evaluator).mean_loss
     outcome = ArmOutcome(
         steps=steps,
         planned_steps=steps,

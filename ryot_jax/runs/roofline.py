@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ryot_jax.comparison.arms import Shared
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.kernels import dense
@@ -23,13 +22,14 @@ from ryot_jax.model.accounting import batch_bytes, least_flops_per_step, least_s
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.optimizations import KernelPlan, activations_dtype, products_rounding
 from ryot_jax.runtime.errors import RyotError
+from ryot_jax.training.setup import TrainingSetup
 
 # Weights are float32, rounded and packed within the call, and the result is of x's dtype.
 _CPP = Product("C++", lambda x_NK, w_KM: dense(x_NK, w_KM, implementation="cpu"), weights_dtype="float32")
 
 
 def of_run(
-    shared: Shared, variants: Sequence[Variant], record: Record, *, seconds: float = SECONDS
+    shared: TrainingSetup, variants: Sequence[Variant], record: Record, *, seconds: float = SECONDS
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Measures the machine's peaks and places the arms of a finished run under them.
 
@@ -65,7 +65,7 @@ def products() -> tuple[Product, ...]:
 
 
 def training_steps(
-    shared: Shared, variants: Sequence[Variant], seconds: Mapping[str, float], devices: Devices
+    shared: TrainingSetup, variants: Sequence[Variant], seconds: Mapping[str, float], devices: Devices
 ) -> dict[str, StepWork]:
     """The least work of one step of each variant on these devices.
 

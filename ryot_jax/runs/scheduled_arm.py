@@ -15,14 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ryot_jax.comparison.arms import (
-    Shared,
-    compile_programs,
-    kernel_spec,
-    share,
-    step_function,
-    with_all_at_work,
-)
 from ryot_jax.data.batches import training_iterator
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.machine.devices import describe_devices
@@ -39,7 +31,9 @@ from ryot_jax.training.optimizer import evaluation_params, make_optimizer
 from ryot_jax.training.parallel import CompiledStep, stack
 from ryot_jax.training.program_check import ProgramCheck
 from ryot_jax.training.scheduled import Programs, ScheduledTrainer, scheduled_dataset, scheduled_rate
+from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec
 from ryot_jax.training.state import State, init_state
+from ryot_jax.training.step_programs import advance_to_first_step_with_everything_on, compile_programs, step_function
 
 _TURNS = 5
 
@@ -133,12 +127,12 @@ class Trained:
     unplanned: int
 
 
-def train_by(plan: Plan, shared: Shared, kernels: KernelPlan, corpus: Corpus, *, seed: int) -> Trained:
+def train_by(plan: Plan, setup: TrainingSetup, kernels: KernelPlan, corpus: Corpus, *, seed: int) -> Trained:
     """Trains once by a plan.
 
     Args:
       plan: what differs.
-      shared: of the config's training.
+      setup: of the config's training.
       kernels: with which; with a recipe those that its model and optimizer can take, chosen anew.
       corpus: the text.
       seed: of weights and batches.
@@ -147,10 +141,10 @@ def train_by(plan: Plan, shared: Shared, kernels: KernelPlan, corpus: Corpus, *,
       ConfigError: the plan does not fit the config.
       RyotError: as `train`.
     """
-    config, model, kernels = _resolved(plan, shared.config, kernels)
-    shared = share(config, model, corpus) if plan.parts else dataclasses.replace(shared, config=config)
-    schedule = schedule_of(plan, shared.config, steps_per_call=_steps_per_call(kernels))
-    return train(shared, schedule, kernels, corpus, seed=seed)
+    config, model, kernels = _resolved(plan, setup.config, kernels)
+    setup = build_setup(config, model, corpus) if plan.parts else dataclasses.replace(setup, config=config)
+    schedule = schedule_of(plan, setup.config, steps_per_call=_steps_per_call(kernels))
+    return train(setup, schedule, kernels, corpus, seed=seed)
 
 
 def schedule_of(plan: Plan, config: ConfigDict, *, steps_per_call: int = 1) -> StepSchedule:
@@ -170,14 +164,14 @@ def schedule_of(plan: Plan, config: ConfigDict, *, steps_per_call: int = 1) -> S
     )
 
 
-def train(shared: Shared, schedule: StepSchedule, kernels: KernelPlan, corpus: Corpus, *, seed: int) -> Trained:
+def train(setup: TrainingSetup, schedule: StepSchedule, kernels: KernelPlan, corpus: Corpus, *, seed: int) -> Trained:
     """Trains once, by programs that are compiled for it.
 
     Each program runs once on copies before anything is timed, as those of every arm do. Warm-up takes the share of the
     tokens that it takes of the config's training.
 
     Args:
-      shared: config, model and evaluator; neither its state nor its batches.
+      setup: config, model and evaluator; neither its state nor its batches.
       schedule: what the steps are.
       kernels: with which.
       corpus: the text.
@@ -188,13 +182,13 @@ def train(shared: Shared, schedule: StepSchedule, kernels: KernelPlan, corpus: C
       NonFiniteLossError: a loss is not finite.
       RyotError: the steps that ran were not the schedule's.
     """
-    made = _make(shared.config, shared.model, schedule, kernels, np.asarray(corpus.train), seed)
+    made = _make(setup.config, setup.model, schedule, kernels, np.asarray(corpus.train), seed)
     trainer = ScheduledTrainer("scheduled", made.programs, made.state, training_iterator(made.dataset))
     with counted_compilations() as unplanned:
         seconds = [trainer.run(segment.end - segment.first).seconds for segment in schedule.segments]
-    heldout = shared.evaluator(evaluation_params(shared.config.training.optimizer, trainer.trainer.state))
+    heldout = setup.evaluator(evaluation_params(setup.config.training.optimizer, trainer.trainer.state))
     return Trained(
-        shared.config,
+        setup.config,
         trainer.trainer.state,
         schedule,
         _kinds(made, dict(zip(schedule.segments, seconds, strict=True))),
@@ -278,7 +272,7 @@ def _make(
     rate = scheduled_rate(training, schedule)
     optimizer = make_optimizer(training, schedule.total_steps, rate)
     graphdef, state = init_state(model, optimizer, seed)
-    at_work = with_all_at_work(state, config, kernels)
+    at_work = advance_to_first_step_with_everything_on(state, config, kernels)
     dataset = scheduled_dataset(ids, schedule, seed=seed)
     checks: dict[Static, ProgramCheck] = {}
     name = "scan" if steps > 1 else "step"

@@ -11,7 +11,7 @@ import statistics
 import time
 from typing import Any
 
-from ryot_jax.comparison.arms import Arm, Shared
+from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.outcomes import TrainingPair, final_losses, pair_outcome
 from ryot_jax.comparison.statistics import paired_difference
 from ryot_jax.config import to_json
@@ -23,12 +23,13 @@ from ryot_jax.runtime.files import write_text
 from ryot_jax.runtime.run_directory import RunDirectory
 from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.loop import Trainer
+from ryot_jax.training.setup import TrainingSetup
 
 _REFERENCE_SECONDS = 1.5  # of a block of the optimized arm before and after each training
 
 
 def measure(
-    shared: Shared,
+    setup: TrainingSetup,
     arms: tuple[Arm, Arm],
     pair: TrainingPair,
     corpus: Corpus,
@@ -42,7 +43,7 @@ def measure(
     machine as it is at that time, and by the paired speed-up the baseline too.
 
     Args:
-      shared: of the comparison.
+      setup: of the comparison.
       arms: baseline and optimized, trained.
       pair: what came of them.
       corpus: the text.
@@ -54,9 +55,9 @@ def measure(
     clock = _Clock(arms[1])
     found, warnings = [], []
     before = clock.seconds_per_step()
-    for plan in plans(shared.config):
+    for plan in plans(setup.config):
         try:
-            trained: Trained | None = train_by(plan, shared, arms[1].variant.plan, corpus, seed=pair.seed)
+            trained: Trained | None = train_by(plan, setup, arms[1].variant.plan, corpus, seed=pair.seed)
         except RyotError as error:  # the comparison stands without, and so do the other trainings
             console.line(f"{plan.name}: not trained: {error}")
             warnings.append(f"The training with {_words(plan)} did not come to its end: {error}.")
@@ -68,7 +69,7 @@ def measure(
                     _keep(plan, trained, directory)
                 except CheckpointError as error:  # what was measured stands without
                     warnings.append(f"The model of the training with {_words(plan)} was not kept: {error}.")
-            found.append(_entry(plan, trained, shared, arms[0], pair, statistics.fmean((before, after))))
+            found.append(_entry(plan, trained, setup, arms[0], pair, statistics.fmean((before, after))))
             console.line(
                 f"{plan.name}: {trained.schedule.total_steps:,} steps in {trained.seconds:.1f} s, held-out loss "
                 f"{trained.heldout.mean_loss:.4f} (baseline {target:.4f})"
@@ -80,13 +81,13 @@ def measure(
 def _entry(
     plan: Plan,
     trained: Trained,
-    shared: Shared,
+    setup: TrainingSetup,
     baseline: Arm,
     pair: TrainingPair,
     kernels_step_seconds: float,
 ) -> dict[str, Any]:
     """One training as the results hold it; `kernels_step_seconds`: of the optimized arm at that time."""
-    planned_steps = shared.config.training.epochs * shared.config.training.steps_per_epoch
+    planned_steps = setup.config.training.epochs * setup.config.training.steps_per_epoch
     kernels_seconds, speedup = planned_steps * kernels_step_seconds, pair_outcome([pair]).speedup.estimate
     difference = paired_difference(final_losses([pair])[1][baseline.name], trained.heldout.sequence_losses)
     with_compile = None
@@ -100,7 +101,7 @@ def _entry(
         "learning_rate": trained.config.training.learning_rate,
         "steps": trained.schedule.total_steps,
         "tokens": trained.schedule.total_tokens,
-        "tokens_share": trained.schedule.total_tokens / (planned_steps * shared.tokens_per_step),
+        "tokens_share": trained.schedule.total_tokens / (planned_steps * setup.tokens_per_step),
         "programs": len(trained.schedule.programs()),
         "unplanned_compilations": trained.unplanned,
         "checks_failed": sum(not check.ok for check in trained.checks.values()),

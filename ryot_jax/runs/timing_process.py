@@ -28,7 +28,7 @@ def main() -> None:
 
 def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
     from ryot_jax.commands.train import same_kernels
-    from ryot_jax.comparison.arms import Arm, kernel_spec, share, variants
+    from ryot_jax.comparison.arms import Arm, variants
     from ryot_jax.comparison.interleaving import take_turns
     from ryot_jax.comparison.outcomes import ProcessTimes
     from ryot_jax.comparison.protocol import Schedule
@@ -36,19 +36,20 @@ def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
     from ryot_jax.data.pipeline import prepare
     from ryot_jax.machine.devices import describe_devices
     from ryot_jax.model.config import from_config
+    from ryot_jax.training.setup import build_setup, kernel_spec
 
     config = load(str(directory.config))
     devices = describe_devices()
     corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, _no_output)
     model = from_config(config.model, devices.platform)
-    shared = share(config, model, corpus)
+    setup = build_setup(config, model, corpus)
     wanted, _ = variants(config, kernel_spec(config, model, devices), same_kernels(directory.manifest))
-    arms = [Arm(shared, variant) for variant in wanted]
+    arms = [Arm(setup, variant) for variant in wanted]
     schedule = Schedule(
         epochs=config.training.epochs,
         steps_per_epoch=config.training.steps_per_epoch,
         block_steps=config.comparison.block_steps,
-        tokens_per_step=shared.tokens_per_step,
+        tokens_per_step=setup.tokens_per_step,
         seed=config.seed + 1000 * index,  # of the order of arms alone
     )
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}

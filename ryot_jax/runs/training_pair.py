@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ryot_jax.comparison import protocol
-from ryot_jax.comparison.arms import Arm, Shared
+from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.protocol import Observer, Plan, Schedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.config import to_json
@@ -27,6 +27,7 @@ from ryot_jax.runtime.preemption import Preemption
 from ryot_jax.runtime.progress import Progress
 from ryot_jax.runtime.run_directory import RunDirectory
 from ryot_jax.training.checkpoints import Checkpoints
+from ryot_jax.training.setup import TrainingSetup
 
 
 def finished(directory: RunDirectory) -> Record | None:
@@ -44,7 +45,7 @@ def finished(directory: RunDirectory) -> Record | None:
 
 
 def train(
-    shared: Shared,
+    setup: TrainingSetup,
     arms: Sequence[Arm],
     schedule: Schedule,
     directory: RunDirectory,
@@ -56,7 +57,7 @@ def train(
     """Trains all arms and writes the record.
 
     Args:
-      shared: what the arms have in common.
+      setup: what the arms have in common.
       arms: at the start of their training.
       schedule: what to run.
       directory: of the training pair.
@@ -67,7 +68,7 @@ def train(
     Raises:
       RyotError: as `protocol.run` and the checkpoints.
     """
-    config, config_json = shared.config, to_json(shared.config)
+    config, config_json = setup.config, to_json(setup.config)
     directory.path.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         saved = _open_checkpoints(config, arms, directory, stack)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ryot_jax.comparison.arms import step_function
 from ryot_jax.kernels.catalogue import ops as all_ops
 from ryot_jax.kernels.choice import tuning
 from ryot_jax.kernels.choice.benchmark import described, zipf_tokens
@@ -28,6 +27,7 @@ from ryot_jax.runtime.statistics import CONFIDENCE, ratio_interval
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.parallel import CompiledStep, compile_step
 from ryot_jax.training.state import init_state
+from ryot_jax.training.step_programs import step_function
 
 STEP_SECONDS = 20.0  # of timing, for all plans together
 # Largest relative difference of a first step's loss and gradient norm from the baseline's: bfloat16 between the ops

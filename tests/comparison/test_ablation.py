@@ -10,7 +10,6 @@ import pytest
 
 from ryot_jax.comparison import ablation
 from ryot_jax.comparison.ablation import BASELINE, build, design, doubts, measure, subset_name
-from ryot_jax.comparison.arms import kernel_spec, share
 from ryot_jax.comparison.attribution import attribute
 from ryot_jax.comparison.variants import OPTIMIZATIONS
 from ryot_jax.config import get_default
@@ -22,6 +21,7 @@ from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan, Resolution, resolve
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.program_check import ProgramCheck
+from ryot_jax.training.setup import build_setup, kernel_spec
 
 # What every CPU can do.
 WISHES = {"attention": "xla", "norm": "xla", "dispatch": "scan"}
@@ -48,7 +48,7 @@ def shared():
     config = tiny_config()
     ids = np.random.default_rng(0).integers(0, 260, size=20_000).astype(np.uint16)
     corpus = Corpus(ids, ids[:1000], NoTokenizer(260), "", {})
-    return share(config, from_config(config.model, describe_devices().platform), corpus)
+    return build_setup(config, from_config(config.model, describe_devices().platform), corpus)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ryot_jax.comparison import arms as arms_module
-from ryot_jax.comparison.arms import Arm, kernel_spec, share, variants
+from ryot_jax.comparison.arms import Arm, variants
 from ryot_jax.comparison.variants import Variant, check_active
 from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
@@ -17,7 +16,8 @@ from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan
 from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runtime.errors import ConfigError
-from ryot_jax.training import program_check
+from ryot_jax.training import program_check, step_programs
+from ryot_jax.training.setup import build_setup, kernel_spec
 
 PLANS = {"baseline": KernelPlan(), "optimized": KernelPlan(dispatch="scan")}
 
@@ -42,8 +42,8 @@ def arms():
     config = tiny_config()
     ids = np.random.default_rng(0).integers(0, 260, size=5000).astype(np.uint16)
     corpus = Corpus(ids, ids[:1000], NoTokenizer(260), "", {})
-    shared = share(config, from_config(config.model, describe_devices().platform), corpus)
-    return {name: Arm(shared, Variant(name, plan)) for name, plan in PLANS.items()}
+    setup = build_setup(config, from_config(config.model, describe_devices().platform), corpus)
+    return {name: Arm(setup, Variant(name, plan)) for name, plan in PLANS.items()}
 
 
 def test_the_baseline_takes_one_step_a_call_whatever_is_asked_for():
@@ -129,7 +129,7 @@ def rounding():
     config.compression.update({"qat_bits": 2, "qat_fraction": 0.3})
     ids = np.random.default_rng(0).integers(0, 260, size=5000).astype(np.uint16)
     corpus = Corpus(ids, ids[:1000], NoTokenizer(260), "", {})
-    return share(config, from_config(config.model, describe_devices().platform), corpus)
+    return build_setup(config, from_config(config.model, describe_devices().platform), corpus)
 
 
 @pytest.mark.parametrize("dispatch", ["step", "scan"])
@@ -154,7 +154,7 @@ def test_rounded_weights_are_checked_warmed_up_and_proven(rounding, monkeypatch)
         numbers.append(int(state.step))
         return program_check.checked(step_fn, state, *arguments, **options)
 
-    monkeypatch.setattr(arms_module, "checked", noted)
+    monkeypatch.setattr(step_programs, "checked", noted)
     made = [Variant("baseline", KernelPlan()), Variant("optimized", KernelPlan(qat="round"))]
     arms = [Arm(rounding, variant) for variant in made]
     assert numbers == [0, 7] and all(check.ok for arm in arms for check in arm.program_checks.values())

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.comparison.arms import kernel_spec, step_function
 from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, check_active, differing
 from ryot_jax.config import get_default
 from ryot_jax.kernels import Spec, cpu
@@ -20,7 +19,9 @@ from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.parallel import compile_step, stack
+from ryot_jax.training.setup import kernel_spec
 from ryot_jax.training.state import init_state
+from ryot_jax.training.step_programs import step_function
 
 B, T, D, F, V, H = 4, 32, 16, 48, 80, 2
 SPEC = Spec(

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from ryot_jax.comparison.arms import share
 from ryot_jax.comparison.record import Block, Record
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
@@ -23,6 +22,7 @@ from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runs import roofline
 from ryot_jax.runs.roofline import of_run, products_dtype, training_steps
+from ryot_jax.training.setup import build_setup
 
 SHAPE = (64, 32, 48)
 CPU = Devices("cpu", "cpu", local_count=1, global_count=1, process_index=0, process_count=1)
@@ -37,7 +37,7 @@ def shared():
     config.training.update({"batch_size": 8, "seq_len": 8})
     ids = np.random.default_rng(0).integers(0, 260, size=5000).astype(np.uint16)
     corpus = Corpus(ids, ids[:1000], NoTokenizer(260), "", {})
-    return share(config, from_config(config.model, "cpu"), corpus)
+    return build_setup(config, from_config(config.model, "cpu"), corpus)
 
 
 def record_of(seconds, steps=(10, 10, 5)):

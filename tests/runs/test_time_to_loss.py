@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.comparison import schema
-from ryot_jax.comparison.arms import Arm, share
+from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.protocol import run as run_pair
@@ -21,6 +21,7 @@ from ryot_jax.runs import time_to_loss
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import NonFiniteLossError
 from ryot_jax.runtime.run_directory import RunDirectory
+from ryot_jax.training.setup import build_setup
 
 IDS = np.random.default_rng(0).integers(0, 60, size=5000).astype(np.uint16)
 CORPUS = Corpus(IDS, IDS[:1000], NoTokenizer(60), "", {})
@@ -29,16 +30,16 @@ STEPS = 20
 
 @pytest.fixture(scope="module")
 def compared():
-    """`(shared, arms, pair)` after a comparison of two arms of one program."""
+    """`(setup, arms, pair)` after a comparison of two arms of one program."""
     config = get_default()
     config.model.update({"vocab_size": 60, "d_model": 16, "d_ff": 32, "n_layers": 2, "n_heads": 2, "max_len": 8})
     config.training.update({"batch_size": 8, "seq_len": 8, "epochs": 2, "steps_per_epoch": 10, "warmup_steps": 4})
     config.evaluation.update({"sequences": 20, "batch_size": 8})
     config.optimizations.update(dict.fromkeys(config.optimizations, "off"))
-    shared = share(config, from_config(config.model, "cpu"), CORPUS)
-    arms = tuple(Arm(shared, Variant(name, KernelPlan())) for name in ("baseline", "optimized"))
+    setup = build_setup(config, from_config(config.model, "cpu"), CORPUS)
+    arms = tuple(Arm(setup, Variant(name, KernelPlan())) for name in ("baseline", "optimized"))
     schedule = Schedule(epochs=2, steps_per_epoch=10, block_steps=10, tokens_per_step=64, seed=0)
-    return shared, arms, TrainingPair(0, run_pair(arms, schedule))
+    return setup, arms, TrainingPair(0, run_pair(arms, schedule))
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +48,10 @@ def _short_blocks(monkeypatch):
 
 
 def measure(compared, **changes):
-    shared, arms, pair = compared
-    shared = dataclasses.replace(shared, config=shared.config.copy_and_resolve_references())
-    shared.config.scaling.update(changes)
-    return time_to_loss.measure(shared, arms, pair, CORPUS, Console())
+    setup, arms, pair = compared
+    setup = dataclasses.replace(setup, config=setup.config.copy_and_resolve_references())
+    setup.config.scaling.update(changes)
+    return time_to_loss.measure(setup, arms, pair, CORPUS, Console())
 
 
 def test_each_plan_is_trained_and_written_down_as_the_schema_says(compared):
@@ -121,14 +122,14 @@ def test_a_loss_is_reached_where_the_interval_lies_not_above_zero(interval, reac
 
 
 def test_the_models_are_kept_with_their_configs_and_a_folder_that_cannot_be_written_is_told(compared, tmp_path):
-    shared, arms, pair = compared
+    setup, arms, pair = compared
     directory = RunDirectory(tmp_path)
-    time_to_loss.measure(shared, arms, pair, CORPUS, Console(), directory=directory)
+    time_to_loss.measure(setup, arms, pair, CORPUS, Console(), directory=directory)
     config = from_json(directory.config_of("both").read_text(encoding="utf-8"))
     assert (config.training.optimizer, config.model.positions) == ("muon", "rotary")
     assert {path.name for path in directory.checkpoints.iterdir()} == {"schedule", "recipe", "both"}
     blocked = RunDirectory(tmp_path / "blocked")
     blocked.path.mkdir()
     blocked.checkpoints.write_text("a file", encoding="utf-8")
-    found, warnings = time_to_loss.measure(shared, arms, pair, CORPUS, Console(), directory=blocked)
+    found, warnings = time_to_loss.measure(setup, arms, pair, CORPUS, Console(), directory=blocked)
     assert len(found["trainings"]) == len(warnings) == 3 and "was not kept" in warnings[0]

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ryot_jax.comparison.arms import kernel_spec, variants
+from ryot_jax.comparison.arms import variants
 from ryot_jax.config import get_default
 from ryot_jax.kernels import cpu
 from ryot_jax.kernels.choice import tuning as kernel_tuning
@@ -16,6 +16,7 @@ from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan, resolve
 from ryot_jax.runs import tuning
 from ryot_jax.runs.tuning import REFERENCE, STATIC, TUNED, WITHOUT_ADAMW, WITHOUT_BF16, choose
+from ryot_jax.training.setup import kernel_spec
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""The numbers of training steps that a config implies, and the trainings that it may name beside the arms."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+
+def total_steps(config: ConfigDict) -> int:
+    """Training steps of one arm: `training.epochs` times `training.steps_per_epoch`."""
+    return int(config.training.epochs * config.training.steps_per_epoch)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledTraining:
+    """A training beside the arms, towards the baseline's final loss.
+
+    Attributes:
+      name: of its checkpoints and its config in the run directory.
+      phases_field: the field of `config.scaling` that holds its step schedule; '' there: it is not trained.
+      has_recipe: whether `scaling.recipe` and `scaling.recipe_learning_rate` apply to it.
+      description: how a sentence names it.
+    """
+
+    name: str
+    phases_field: str
+    has_recipe: bool
+    description: str
+
+
+SCHEDULED_TRAININGS = (
+    ScheduledTraining("schedule", "schedule", has_recipe=False, description="the schedule"),
+    ScheduledTraining("recipe", "recipe_schedule", has_recipe=True, description="the recipe"),
+    ScheduledTraining("both", "both_schedule", has_recipe=True, description="schedule and recipe"),
+)

@@ -1,0 +1,121 @@
+"""What every training of a config begins with: weights, optimizer, batches, evaluator, and the sizes of its step.
+
+Which kernels a step takes is left to `step_programs`, how a training proceeds to `loop`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from ryot_jax.config.steps import total_steps
+from ryot_jax.data.batches import heldout_batches, training_dataset
+from ryot_jax.data.pipeline import Corpus
+from ryot_jax.kernels import Spec
+from ryot_jax.machine.devices import Devices
+from ryot_jax.model import ModelConfig, functional
+from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
+from ryot_jax.training.evaluation import Evaluator, make_evaluator
+from ryot_jax.training.optimizer import make_optimizer
+from ryot_jax.training.state import State, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSetup:
+    """Everything that the arms of a run have in common.
+
+    Attributes:
+      config: the resolved config.
+      model: its model section, with the compute dtype resolved for this machine.
+      graphdef: the module without weights.
+      state: the state before the first step; arms start from copies.
+      optimizer: of the mean gradient.
+      dataset: batches by step.
+      evaluator: one program and one held-out set for all.
+      heldout: the held-out batches on the host.
+    """
+
+    config: ConfigDict
+    model: ModelConfig
+    graphdef: functional.GraphDef
+    state: State
+    optimizer: optax.GradientTransformation
+    dataset: Any
+    evaluator: Evaluator
+    heldout: dict[str, np.ndarray]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Target tokens in one training batch."""
+        return self.config.training.batch_size * self.config.training.seq_len
+
+
+def build_setup(config: ConfigDict, model: ModelConfig, corpus: Corpus) -> TrainingSetup:
+    """Weights, optimizer, batches and evaluator of a run, all from `config.seed`.
+
+    Raises:
+      DataError: a part of the text is shorter than one window.
+      ConfigError: fields contradict each other.
+    """
+    training = config.training
+    optimizer = make_optimizer(training, total_steps(config))
+    graphdef, state = init_state(model, optimizer, config.seed)
+    dataset = training_dataset(corpus.train, seq_len=training.seq_len, batch_size=training.batch_size, seed=config.seed)
+    heldout = heldout_batches(
+        corpus.heldout,
+        seq_len=training.seq_len,
+        batch_size=config.evaluation.batch_size,
+        sequences=config.evaluation.sequences,
+    )
+    evaluator = make_evaluator(functools.partial(functional.sequence_losses, graphdef), heldout, state.params)
+    return TrainingSetup(config, model, graphdef, state, optimizer, dataset, evaluator, heldout)
+
+
+def reseeded(setup: TrainingSetup, corpus: Corpus, seed: int) -> TrainingSetup:
+    """The same with the weights and the order of batches of another seed; text, optimizer and evaluator stay."""
+    training = setup.config.training
+    _, state = init_state(setup.model, setup.optimizer, seed)
+    dataset = training_dataset(corpus.train, seq_len=training.seq_len, batch_size=training.batch_size, seed=seed)
+    return dataclasses.replace(setup, state=state, dataset=dataset)
+
+
+def kernel_spec(config: ConfigDict, model: ModelConfig, devices: Devices) -> Spec:
+    """The sizes of one step, for the choice of kernels; rows are those that one program has at a time."""
+    training = config.training
+    partitioned = training.parallelism == "jit"
+    programs = 1 if partitioned else devices.local_count
+    return Spec(
+        platform=devices.platform,
+        n_devices=devices.local_count if partitioned else 1,
+        compute_dtype=model.compute_dtype,
+        rows=training.batch_size // training.accumulation // programs * training.seq_len,
+        d_model=model.d_model,
+        d_ff=model.d_ff,
+        vocab_size=model.vocab_size,
+        seq_len=training.seq_len,
+        n_heads=model.n_heads,
+        mlp=model.mlp,
+        norm=model.norm,
+        rotary=model.positions == "rotary",
+        dropout=model.dropout,
+        compute_capability=devices.compute_capability,
+        refusals=_refusals(config),
+    )
+
+
+def _refusals(config: ConfigDict) -> dict[str, str]:
+    """The reasons why this training cannot have an optimization at all, by optimization."""
+    refusals = {}
+    if config.training.optimizer != "adamw":
+        refusals["optimizer"] = f"the kernel takes steps of adamw, not of {config.training.optimizer}"
+    if config.training.parallelism == "pmap":
+        refusals["dispatch"] = "pmap takes one step a call"
+    elif config.comparison.block_steps // 2 < STEPS_PER_CALL:
+        refusals["dispatch"] = (
+            f"half a block of comparison.block_steps = {config.comparison.block_steps} steps is over before a call of "
+            f"{STEPS_PER_CALL} is"
+        )
+    return refusals
