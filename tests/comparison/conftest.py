@@ -5,11 +5,11 @@ import hashlib
 
 import numpy as np
 import pytest
-from ryot_jax.kernels.declaration import Evidence
 
 from ryot_jax.comparison import estimands, protocol, results, variants
 from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.variants import Variant
+from ryot_jax.kernels.declaration import Evidence
 from ryot_jax.optimizations import KernelPlan
 
 TOKENS_PER_STEP = 64
