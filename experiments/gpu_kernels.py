@@ -17,10 +17,12 @@ from experiments.peers import tokamax_kernels
 from experiments.peers.worker import REPOSITORY
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import speed_up
+from ryot_jax.kernels.choice import benchmark as benchmarking
 from ryot_jax.kernels.choice import tuning
 from ryot_jax.kernels.declaration import Spec
 from ryot_jax.kernels.resolution import supported
 from ryot_jax.machine.devices import describe_devices
+from ryot_jax.optimizations import BY_NAME
 
 OPS = ("linear_cross_entropy", "attention", "norm")
 GIB = 2**30
@@ -60,12 +62,12 @@ def spec(sizes: dict[str, int], *, dry_run: bool = False) -> Spec:
 
 def implementations(op: str, work: Spec, *, dry_run: bool = False) -> list[str]:
     """Those that can take the work; cuDNN is a library, which nothing interprets."""
-    return [name for name in supported(op, work) if not (dry_run and name == "cudnn")]
+    return [name for name in supported(BY_NAME[op], work) if not (dry_run and name == "cudnn")]
 
 
 def _candidates(
-    op: str, benchmark: tuning.Benchmark, work: Spec, *, dry_run: bool = False
-) -> dict[str, tuning.Benchmark]:
+    op: str, benchmark: benchmarking.Benchmark, work: Spec, *, dry_run: bool = False
+) -> dict[str, benchmarking.Benchmark]:
     """What is compared, by name: our implementations, and tokamax's where it is installed."""
     ours = dict.fromkeys(implementations(op, work, dry_run=dry_run), benchmark)
     other = tokamax_kernels.functions().get(op)
@@ -77,18 +79,20 @@ def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
     rows, criteria, notes = [], [], []
     work = spec(_TINY if dry_run else _ODD, dry_run=dry_run)
     for op in ops:
-        benchmark = tuning.BENCHMARKS[op](work, np.random.default_rng(0))
+        benchmark = BY_NAME[op].benchmark(work, np.random.default_rng(0))
         truth = truth_in_float64(benchmark)
         limit = 0.0
         for name, given in _candidates(op, benchmark, work, dry_run=dry_run).items():
             try:
-                program, _ = tuning.compiled(given, name)
+                program, _ = benchmarking.compiled(given, name)
                 error = tuning.relative_error(program(), truth)
             except Exception as failure:  # of any kind: a compiler's, the runtime's
                 if name == "tokamax":
-                    notes.append(f"{op}, tokamax: {tuning.described(failure)[:200]}.")
+                    notes.append(f"{op}, tokamax: {benchmarking.described(failure)[:200]}.")
                     continue
-                criteria.append(Criterion(f"{op}, {name}: error", "runs", tuning.described(failure)[:200], "FAIL"))
+                criteria.append(
+                    Criterion(f"{op}, {name}: error", "runs", benchmarking.described(failure)[:200], "FAIL")
+                )
                 continue
             if name == "reference":
                 limit = 2 * error + 1e-4
@@ -103,17 +107,17 @@ def eight_bit_products(*, dry_run: bool = False) -> Found:
     """The error of dense products of 8-bit floats, whose operands are off by up to 6 %, gradients by 12."""
     work = spec(dict(rows=1_008, d_model=384, d_ff=528, vocab_size=64, seq_len=336, n_heads=6), dry_run=dry_run)
     name = "dense, fp8: error against float64"
-    if "fp8" not in supported("dense", work):
+    if "fp8" not in supported(BY_NAME["dense"], work):
         return Found([], [], [f"{name}: not on this GPU."])
-    benchmark = tuning.BENCHMARKS["dense"](work, np.random.default_rng(0))
-    program, _ = tuning.compiled(benchmark, "fp8")
+    benchmark = BY_NAME["dense"].benchmark(work, np.random.default_rng(0))
+    program, _ = benchmarking.compiled(benchmark, "fp8")
     error = tuning.relative_error(program(), truth_in_float64(benchmark))
     return Found([], [record.at_most(name, error, 0.1, ".2e")], [])
 
 
-def truth_in_float64(benchmark: tuning.Benchmark) -> Any:
+def truth_in_float64(benchmark: benchmarking.Benchmark) -> Any:
     """Outputs and gradients of the reference on the same numbers in float64."""
-    given = tuning.cotangents(benchmark)
+    given = benchmarking.cotangents(benchmark)
 
     def exact(x: jax.Array) -> np.ndarray:
         floating = jnp.issubdtype(x.dtype, jnp.floating)
@@ -124,7 +128,7 @@ def truth_in_float64(benchmark: tuning.Benchmark) -> Any:
         function = functools.partial(benchmark.function, "reference")
         shapes = jax.eval_shape(function, *operands[0], *operands[1])
         cotangents = jax.tree.map(lambda c, s: np.asarray(exact(c), s.dtype), given, shapes)
-        program = jax.jit(functools.partial(tuning.forward_and_backward, function))
+        program = jax.jit(functools.partial(benchmarking.forward_and_backward, function))
         return jax.tree.map(np.asarray, program(*operands, cotangents))
 
 
@@ -140,17 +144,17 @@ def times(ops: Sequence[str], seconds: float, torch_python: str, *, dry_run: boo
 
 
 def _timed(title: str, op: str, work: Spec, seconds: float, dry_run: bool) -> Found:
-    benchmark = tuning.BENCHMARKS[op](work, np.random.default_rng(0))
+    benchmark = BY_NAME[op].benchmark(work, np.random.default_rng(0))
     programs, memory, notes = {}, {}, []
     for name, given in _candidates(op, benchmark, work, dry_run=dry_run).items():
         if dry_run and name in ("mosaic", "triton"):
             continue  # their interpretation is what `correctness` runs
         try:
-            program, memory[name] = tuning.compiled(given, name)
+            program, memory[name] = benchmarking.compiled(given, name)
             jax.block_until_ready(program())
             programs[name] = program
         except Exception as failure:
-            notes.append(f"{title}, {name}: {tuning.described(failure)[:300]}")
+            notes.append(f"{title}, {name}: {benchmarking.described(failure)[:300]}")
     measured = tuning.race(programs, seconds=0.01 if dry_run else seconds)
     rows = []
     for name, sample in measured.items():

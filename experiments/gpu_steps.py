@@ -30,6 +30,7 @@ from ryot_jax.kernels.resolution import supported
 from ryot_jax.machine import peaks
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.accounting import flops_per_step
+from ryot_jax.optimizations import BY_NAME
 from ryot_jax.runs import roofline
 
 SHARE_OF_PEAK = {"gpt2_small": 0.55}
@@ -157,7 +158,7 @@ def _further(config_name: str, spec: Spec) -> dict[str, tuple[str, str]]:
     found = {}
     if config_name in SCANNED:
         found["optimized, several steps a call"] = "dispatch", "scan"
-    if "fp8" in supported("dense", spec):
+    if "fp8" in supported(BY_NAME["dense"], spec):
         found[EIGHT_BITS] = "dense", "fp8"
     return found
 

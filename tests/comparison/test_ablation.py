@@ -11,14 +11,14 @@ import pytest
 from ryot_jax.comparison import ablation
 from ryot_jax.comparison.ablation import BASELINE, build, design, doubts, measure, subset_name
 from ryot_jax.comparison.attribution import attribute
-from ryot_jax.comparison.variants import OPTIMIZATIONS
 from ryot_jax.config import get_default
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
 from ryot_jax.kernels.declaration import Evidence
+from ryot_jax.kernels.ops.norm import xla as norm_by_xla
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
-from ryot_jax.optimizations import KernelPlan, Resolution, resolve
+from ryot_jax.optimizations import OPTIMIZATIONS, KernelPlan, Resolution, resolve
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.program_check import ProgramCheck
 from ryot_jax.training.setup import build_setup, kernel_spec
@@ -92,7 +92,7 @@ def _of(*names):
 
 def _everything_on():
     """A plan with every optimization on, as if this machine could do it all."""
-    on = {o.name: next(iter(o.probe)) for o in OPTIMIZATIONS}
+    on = {o.name: o.alternatives[0] for o in OPTIMIZATIONS}
     return Resolution(KernelPlan(**on), dict.fromkeys(on, "asked for"))
 
 
@@ -160,9 +160,9 @@ def test_blocks_of_any_length_will_do_where_no_program_takes_several_steps(spec)
 def _norm_needs_bfloat16(monkeypatch):
     """An implementation that does not support the work without another one's."""
     needy = dataclasses.replace(
-        plan._CANDIDATES["norm"]["xla"], refusal=lambda spec: None if spec.activations else "needs bfloat16 around it"
+        norm_by_xla.IMPLEMENTATION, refusal=lambda spec: None if spec.activations else "needs bfloat16 around it"
     )
-    monkeypatch.setitem(plan._CANDIDATES["norm"], "xla", needy)
+    monkeypatch.setattr(norm_by_xla, "IMPLEMENTATION", needy)
 
 
 @pytest.mark.usefixtures("_norm_needs_bfloat16")
@@ -193,13 +193,12 @@ def test_every_arm_is_proven_from_its_program_and_no_two_are_the_same(built):
 
 def _blind(monkeypatch, *, when):
     """Lets the probe of the norm find nothing where `when` holds of the arm's program."""
-    (norm,) = (o for o in OPTIMIZATIONS if o.name == "norm")
-    real = norm.probe["xla"]
+    real = norm_by_xla.IMPLEMENTATION
 
     def probe(program, baseline, spec):
-        return Evidence(False, "nothing of it") if when(program) else real(program, baseline, spec)
+        return Evidence(False, "nothing of it") if when(program) else real.probe(program, baseline, spec)
 
-    monkeypatch.setitem(norm.probe, "xla", probe)
+    monkeypatch.setattr(norm_by_xla, "IMPLEMENTATION", dataclasses.replace(real, probe=probe))
 
 
 def test_an_arm_that_cannot_be_proven_is_left_out_with_its_reason(monkeypatch, shared, two, spec):

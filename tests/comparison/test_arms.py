@@ -74,6 +74,16 @@ def test_a_call_that_can_take_one_step_alone_is_told_with_its_reason(change, rea
         variants(config, spec_of(config))
 
 
+def test_a_training_with_another_optimizer_cannot_have_the_kernel_of_adamw():
+    config = tiny_config()
+    config.training.optimizer = "lion"
+    config.optimizations.optimizer = "cpu"
+    with pytest.raises(
+        ConfigError, match=r"optimizations\.optimizer = 'cpu': the kernel takes steps of adamw, not of lion"
+    ):
+        variants(config, spec_of(config))
+
+
 def test_an_arm_reports_both_of_its_programs(arms):
     baseline, optimized = arms["baseline"], arms["optimized"]
     assert list(baseline.programs) == ["step"] and list(optimized.programs) == ["step", "scan"]

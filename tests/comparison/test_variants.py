@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.comparison.variants import OPTIMIZATIONS, Variant, check_active, differing
+from ryot_jax.comparison.variants import Variant, check_active, differing
 from ryot_jax.config import get_default
 from ryot_jax.kernels import Spec, cpu
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
-from ryot_jax.optimizations import KernelPlan
+from ryot_jax.optimizations import BY_NAME, OPTIMIZATIONS, KernelPlan
 from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
@@ -157,8 +157,11 @@ def baseline_text():
     return _step_text(KernelPlan())
 
 
-BY_XLA = KernelPlan("bfloat16", "xla", "xla", "xla", "xla", dropout="hash", qat="round", dispatch="scan")
-SWITCHES = {name: value for name, value in dataclasses.asdict(BY_XLA).items() if value != "reference"}
+BY_XLA = KernelPlan(
+    activations="bfloat16", linear_cross_entropy="xla", attention="xla", dense="xla", norm="xla", dropout="hash",
+    qat="round", dispatch="scan",
+)  # fmt: skip
+SWITCHES = {name: value for name, value in BY_XLA.items() if value != "reference"}
 
 
 @pytest.mark.parametrize("switches", [{name: value} for name, value in SWITCHES.items()], ids=list(SWITCHES))
@@ -206,7 +209,11 @@ def trained(request):
 
 
 def _proofs(program, baseline, spec):
-    return {(o.name, name): probe(program, baseline, spec) for o in OPTIMIZATIONS for name, probe in o.probe.items()}
+    return {
+        (o.name, name): o.implementations[name].probe(program, baseline, spec)
+        for o in OPTIMIZATIONS
+        for name in o.alternatives
+    }
 
 
 def test_several_steps_a_call_are_found_and_show_nothing_else(trained):
@@ -225,16 +232,19 @@ def test_within_the_loop_of_several_steps_every_optimization_is_found(trained):
 @pytest.mark.skipif(cpu.unavailable_reason() is not None, reason=str(cpu.unavailable_reason()))
 def test_within_the_loop_of_several_steps_the_cpp_kernels_are_found(trained):
     program, spec = trained
-    plan = KernelPlan("", "cpu", "cpu", "cpu", "cpu", "cpu", dispatch="scan")
+    plan = KernelPlan(
+        linear_cross_entropy="cpu", attention="cpu", dense="cpu", norm="cpu", embedding="cpu", dispatch="scan"
+    )
     found = _proofs(program(plan), program(KernelPlan()), spec)
-    wanted = {key for key in dict(plan).items() if key[1] in ("cpu", "scan")}
+    wanted = {key for key in plan.items() if key[1] in ("cpu", "scan")}
     assert wanted <= {key for key, evidence in found.items() if evidence.active}
 
 
 def test_every_field_of_a_plan_is_an_optimization_with_a_probe_for_every_implementation():
-    assert [o.name for o in OPTIMIZATIONS] == [field.name for field in dataclasses.fields(KernelPlan)]
+    assert [o.name for o in OPTIMIZATIONS] == list(KernelPlan())
     for optimization in OPTIMIZATIONS:
-        assert set(optimization.probe) == set(plan._CANDIDATES[optimization.name])
+        for name, implementation in optimization.implementations.items():
+            assert (implementation.probe is None) == (name == optimization.reference)
         assert optimization.switch == f"optimizations.{optimization.name}"
 
 
@@ -276,24 +286,25 @@ def test_cpu_kernels_are_found_by_their_custom_call(baseline_text, name, target)
     entry = baseline_text.index("\n", baseline_text.index("ENTRY")) + 1
     ours = hlo.parse(baseline_text[:entry] + line + baseline_text[entry:])
     for optimization in OPTIMIZATIONS:
-        if "cpu" in optimization.probe:
-            assert optimization.probe["cpu"](ours, baseline, SPEC).active == (optimization.name == name)
-            assert not optimization.probe["cpu"](baseline, baseline, SPEC).active
-            assert not optimization.probe["cpu"](ours, ours, SPEC).active
+        if "cpu" in optimization.implementations:
+            probe = optimization.implementations["cpu"].probe
+            assert probe(ours, baseline, SPEC).active == (optimization.name == name)
+            assert not probe(baseline, baseline, SPEC).active
+            assert not probe(ours, ours, SPEC).active
 
 
 @pytest.mark.skipif(cpu.unavailable_reason() is not None, reason=str(cpu.unavailable_reason()))
 def test_the_handlers_are_those_that_the_probes_look_for():
     of_decoding = {"ryot_pack_weights", "ryot_decode_step", "ryot_speculation_round"}  # no part of a training step
     found = [hlo.Program((), (), (handler,), "") for handler in cpu._HANDLERS if handler not in of_decoding]
-    probes = [optimization.probe["cpu"] for optimization in OPTIMIZATIONS if "cpu" in optimization.probe]
+    probes = [o.implementations["cpu"].probe for o in OPTIMIZATIONS if "cpu" in o.implementations]
     for program in found:
         assert sum(probe(program, hlo.Program((), (), (), ""), SPEC).active for probe in probes) == 1
 
 
 def test_a_vocabulary_as_wide_as_the_mlp_still_needs_fewer_such_arrays():
     logits = hlo.Array("f32", (B * T, F))
-    (probe,) = (o.probe["xla"] for o in OPTIMIZATIONS if o.name == "linear_cross_entropy")
+    probe = BY_NAME["linear_cross_entropy"].implementations["xla"].probe
     spec = dataclasses.replace(SPEC, vocab_size=F)
 
     def program(count):
@@ -305,7 +316,7 @@ def test_a_vocabulary_as_wide_as_the_mlp_still_needs_fewer_such_arrays():
 
 
 def test_products_of_8_bit_floats_are_found_by_the_dtypes_of_their_operands():
-    (probe,) = (o.probe["fp8"] for o in OPTIMIZATIONS if o.name == "dense")
+    probe = BY_NAME["dense"].implementations["fp8"].probe
 
     def program(*dtypes):
         return hlo.Program((), tuple((hlo.Array(x, (B * T, D)), hlo.Array(w, (F, D))) for x, w in dtypes), (), "")
@@ -373,8 +384,9 @@ ENTRY %main (a: f32[2,3], b: bf16[3,4]) -> (f32[2,4], s32[7]) {
 
 
 def test_a_promise_is_that_of_the_implementation():
-    dense = next(o for o in OPTIMIZATIONS if o.name == "dense")
+    dense = BY_NAME["dense"]
     assert dense.promise(KernelPlan(dense="cpu")) == "allclose"
     assert dense.promise(KernelPlan(dense="xla")) == "statistical"  # bfloat16 products in a float32 model
     assert all(o.promise(KernelPlan()) == "bitwise" for o in OPTIMIZATIONS)
-    assert all(set(o.equivalence) == set(o.probe) for o in OPTIMIZATIONS)
+    promised = {i.equivalence for o in OPTIMIZATIONS for name, i in o.implementations.items() if name != o.reference}
+    assert promised == {"allclose", "statistical"}, "none but a reference has the same numbers"

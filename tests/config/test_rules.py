@@ -6,6 +6,7 @@ import pytest
 from ryot_jax.config import fields, get_default, validate
 from ryot_jax.config import rules as config_rules
 from ryot_jax.data import rules as data_rules
+from ryot_jax.optimizations import OPTIMIZATIONS
 from ryot_jax.runtime.errors import ConfigError
 
 
@@ -159,5 +160,6 @@ def test_ranges_and_choices_name_fields_that_exist():
 
 
 def test_optimization_choices_are_those_of_the_kernels():
-    for op, implementations in plan._CANDIDATES.items():
-        assert config_rules.CHOICES[f"optimizations.{op}"] == ("off", "auto", *implementations)
+    for optimization in OPTIMIZATIONS:
+        implementations = [name for name in optimization.implementations if name != optimization.reference]
+        assert config_rules.CHOICES[f"optimizations.{optimization.name}"] == ("off", "auto", *implementations)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import gpu, gpu_kernels, gpu_steps
+from ryot_jax.kernels.choice import benchmark as benchmarking
 from ryot_jax.kernels.choice import tuning
+from ryot_jax.optimizations import BY_NAME
 from ryot_jax.runtime.errors import ConfigError
 
 SPEC = gpu_kernels.spec(gpu_kernels._TINY, dry_run=True)
@@ -115,8 +117,8 @@ def test_an_implementation_that_fails_or_is_wrong_is_told(monkeypatch):
         program, memory = compiled(benchmark, name)
         return (lambda: [2 * leaf for leaf in program()[1]]) if name == "xla" else program, memory
 
-    compiled = tuning.compiled
-    monkeypatch.setattr(tuning, "compiled", broken)
+    compiled = benchmarking.compiled
+    monkeypatch.setattr(benchmarking, "compiled", broken)
     monkeypatch.setattr(gpu_kernels, "implementations", lambda *_, **__: ["reference", "xla", "mosaic"])
     monkeypatch.setattr(tuning, "relative_error", lambda found, truth: 0.0 if isinstance(found, tuple) else 1.0)
     found = gpu_kernels.correctness(["norm"], dry_run=True)
@@ -125,6 +127,6 @@ def test_an_implementation_that_fails_or_is_wrong_is_told(monkeypatch):
 
 
 def test_float64_is_what_is_compared_with():
-    benchmark = tuning.benchmark("linear_cross_entropy", SPEC)
+    benchmark = benchmarking.benchmark(BY_NAME["linear_cross_entropy"], SPEC)
     loss, gradients = gpu_kernels.truth_in_float64(benchmark)
     assert loss.dtype == np.float64 and {gradient.dtype for gradient in gradients} == {np.dtype(np.float64)}

@@ -14,8 +14,8 @@ from ryot_jax.model.cache import empty_cache
 from ryot_jax.optimizations import KernelPlan
 
 XLA = KernelPlan(linear_cross_entropy="xla", attention="xla", norm="xla")
-CPU = KernelPlan("", "cpu", "cpu", "cpu", "cpu", "cpu")
-BF16 = dataclasses.replace(CPU, activations="bfloat16")
+CPU = KernelPlan(linear_cross_entropy="cpu", attention="cpu", dense="cpu", norm="cpu", embedding="cpu")
+BF16 = CPU.replace(activations="bfloat16")
 BF16_REFERENCE = KernelPlan(activations="bfloat16")
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "tie_embeddings": False}
 ARCHITECTURES = [

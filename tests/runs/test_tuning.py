@@ -9,14 +9,18 @@ import pytest
 from ryot_jax.comparison.arms import variants
 from ryot_jax.config import get_default
 from ryot_jax.kernels import cpu
-from ryot_jax.kernels.choice import tuning as kernel_tuning
 from ryot_jax.kernels.choice.cache import Entry, TuningCache
+from ryot_jax.kernels.choice.tuning import Measurement
+from ryot_jax.kernels.declaration import Op
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
-from ryot_jax.optimizations import KernelPlan, resolve
+from ryot_jax.optimizations import BY_NAME, KernelPlan, resolve
 from ryot_jax.runs import tuning
-from ryot_jax.runs.tuning import REFERENCE, STATIC, TUNED, WITHOUT_ADAMW, WITHOUT_BF16, choose
+from ryot_jax.runs.tuning import REFERENCE, STATIC, TUNED, choose
 from ryot_jax.training.setup import kernel_spec
+
+WITHOUT_ADAMW = BY_NAME["optimizer"].plan_without
+WITHOUT_BF16 = BY_NAME["activations"].plan_without
 
 
 @pytest.fixture
@@ -58,7 +62,11 @@ def test_what_is_tuned_is_what_the_next_run_takes(tiny, tmp_path):
     cache = TuningCache(tmp_path, said.append)
     outcome = tuned(tiny, cache, said)
     assert outcome.chosen in outcome.steps and outcome.steps[outcome.chosen].milliseconds > 0
-    assert all(not trial.failure for trials in (*outcome.ops.values(), outcome.steps) for trial in trials.values())
+    assert all(
+        not measurement.failure
+        for measured in (*outcome.ops.values(), outcome.steps)
+        for measurement in measured.values()
+    )
     assert "attention" in outcome.ops and "dropout" not in outcome.ops, "the model has no dropout"
     assert sum("tuning" in line for line in said) == len(outcome.ops) + 1 == len(said)
 
@@ -96,13 +104,13 @@ def test_a_wrong_winner_is_stopped_by_the_whole_step(tiny, tmp_path, monkeypatch
     real = module.layer_norm
     monkeypatch.setattr(module, "layer_norm", wrong)
     outcome = tuned(only(tiny, "norm"), TuningCache(tmp_path, print))
-    failed = {name for name, trial in outcome.steps.items() if "is off by" in trial.failure}
+    failed = {name for name, measurement in outcome.steps.items() if "is off by" in measurement.failure}
     assert STATIC in failed or TUNED in failed
     assert outcome.chosen not in failed and outcome.plan["norm"] == "reference"
 
 
 @needs_cpp
-def test_a_plan_that_does_not_compile_is_a_failed_trial(tiny, tmp_path, monkeypatch):
+def test_a_plan_that_does_not_compile_is_a_failed_measurement(tiny, tmp_path, monkeypatch):
     compile_step = tuning.compile_step
     calls = []
 
@@ -130,7 +138,9 @@ def test_the_tuned_plan_stays_unless_another_is_faster_by_more_than_noise():
 
 
 def test_each_plan_is_run_once_under_its_first_name(tiny):
-    static = KernelPlan("bfloat16", "cpu", "cpu", "cpu", "cpu", "cpu")
+    static = KernelPlan(
+        activations="bfloat16", linear_cross_entropy="cpu", attention="cpu", dense="cpu", norm="cpu", embedding="cpu"
+    )
     _, spec = work(tiny)
     spec = dataclasses.replace(spec, activations="bfloat16")
     same = {"attention": "cpu", "norm": "cpu"}
@@ -140,7 +150,7 @@ def test_each_plan_is_run_once_under_its_first_name(tiny):
     two = tuning._plans(tiny, spec, static, {"attention": "xla", "norm": "xla"})
     alone = "static order but attention=xla", "static order but norm=xla"
     assert list(two) == [REFERENCE, TUNED, STATIC, *alone, WITHOUT_BF16]
-    assert two[alone[0]] == dataclasses.replace(static, attention="xla")
+    assert two[alone[0]] == static.replace(attention="xla")
     assert two[WITHOUT_BF16]["activations"] == ""
 
     nothing = tuning._plans(tiny, spec, KernelPlan(), {"attention": "reference"})
@@ -154,7 +164,7 @@ def test_the_optimizers_kernel_is_measured_in_whole_steps_and_remembered(tiny, t
     assert list(plans) == [REFERENCE, TUNED, WITHOUT_ADAMW]
     assert plans[WITHOUT_ADAMW] == KernelPlan(attention="xla")
     cache = TuningCache(tmp_path, print)
-    steps = {WITHOUT_ADAMW: tuning.Trial(milliseconds=1.0, speedup=2.0, interval=(1.9, 2.1))}
+    steps = {WITHOUT_ADAMW: Measurement(milliseconds=1.0, speedup=2.0, interval=(1.9, 2.1))}
     tuning._store(tuning.Outcome({}, {}, steps, WITHOUT_ADAMW, plans[WITHOUT_ADAMW]), tiny, spec, cache)
     resolution = resolve(only(tiny, "optimizer").optimizations, spec=spec, lookup=cache.lookup)
     assert resolution.plan["optimizer"] == "reference"
@@ -163,7 +173,7 @@ def test_the_optimizers_kernel_is_measured_in_whole_steps_and_remembered(tiny, t
 
 def test_how_many_steps_go_into_a_call_is_not_measured_and_no_plan_differs_by_it(tiny):
     _, spec = work(tiny)
-    assert "dispatch" not in kernel_tuning.BENCHMARKS
+    assert not BY_NAME["dispatch"].plan_without and not isinstance(BY_NAME["dispatch"], Op)
     static = KernelPlan(attention="xla", dispatch="scan")
     plans = tuning._plans(tiny, spec, static, {"attention": "reference"})
     assert list(plans) == [REFERENCE, STATIC], "what is tuned is the reference, by its first name"
@@ -189,15 +199,15 @@ def test_dropout_is_compared_by_statistics_and_its_steps_by_time_alone(tiny, tmp
     tiny.model.dropout = 0.1
     outcome = tuned(only(tiny, "dropout"), TuningCache(tmp_path, print))
     assert {"reference", "hash"} == set(outcome.ops["dropout"])
-    assert all(trial.error is None and not trial.failure for trial in outcome.steps.values())
+    assert all(measurement.error is None and not measurement.failure for measurement in outcome.steps.values())
 
 
 def test_a_plan_that_leaves_bfloat16_out_is_remembered_as_such(tiny, tmp_path):
     _, spec = work(tiny)
     spec = dataclasses.replace(spec, activations="bfloat16")
-    steps = {WITHOUT_BF16: tuning.Trial(milliseconds=1.0, speedup=2.0, interval=(1.9, 2.1))}
+    steps = {WITHOUT_BF16: Measurement(milliseconds=1.0, speedup=2.0, interval=(1.9, 2.1))}
     plan = KernelPlan(attention="xla")
-    ops = {"attention": {"reference": tuning.Trial(), "xla": tuning.Trial(speedup=1.5, interval=(1.4, 1.6))}}
+    ops = {"attention": {"reference": Measurement(), "xla": Measurement(speedup=1.5, interval=(1.4, 1.6))}}
     cache = TuningCache(tmp_path, print)
     tuning._store(tuning.Outcome(ops, {"attention": "xla"}, steps, WITHOUT_BF16, plan), tiny, spec, cache)
     resolution = resolve(tiny.optimizations, spec=work(tiny)[1], lookup=cache.lookup)
@@ -209,11 +219,11 @@ def test_a_plan_that_leaves_bfloat16_out_is_remembered_as_such(tiny, tmp_path):
 
 def test_the_table_marks_winners_and_what_the_whole_step_overruled():
     trials = {
-        "reference": tuning.Trial(1e-7, 2e-5, 2.0),
-        "xla": tuning.Trial(2e-7, 2e-5, 1.0, 2.0, (1.9, 2.1), 2**20),
-        "cpu": tuning.Trial(0.5, 2e-5, failure="error 5.0e-01 above 2e-05"),
+        "reference": Measurement(1e-7, 2e-5, 2.0),
+        "xla": Measurement(2e-7, 2e-5, 1.0, 2.0, (1.9, 2.1), 2**20),
+        "cpu": Measurement(0.5, 2e-5, failure="error 5.0e-01 above 2e-05"),
     }
-    steps = {REFERENCE: tuning.Trial(0.0, 0.05, 9.0), TUNED: tuning.Trial(0.0, 0.05, 10.0, 0.9, (0.85, 0.95))}
+    steps = {REFERENCE: Measurement(0.0, 0.05, 9.0), TUNED: Measurement(0.0, 0.05, 10.0, 0.9, (0.85, 0.95))}
     outcome = tuning.Outcome({"norm": trials}, {"norm": "xla"}, steps, REFERENCE, KernelPlan())
     lines = outcome.table()
     assert [line for line in lines if "<-" in line] == [lines[2], lines[4]]

@@ -10,49 +10,52 @@ import numpy as np
 import pytest
 
 from ryot_jax.kernels import Spec, cpu
+from ryot_jax.kernels.choice import benchmark as benchmarking
 from ryot_jax.kernels.choice import tuning
+from ryot_jax.kernels.declaration import Implementation, Op
 from ryot_jax.kernels.resolution import tunable
+from ryot_jax.optimizations import BY_NAME, OPTIMIZATIONS
+from ryot_jax.runtime.statistics import CONFIDENCE, ratio_interval
 
 SPEC = Spec(
     platform="cpu", n_devices=1, compute_dtype="float32", rows=64, d_model=16, d_ff=24, vocab_size=50,
     seq_len=16, n_heads=2, dropout=0.25,
 )  # fmt: skip
+BENCHMARKED = [o.name for o in OPTIMIZATIONS if isinstance(o, Op) and o.is_benchmarked]
 
 
 @pytest.mark.parametrize("activations", ["", "bfloat16"])
 @pytest.mark.parametrize("kind", [{}, {"mlp": "swiglu", "norm": "rms", "rotary": True}], ids=["gpt2", "llama"])
-@pytest.mark.parametrize("op", tuning.BENCHMARKS)
+@pytest.mark.parametrize("op", BENCHMARKED)
 def test_every_implementation_passes_the_gate_and_is_timed(op, kind, activations):
     spec = dataclasses.replace(SPEC, activations=activations, **kind)
-    winner, trials = tuning.tune(op, spec, seconds=0.0)
-    assert list(trials) == tunable(op, spec) and winner in trials
-    for name, trial in trials.items():
-        assert not trial.failure and trial.milliseconds > 0, name
-        assert trial.error <= trial.tolerance
-        assert (trial.speedup is None) == (name == "reference")
+    winner, measured = tuning.tune(BY_NAME[op], spec, seconds=0.0)
+    assert list(measured) == tunable(BY_NAME[op], spec) and winner in measured
+    for name, outcome in measured.items():
+        assert not outcome.failure and outcome.milliseconds > 0, name
+        assert outcome.error <= outcome.tolerance
+        assert (outcome.speedup is None) == (name == "reference")
 
 
 def test_there_is_a_benchmark_for_every_op_with_gradients():
+    measured_in_whole_steps, never_measured = {"activations", "optimizer"}, {"dispatch", "qat"}
+    assert set(BENCHMARKED) == set(BY_NAME) - measured_in_whole_steps - never_measured
+    assert measured_in_whole_steps == {o.name for o in OPTIMIZATIONS if o.plan_without}
 
-    measured_in_whole_steps, never_measured = {"activations", "optimizer", "dispatch"}, {"qat"}
-    assert set(tuning.BENCHMARKS) == set(plan._CANDIDATES) - measured_in_whole_steps - never_measured
+
+class Square(Op):
+    """An op with implementations of known speed: `square({name: function})` is x * x computed by these."""
+
+    def benchmark(self, spec, rng):
+        def function(implementation, x):
+            return self.implementations[implementation].function(x)
+
+        return benchmarking.Benchmark(function, (jnp.asarray(rng.standard_normal(1000), jnp.float32),))
 
 
-@pytest.fixture
-def square(monkeypatch):
-    """An op with candidates of known speed: `square({name: function})` makes 'attention' be x * x computed by these."""
-
-    def make(functions):
-        def benchmark(spec, rng):
-            def function(implementation, x):
-                return functions[implementation](x)
-
-            return tuning.Benchmark(function, (jnp.asarray(rng.standard_normal(1000), jnp.float32),))
-
-        monkeypatch.setitem(tuning.BENCHMARKS, "attention", benchmark)
-        monkeypatch.setattr(tuning, "tunable", lambda op, spec: list(functions))
-
-    return make
+def square(functions):
+    implementations = {name: Implementation(function) for name, function in functions.items()}
+    return Square(name="square", description="", package="", functions=(), implementations=implementations)
 
 
 @jax.custom_vjp
@@ -67,19 +70,19 @@ slow_reference.defvjp(
 )
 
 
-def test_the_fastest_wins(square):
-    square({"reference": slow_reference, "xla": lambda x: x * x})
-    winner, trials = tuning.tune("attention", SPEC, seconds=0.2)
-    assert winner == "xla" and trials["xla"].interval[0] > 1
-    assert trials["xla"].speedup == pytest.approx(
-        trials["reference"].milliseconds / trials["xla"].milliseconds, rel=0.5
+def test_the_fastest_wins():
+    op = square({"reference": slow_reference, "xla": lambda x: x * x})
+    winner, measured = tuning.tune(op, SPEC, seconds=0.2)
+    assert winner == "xla" and measured["xla"].interval[0] > 1
+    assert measured["xla"].speedup == pytest.approx(
+        measured["reference"].milliseconds / measured["xla"].milliseconds, rel=0.5
     )
 
 
-def test_a_slower_one_does_not_win(square):
-    square({"reference": lambda x: x * x, "xla": slow_reference})
-    winner, trials = tuning.tune("attention", SPEC, seconds=0.2)
-    assert winner == "reference" and trials["xla"].speedup < 1
+def test_a_slower_one_does_not_win():
+    op = square({"reference": lambda x: x * x, "xla": slow_reference})
+    winner, measured = tuning.tune(op, SPEC, seconds=0.2)
+    assert winner == "reference" and measured["xla"].speedup < 1
 
 
 @pytest.mark.parametrize(
@@ -92,19 +95,26 @@ def test_a_slower_one_does_not_win(square):
     ],
     ids=["value", "gradient", "infinite", "raises"],
 )
-def test_a_wrong_candidate_is_not_timed_however_fast_it_is(square, wrong, reason):
-    square({"reference": slow_reference, "xla": wrong, "cpu": lambda x: x * x})
-    winner, trials = tuning.tune("attention", SPEC, seconds=0.0)
-    assert winner == "cpu" and trials["xla"].milliseconds is None and reason in trials["xla"].failure
+def test_a_wrong_implementation_is_not_timed_however_fast_it_is(wrong, reason):
+    op = square({"reference": slow_reference, "xla": wrong, "cpu": lambda x: x * x})
+    winner, measured = tuning.tune(op, SPEC, seconds=0.0)
+    assert winner == "cpu" and measured["xla"].milliseconds is None and reason in measured["xla"].failure
 
 
 def test_a_mask_that_is_not_that_of_the_forward_pass_or_of_the_rate_is_an_error():
     x = jnp.ones(10_000)
     kept = jax.random.bernoulli(jax.random.key(0), 0.75, x.shape)
     other = jax.random.bernoulli(jax.random.key(1), 0.75, x.shape)
-    assert tuning._mask_error((x * kept, (x * kept,)), 0.25) < 5
-    assert tuning._mask_error((x * kept, (x * other,)), 0.25) == math.inf
-    assert tuning._mask_error((x * kept, (x * kept,)), 0.3) > 5
+
+    def error(rate, mask, mask_backward):
+        spec = dataclasses.replace(SPEC, dropout=rate)
+        benchmark = BY_NAME["dropout"].benchmark(spec, np.random.default_rng(0))
+        assert benchmark.largest_error == 5
+        return benchmark.error((x * mask, (x * mask_backward,)))
+
+    assert error(0.25, kept, kept) < 5
+    assert error(0.25, kept, other) == math.inf
+    assert error(0.3, kept, kept) > 5
 
 
 def test_rounds_are_interleaved_and_their_order_is_drawn_anew():
@@ -124,21 +134,24 @@ def test_rounds_are_interleaved_and_their_order_is_drawn_anew():
     assert len(set(rounds)) > 1
 
 
-def test_no_candidate_no_race():
+def test_no_implementation_no_race():
     assert tuning.race({}, seconds=0.0) == {}
 
 
 def test_a_speed_up_by_noise_has_an_interval_that_holds_one():
+    def ratio(base, other):
+        return ratio_interval(base, other, CONFIDENCE)
+
     rng = np.random.default_rng(0)
     base, other = rng.lognormal(0, 0.1, (2, 400, 20))
-    holds_one = [low < 1 < high for _, (low, high) in map(tuning.paired_speedup, base, other)]
+    holds_one = [low < 1 < high for _, (low, high) in map(ratio, base, other)]
     assert 0.92 < np.mean(holds_one) < 0.98  # a 95 % interval; three standard errors of 400 draws are 3.3 %
-    speedup, (low, high) = tuning.paired_speedup(1.5 * base[0], base[0] * np.exp(rng.normal(0, 0.01, 20)))
+    speedup, (low, high) = ratio(1.5 * base[0], base[0] * np.exp(rng.normal(0, 0.01, 20)))
     assert low < 1.5 < high and speedup == pytest.approx(1.5, rel=0.02) and low > 1.4
 
 
 def test_tokens_are_used_as_unevenly_as_words():
-    tokens = tuning.zipf_tokens(np.random.default_rng(0), 1000, (100_000,))
+    tokens = benchmarking.zipf_tokens(np.random.default_rng(0), 1000, (100_000,))
     counts = np.bincount(tokens, minlength=1000)
     assert tokens.dtype == np.int32 and tokens.min() == 0 and tokens.max() < 1000
     # P(k) = log((k + 2) / (k + 1)) / log V
@@ -148,12 +161,12 @@ def test_tokens_are_used_as_unevenly_as_words():
 
 def test_several_devices_share_the_rows():
     spec = dataclasses.replace(SPEC, n_devices=2)
-    assert tuning._one_device(spec).rows == 32
-    assert tuning._one_device(dataclasses.replace(SPEC, n_devices=3)).rows == 16, "whole sequences"
+    assert benchmarking._one_device(spec).rows == 32
+    assert benchmarking._one_device(dataclasses.replace(SPEC, n_devices=3)).rows == 16, "whole sequences"
 
 
 @pytest.mark.skipif(cpu.unavailable_reason("bfloat16") is not None, reason=str(cpu.unavailable_reason("bfloat16")))
 def test_the_gate_compares_with_float32():
-    _, trials = tuning.tune("dense", dataclasses.replace(SPEC, activations="bfloat16"), seconds=0.0)
+    _, measured = tuning.tune(BY_NAME["dense"], dataclasses.replace(SPEC, activations="bfloat16"), seconds=0.0)
     # A rounding to bfloat16 is 2^-9: an error far below would mean that the truth was rounded too.
-    assert all(1e-3 < trial.error < 2e-2 for trial in trials.values())
+    assert all(1e-3 < outcome.error < 2e-2 for outcome in measured.values())

@@ -73,7 +73,9 @@ def test_the_key_holds_machine_versions_flags_and_source(monkeypatch):
     assert key("attention", SPEC)["jaxlib"] == "99.0"
 
 
-@pytest.mark.parametrize("name", ["plan.py", "ops/attention/api.py", "ops/attention/mosaic.py", "cpu/_kernels.so"])
+@pytest.mark.parametrize(
+    "name", ["resolution.py", "ops/attention/api.py", "ops/attention/mosaic.py", "cpu/_kernels.so"]
+)
 def test_changed_source_is_another_key(monkeypatch, tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("", encoding="utf-8")

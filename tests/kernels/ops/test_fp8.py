@@ -11,11 +11,11 @@ import pytest
 
 from ryot_jax.config import get_default
 from ryot_jax.kernels import Spec, dense
-from ryot_jax.kernels.ops.dense import fp8
+from ryot_jax.kernels.ops.dense import _fp8_product as fp8
 from ryot_jax.kernels.resolution import supported, tunable
 from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
-from ryot_jax.optimizations import KernelPlan, resolve
+from ryot_jax.optimizations import BY_NAME, KernelPlan, resolve
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.state import init_state
@@ -198,6 +198,8 @@ def test_a_plan_says_why_it_cannot_have_them(changes, reason):
 def test_a_plan_takes_them_when_asked_and_never_by_itself(capability):
     spec = dataclasses.replace(GPU, compute_capability=capability)
     assert resolve({"dense": "fp8"}, spec=spec).plan["dense"] == "fp8"
-    assert supported("dense", spec) == ["reference", "fp8"] and tunable("dense", spec) == ["reference"]
+    assert supported(BY_NAME["dense"], spec) == ["reference", "fp8"] and tunable(BY_NAME["dense"], spec) == [
+        "reference"
+    ]
     automatic = resolve({"dense": "auto"}, spec=spec)
     assert automatic.plan["dense"] == "reference" and "not fp8: 3 bits" in automatic.reasons["dense"]

@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from ryot_jax.kernels.gpu import pallas
-from ryot_jax.kernels.ops.norm import mosaic as mosaic_norm
-from ryot_jax.kernels.ops.norm.mosaic import norm_backward
+from ryot_jax.kernels.ops.norm import _mosaic_backward as mosaic_norm
+from ryot_jax.kernels.ops.norm._mosaic_backward import norm_backward
 
 # Of the largest number: some ten roundings of float32 (6e-8 each).
 TOLERANCE = 6e-7

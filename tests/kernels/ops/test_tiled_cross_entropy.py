@@ -16,8 +16,8 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from ryot_jax.kernels import linear_cross_entropy
 from ryot_jax.kernels.gpu import pallas
-from ryot_jax.kernels.ops.linear_cross_entropy import tiled as tiled_cross_entropy
-from ryot_jax.kernels.ops.linear_cross_entropy.mosaic import Blocks, exponentials
+from ryot_jax.kernels.ops.linear_cross_entropy import _tiled as tiled_cross_entropy
+from ryot_jax.kernels.ops.linear_cross_entropy._mosaic_kernel import Blocks, exponentials
 
 # N, D, V: tails of every block and tile; rows of two chunks, as the tests make them.
 SIZES = [(1, 8, 2), (37, 70, 129), (300, 16, 300)]
@@ -219,7 +219,7 @@ def _interpret_all():
     with pallas.interpreted():
         tiles = exponentials(x_ND, w_VD.astype(x_ND.dtype), blocks=Blocks(rows=64, steps=2, cluster=1))
     logits_NV = np.asarray(x_ND, np.float64) @ np.asarray(w_VD, np.float64).T
-    exact = np.exp(logits_NV - np.asarray(tiles.top_nC, np.float64).T[:, np.arange(200) // pallas.TILE_V])
+    exact = np.exp(logits_NV - np.asarray(tiles.top_nC, np.float64).T[:, np.arange(200) // tiled_cross_entropy.TILE_V])
     error = np.abs(np.asarray(tiles.exponentials_CV, np.float64) - exact).max()
     return results | {"turns": {"error": float(error), "races": races()}}
 

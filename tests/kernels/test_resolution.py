@@ -6,16 +6,19 @@ import re
 import pytest
 
 from ryot_jax.kernels import Spec, cpu
+from ryot_jax.kernels.gpu import pallas
 from ryot_jax.kernels.resolution import Choice, supported
-from ryot_jax.optimizations import KernelPlan, resolve
+from ryot_jax.machine import processor
+from ryot_jax.optimizations import BY_NAME, KernelPlan, resolve
 from ryot_jax.runtime.errors import ConfigError
 
 SPEC = Spec(
     platform="cpu", n_devices=1, compute_dtype="float32", rows=1024, d_model=32, d_ff=64, vocab_size=100,
     seq_len=16, n_heads=2,
 )  # fmt: skip
-FIELDS = [field.name for field in dataclasses.fields(KernelPlan)]
+FIELDS = list(BY_NAME)
 ALL_AUTO = dict.fromkeys(FIELDS, "auto")
+CPP = dict.fromkeys(("linear_cross_entropy", "attention", "dense", "norm", "embedding", "optimizer"), "cpu")
 NO_AVX512_BF16 = "the C++ kernels need an x86-64 processor with AVX512-BF16 for bfloat16"
 NOT_BUILT = "the C++ kernels were not built"
 
@@ -29,7 +32,8 @@ def machine(monkeypatch):
             return NOT_BUILT if not built else NO_AVX512_BF16 if dtype == "bfloat16" and not bf16 else None
 
         monkeypatch.setattr(cpu, "unavailable_reason", reason)
-        monkeypatch.setattr(plan, "cpu_flags", lambda: frozenset({"avx2"} | ({"avx512_bf16"} if bf16 else set())))
+        flags = frozenset({"avx2"} | ({"avx512_bf16"} if bf16 else set()))
+        monkeypatch.setattr(processor, "cpu_flags", lambda: flags)
 
     return pretend
 
@@ -38,20 +42,20 @@ def test_off_is_the_reference_everywhere():
     assert resolve(dict.fromkeys(FIELDS, "off"), spec=SPEC).plan == KernelPlan()
     assert resolve({}, spec=SPEC).plan == KernelPlan()
     references = {"", "reference", "float", "step"}
-    assert KernelPlan()["activations"] == "" and set(dataclasses.astuple(KernelPlan())) == references
+    assert KernelPlan()["activations"] == "" and set(KernelPlan().values()) == references
 
 
 def test_auto_takes_the_cpp_kernels_and_bfloat16_where_they_are(machine):
     machine()
     resolution = resolve(ALL_AUTO, spec=SPEC)
-    assert resolution.plan == KernelPlan("bfloat16", *["cpu"] * 5, optimizer="cpu", dispatch="scan")
+    assert resolution.plan == KernelPlan(**CPP, activations="bfloat16", dispatch="scan")
     assert resolution.reasons["dense"] == "auto: first in order that this machine supports"
 
 
 def test_auto_without_bfloat16_takes_the_cpp_kernels_in_float32(machine):
     machine(bf16=False)
     resolution = resolve(ALL_AUTO, spec=SPEC)
-    assert resolution.plan == KernelPlan("", *["cpu"] * 5, optimizer="cpu", dispatch="scan")
+    assert resolution.plan == KernelPlan(**CPP, dispatch="scan")
     assert f"not bfloat16: it pays with C++ kernels alone, and {NO_AVX512_BF16}" in resolution.reasons["activations"]
 
 
@@ -60,7 +64,9 @@ def test_auto_without_a_compiler_takes_xla_and_says_why(machine, bf16):
     machine(built=False, bf16=bf16)
     resolution = resolve(ALL_AUTO, spec=SPEC)
     # bfloat16 products where the CPU has them, in a float32 model: what XLA stores in bfloat16 it computes in float32.
-    assert resolution.plan == KernelPlan("", "xla", "xla", "xla" if bf16 else "reference", dispatch="scan")
+    assert resolution.plan == KernelPlan(
+        linear_cross_entropy="xla", attention="xla", dense="xla" if bf16 else "reference", dispatch="scan"
+    )
     assert f"not cpu: {NOT_BUILT}" in resolution.reasons["attention"]
     assert f"not cpu: {NOT_BUILT}" == resolution.reasons["embedding"]
     assert NOT_BUILT in resolution.reasons["activations"]
@@ -86,7 +92,7 @@ def test_bfloat16_between_the_ops_is_left_where_an_op_would_not_take_it_fast(mac
 def test_cpp_kernels_are_refused_for_work_that_they_cannot_take(machine, op, change, reason):
     machine()
     spec = dataclasses.replace(SPEC, **change)
-    assert "cpu" in supported(op, SPEC) and "cpu" not in supported(op, spec)
+    assert "cpu" in supported(BY_NAME[op], SPEC) and "cpu" not in supported(BY_NAME[op], spec)
     assert resolve({op: "auto"}, spec=spec).plan != KernelPlan(**{op: "cpu"})
     with pytest.raises(ConfigError, match=f"optimizations.{op} = 'cpu'.*{reason}"):
         resolve({op: "cpu"}, spec=spec)
@@ -171,8 +177,8 @@ def test_several_steps_a_call_are_what_auto_takes_on_a_cpu_and_elsewhere_where_a
 
 
 def test_several_steps_a_call_are_refused_where_a_call_can_take_one_alone():
-    spec = dataclasses.replace(SPEC, one_step_a_call="pmap takes one step a call")
-    assert supported("dispatch", SPEC) == ["step", "scan"] and supported("dispatch", spec) == ["step"]
+    spec = dataclasses.replace(SPEC, refusals={"dispatch": "pmap takes one step a call"})
+    assert supported(BY_NAME["dispatch"], SPEC) == ["step", "scan"] and supported(BY_NAME["dispatch"], spec) == ["step"]
     resolution = resolve({"dispatch": "auto"}, spec=spec)
     assert resolution.lines()[-1] == "dispatch: step (not scan: pmap takes one step a call)"
     with pytest.raises(ConfigError, match=r"optimizations\.dispatch = 'scan': pmap takes one step a call; use 'auto'"):
@@ -241,7 +247,9 @@ def test_xla_linear_cross_entropy_refuses_what_its_first_chunk_holds(machine):
     """Its logits would be whole, as the reference's are: the switch would do nothing."""
     machine(built=False)
     few = dataclasses.replace(SPEC, rows=512)
-    assert "xla" in supported("linear_cross_entropy", SPEC) and "xla" not in supported("linear_cross_entropy", few)
+    assert "xla" in supported(BY_NAME["linear_cross_entropy"], SPEC) and "xla" not in supported(
+        BY_NAME["linear_cross_entropy"], few
+    )
     with pytest.raises(ConfigError, match="its first chunk of 512 rows is the whole of 512"):
         resolve({"linear_cross_entropy": "xla"}, spec=few)
 
@@ -283,7 +291,7 @@ def test_auto_takes_on_a_gpu_what_its_generation_has(capability, attention, line
 )
 def test_where_a_kernel_of_a_gpu_cannot_run_the_reason_is_said(op, name, change, reason):
     spec = dataclasses.replace(GPU, **change)
-    assert name not in supported(op, spec)
+    assert name not in supported(BY_NAME[op], spec)
     with pytest.raises(ConfigError, match=re.escape(reason)):
         resolve({op: name}, spec=spec)
 
@@ -292,13 +300,13 @@ def test_where_a_kernel_of_a_gpu_cannot_run_the_reason_is_said(op, name, change,
     ("version", "attention"), [(12_080, "cudnn"), (12_090, "cudnn"), (12_091, "mosaic"), (13_000, "mosaic")]
 )
 def test_auto_leaves_causal_masks_to_cudnn_where_ptxas_gets_them_wrong(monkeypatch, version, attention):
-    monkeypatch.setattr(plan.pallas, "cuda_version", lambda: version)
+    monkeypatch.setattr(pallas, "cuda_version", lambda: version)
     assert resolve({"attention": "auto"}, spec=GPU).plan["attention"] == attention
     assert resolve({"attention": "mosaic"}, spec=GPU).plan["attention"] == "mosaic", "a wish is met"
 
 
 def test_without_pallas_for_triton_the_other_kernels_stay(monkeypatch):
-    monkeypatch.setattr(plan.pallas.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pallas.importlib.util, "find_spec", lambda name: None)
     spec = dataclasses.replace(GPU, compute_capability="8.0")
     resolution = resolve(ALL_AUTO, spec=spec)
     assert resolution.plan["norm"] == "reference" and "no Pallas for Triton" in resolution.reasons["norm"]
