@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ryot_jax.runs.caches import use_compilation_cache
 
 from experiments.lib import record
 from experiments.lib.record import Table
@@ -43,7 +44,6 @@ from ryot_jax.data.pipeline import prepare
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
 from ryot_jax.runs import checkpoint_of_run
-from ryot_jax.runs.caches import use_compilation_cache
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.run_directory import find_run
 from ryot_jax.training.evaluation import Evaluator

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from ryot_jax.runs.caches import use_compilation_cache
 
 from experiments.lib import record
 from experiments.lib.record import Table
@@ -38,7 +39,6 @@ from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
-from ryot_jax.runs.caches import use_compilation_cache
 from ryot_jax.training.optimizer import evaluation_params
 from ryot_jax.training.qat import rounded
 from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec, reseeded
