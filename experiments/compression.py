@@ -30,8 +30,6 @@ import numpy as np
 
 from experiments.lib import record
 from experiments.lib.record import Table
-from ryot_jax.cli import CheckpointOptions
-from ryot_jax.commands.compress import Subject, batches, compress_checkpoint, parse_budget
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import SpeedUp, paired_difference
 from ryot_jax.compression import balanced, calibrate, chain, compress, decode, matryoshka, prefix, quantize
@@ -43,7 +41,10 @@ from ryot_jax.data.pipeline import prepare
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
 from ryot_jax.runs import checkpoint_of_run
-from ryot_jax.runs.caches import use_compilation_cache
+from ryot_jax.runs.chosen import ChosenCheckpoint, best_of
+from ryot_jax.runs.compression import compress_checkpoint, parse_budget
+from ryot_jax.runs.session import open_session
+from ryot_jax.runs.subject import Subject, batches
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.run_directory import find_run
 from ryot_jax.training.evaluation import Evaluator
@@ -69,9 +70,8 @@ def main(words: Sequence[str] | None = None) -> int:
     for name in options.runs:
         directory = find_run(Path("runs"), name)
         config = load(str(directory.config), ())
-        use_compilation_cache(config)
-        chosen = CheckpointOptions(directory.path, config.comparison.arms[-1], "best")
-        checkpoint = checkpoint_of_run.restore(config, chosen)
+        chosen = best_of(directory, config.comparison.arms[-1])
+        checkpoint = checkpoint_of_run.restore(open_session(config, print), chosen)
         corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, print)
         title = f"seed {config.seed}"
         found = compress_checkpoint(checkpoint, chosen, corpus, budget, Console(sys.stderr))
@@ -168,7 +168,7 @@ class _Study:
     def of(cls, checkpoint: Any, corpus: Any) -> "_Study":
         config = checkpoint.config
         model, params = functional.unstack_layers(checkpoint.model, checkpoint.params)
-        subject = Subject.of(config, model)
+        subject = Subject.of(checkpoint.session, model)
         calibration = batches(corpus.train, config, config.compression.calibration_sequences)
         evaluator = subject.evaluator(corpus.heldout, config, SEQUENCES, params)
         stats = calibrate(subject.loss, params, calibration[::2], targets=config.training.seq_len)
@@ -272,7 +272,7 @@ def _nesting(title: str, study: _Study) -> tuple[Table, list[Criterion]]:
     return Table(f"{title}: nested codes, perplexity over float32's", header, rows), criteria
 
 
-def _first_token(title: str, chosen: CheckpointOptions) -> tuple[Table, list[Criterion]]:
+def _first_token(title: str, chosen: ChosenCheckpoint) -> tuple[Table, list[Criterion]]:
     words = ["generate", f"--run={chosen.run}", "--prompt=def ", "--max_new_tokens=1"]
     seconds: dict[str, list[float]] = {"float32": [], "compressed": []}
     for start in range(STARTS + 1):

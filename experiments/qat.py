@@ -25,23 +25,21 @@ from ml_collections import ConfigDict
 
 from experiments.lib import record
 from experiments.lib.record import Table
-from ryot_jax.commands.compress import Subject, batches
 from ryot_jax.comparison.arms import Arm, variants
 from ryot_jax.comparison.interleaving import Block, interleave
 from ryot_jax.comparison.statistics import paired_difference, speed_up
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.compression import balanced, chain, compress, decode, quantize
-from ryot_jax.config import load, validate
+from ryot_jax.config import load, total_steps, validate
 from ryot_jax.config.rules import rounded_steps
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.machine.allocator import configure_allocator
-from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import functional
-from ryot_jax.model.config import from_config
-from ryot_jax.runs.caches import use_compilation_cache
+from ryot_jax.runs.session import open_session
+from ryot_jax.runs.subject import Subject, batches
 from ryot_jax.training.optimizer import evaluation_params
 from ryot_jax.training.qat import rounded
-from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec, reseeded
+from ryot_jax.training.setup import TrainingSetup, build_setup, reseeded
 
 WITHOUT = "without"
 SEQUENCES = 2048  # held-out sequences that every model is judged on
@@ -59,12 +57,11 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     others = record.others_at_work()
     config = load(options.config)
-    use_compilation_cache(config)
+    session = open_session(config, progress)
     corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, progress)
-    model = from_config(config.model, describe_devices().platform)
-    first_rounded = config.training.epochs * config.training.steps_per_epoch - rounded_steps(config)
+    first_rounded = total_steps(config) - rounded_steps(config)
 
-    setup = build_setup(config, model, corpus)
+    setup = build_setup(config, session.model, corpus)
     arms = build(setup, options.bits)
     tables, notes = [], [others]
     for seed in options.seeds:
@@ -108,7 +105,7 @@ def build(setup: TrainingSetup, widths: Sequence[int]) -> dict[str, Arm]:
     """The optimized arm without and with rounded weights, the latter proven to round."""
     configs = {WITHOUT: with_qat(setup.config, "off", 4)}
     configs |= {f"{bits} bits": with_qat(setup.config, "round", bits) for bits in widths}
-    spec = kernel_spec(setup.config, setup.model, describe_devices())
+    spec = open_session(setup.config, progress, cached_programs=False).spec
     arms = {}
     for name, config in configs.items():
         variant = dataclasses.replace(variants(config, spec)[0][-1], name=name)
@@ -157,7 +154,7 @@ def quality(
     """Held-out losses of every model as it is, compressed to equal bytes, and rounded to the nearest code."""
     config = setup.config
     model, untrained = functional.unstack_layers(setup.model, setup.state.params)
-    subject = Subject.of(config, model)
+    subject = Subject.of(open_session(config, progress, cached_programs=False), model)
     calibration = batches(corpus.train, config, config.compression.calibration_sequences)
     evaluator = subject.evaluator(corpus.heldout, config, SEQUENCES, untrained)
 

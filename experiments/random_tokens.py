@@ -13,13 +13,12 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison.arms import Arm, variants
 from ryot_jax.comparison.variants import Variant
-from ryot_jax.data.cache import root as cache_root
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
 from ryot_jax.kernels import Spec
-from ryot_jax.machine.devices import describe_devices, enable_compilation_cache
-from ryot_jax.model.config import ModelConfig, from_config
-from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec
+from ryot_jax.model.config import ModelConfig
+from ryot_jax.runs.session import open_session
+from ryot_jax.training.setup import TrainingSetup, build_setup
 
 BATCHES = 16
 
@@ -67,17 +66,14 @@ def setting(config: ConfigDict, tokens_nBT: np.ndarray | None = None, arms: Sequ
     Raises:
       ConfigError: an optimization was asked for that this machine does not have.
     """
-    if config.runtime.compilation_cache:
-        enable_compilation_cache(cache_root(config.data.cache_dir))
     tokens_nBT = draw_tokens(config) if tokens_nBT is None else tokens_nBT
     if arms is not None:
         config = config.copy_and_resolve_references()
         config.comparison.arms = tuple(arms)
-    devices = describe_devices()
-    model = from_config(config.model, devices.platform)
+    session = open_session(config, print)
+    model = session.model
     ids = tokens_nBT.reshape(-1).astype(np.uint16)
     corpus = Corpus(ids, ids[: ids.size // 2], NoTokenizer(model.vocab_size), "", {})
     setup = build_setup(config, model, corpus)
     setup = dataclasses.replace(setup, dataset=grain.MapDataset.source(batches_of(tokens_nBT)).repeat())
-    spec = kernel_spec(config, model, devices)
-    return Setting(setup, spec, variants(config, spec)[0])
+    return Setting(setup, session.spec, variants(config, session.spec)[0])

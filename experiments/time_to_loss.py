@@ -38,7 +38,8 @@ from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan, resolve
-from ryot_jax.runs.scheduled_arm import Plan, Trained, plans, train_by
+from ryot_jax.runs.planned_training import PlannedTraining, planned_trainings
+from ryot_jax.runs.scheduled_arm import TrainingOutcome, train_by
 from ryot_jax.training.setup import build_setup, kernel_spec
 
 MUON, ROTARY = ("muon",), ("muon", "rotary")
@@ -54,65 +55,73 @@ NOT_IN_THE_PACKAGE = (
 )
 
 
-def _study(*wanted: Plan) -> dict[str, Plan]:
+def _study(*wanted: PlannedTraining) -> dict[str, PlannedTraining]:
     return {plan.name: plan for plan in wanted}
 
 
 # What was looked at first, so that nobody has to look again; all with kernels.
-STUDY: dict[str, dict[str, Plan]] = {
+STUDY: dict[str, dict[str, PlannedTraining]] = {
     "scaled": _study(
-        Plan("the config's"),
-        Plan("rate 0.006", learning_rate=0.006),
-        Plan("half the tokens", "50% of B x T"),
-        Plan("batch 16", "100% of B/2 x T"),
-        Plan("batch 8", "100% of B/4 x T"),
-        Plan("batch 8, 60 %", "60% of B/4 x T"),
-        Plan("batch 8, 16, 32", "25% of B/4 x T, 50% of B/2 x T, 25% of B x T"),
-        Plan("length 32, 64, 128 at equal steps", "25% of B*4 x T/4, 25% of B*2 x T/2, 50% of B x T"),
-        Plan("length 64, batch 16", "50% of B/2 x T/2, 50% of B x T"),
-        Plan("length 64, batch 16, 50 %", "25% of B/2 x T/2, 25% of B x T"),
-        Plan("the same, most of it short", "37.5% of B/2 x T/2, 12.5% of B x T"),
-        Plan("length 64, batch 16, 65 %", "43.75% of B/2 x T/2, 21.25% of B x T"),
-        Plan("length 32, 64, 128, 56 %", "31.25% of B x T/4, 12.5% of B/2 x T/2, 12.5% of B x T"),
-        Plan("length 32, 128, 50 %", "37.5% of B x T/4, 12.5% of B x T"),
-        Plan("length 16, 32, 128, 50 %", "18.75% of B*2 x T/8, 18.75% of B x T/4, 12.5% of B x T"),
-        Plan("depth 2, then 4", "75% of B x T depth L/2, 50% of B x T"),
-        Plan("depth 2, length 64, batch 16, 46 %", "31.25% of B/2 x T/2 depth L/2, 15% of B x T"),
-        Plan(
+        PlannedTraining("the config's"),
+        PlannedTraining("rate 0.006", learning_rate=0.006),
+        PlannedTraining("half the tokens", "50% of B x T"),
+        PlannedTraining("batch 16", "100% of B/2 x T"),
+        PlannedTraining("batch 8", "100% of B/4 x T"),
+        PlannedTraining("batch 8, 60 %", "60% of B/4 x T"),
+        PlannedTraining("batch 8, 16, 32", "25% of B/4 x T, 50% of B/2 x T, 25% of B x T"),
+        PlannedTraining("length 32, 64, 128 at equal steps", "25% of B*4 x T/4, 25% of B*2 x T/2, 50% of B x T"),
+        PlannedTraining("length 64, batch 16", "50% of B/2 x T/2, 50% of B x T"),
+        PlannedTraining("length 64, batch 16, 50 %", "25% of B/2 x T/2, 25% of B x T"),
+        PlannedTraining("the same, most of it short", "37.5% of B/2 x T/2, 12.5% of B x T"),
+        PlannedTraining("length 64, batch 16, 65 %", "43.75% of B/2 x T/2, 21.25% of B x T"),
+        PlannedTraining("length 32, 64, 128, 56 %", "31.25% of B x T/4, 12.5% of B/2 x T/2, 12.5% of B x T"),
+        PlannedTraining("length 32, 128, 50 %", "37.5% of B x T/4, 12.5% of B x T"),
+        PlannedTraining("length 16, 32, 128, 50 %", "18.75% of B*2 x T/8, 18.75% of B x T/4, 12.5% of B x T"),
+        PlannedTraining("depth 2, then 4", "75% of B x T depth L/2, 50% of B x T"),
+        PlannedTraining("depth 2, length 64, batch 16, 46 %", "31.25% of B/2 x T/2 depth L/2, 15% of B x T"),
+        PlannedTraining(
             "depth 2, length 32, 64, 128, 44 %",
             "21.875% of B x T/4 depth L/2, 9.375% of B/2 x T/2 depth L/2, 12.5% of B x T",
         ),
-        Plan(
+        PlannedTraining(
             "depth 2, length 32, 64, 128, 61 %",
             "31.25% of B x T/4 depth L/2, 12.5% of B/2 x T/2 depth L/2, 17.5% of B x T",
         ),
-        Plan(
+        PlannedTraining(
             "depth 1, 2, 4, length 32, 64, 128, 56 %",
             "31.25% of B x T/4 depth L/4, 12.5% of B/2 x T/2 depth L/2, 12.5% of B x T",
         ),
-        Plan(
+        PlannedTraining(
             "depth 1, 2, 4, length 32, 64, 128, 61 %",
             "31.25% of B x T/4 depth L/4, 12.5% of B/2 x T/2 depth L/2, 17.5% of B x T",
         ),
-        Plan("rotary, rate 0.003", parts=("rotary",)),
-        Plan("rotary, 56 %", "56% of B x T", ("rotary",)),
-        Plan("relu2", parts=("relu2",)),
-        Plan("Muon", parts=MUON, learning_rate=0.02),
-        Plan("Muon, rate 0.01", parts=MUON, learning_rate=0.01),
-        Plan("Muon, 34 %", "34% of B x T", MUON, 0.02),
-        Plan("Muon, 34 %, rate 0.03", "34% of B x T", MUON, 0.03),
-        Plan("Muon, 34 %, relu2", "34% of B x T", (*MUON, "relu2"), 0.02),
-        Plan("Muon, 34 %, RMS norm", "34% of B x T", (*MUON, "rms_norm"), 0.02),
-        Plan("Muon, 34 %, rotary", "34% of B x T", ROTARY, 0.02),
-        Plan("Muon, length 64, 29 %", "18.75% of B x T/2, 10% of B x T", MUON, 0.02),
-        Plan("Muon, length 64, batch 16, 24 %", "18.75% of B/2 x T/2, 5% of B x T", MUON, 0.02),
-        Plan("Muon, length 32, 64, 128, 26 %", "12.5% of B x T/4, 6.25% of B x T/2, 7.5% of B x T", MUON, 0.02),
-        Plan("Muon, depth 2, 39 %", "22.5% of B x T depth L/2, 16.25% of B x T", MUON, 0.02),
-        Plan("Muon, rotary, 22 %", "22% of B x T", ROTARY, 0.02),
-        Plan("Muon, rotary, depth 2, 22 %", "15% of B x T depth L/2, 7.5% of B x T", ROTARY, 0.02),
-        Plan("Muon, rotary, depth 2, length 64, 22 %", "15% of B x T/2 depth L/2, 7.5% of B x T", ROTARY, 0.02),
-        Plan("Muon, rotary, depth 1, length 64, 18 %", "12.5% of B x T/2 depth L/4, 5% of B x T", ROTARY, 0.02),
-        Plan("Muon, rotary, depth 1, length 64, 20 %", "12.5% of B x T/2 depth L/4, 7.5% of B x T", ROTARY, 0.02),
+        PlannedTraining("rotary, rate 0.003", parts=("rotary",)),
+        PlannedTraining("rotary, 56 %", "56% of B x T", ("rotary",)),
+        PlannedTraining("relu2", parts=("relu2",)),
+        PlannedTraining("Muon", parts=MUON, learning_rate=0.02),
+        PlannedTraining("Muon, rate 0.01", parts=MUON, learning_rate=0.01),
+        PlannedTraining("Muon, 34 %", "34% of B x T", MUON, 0.02),
+        PlannedTraining("Muon, 34 %, rate 0.03", "34% of B x T", MUON, 0.03),
+        PlannedTraining("Muon, 34 %, relu2", "34% of B x T", (*MUON, "relu2"), 0.02),
+        PlannedTraining("Muon, 34 %, RMS norm", "34% of B x T", (*MUON, "rms_norm"), 0.02),
+        PlannedTraining("Muon, 34 %, rotary", "34% of B x T", ROTARY, 0.02),
+        PlannedTraining("Muon, length 64, 29 %", "18.75% of B x T/2, 10% of B x T", MUON, 0.02),
+        PlannedTraining("Muon, length 64, batch 16, 24 %", "18.75% of B/2 x T/2, 5% of B x T", MUON, 0.02),
+        PlannedTraining(
+            "Muon, length 32, 64, 128, 26 %", "12.5% of B x T/4, 6.25% of B x T/2, 7.5% of B x T", MUON, 0.02
+        ),
+        PlannedTraining("Muon, depth 2, 39 %", "22.5% of B x T depth L/2, 16.25% of B x T", MUON, 0.02),
+        PlannedTraining("Muon, rotary, 22 %", "22% of B x T", ROTARY, 0.02),
+        PlannedTraining("Muon, rotary, depth 2, 22 %", "15% of B x T depth L/2, 7.5% of B x T", ROTARY, 0.02),
+        PlannedTraining(
+            "Muon, rotary, depth 2, length 64, 22 %", "15% of B x T/2 depth L/2, 7.5% of B x T", ROTARY, 0.02
+        ),
+        PlannedTraining(
+            "Muon, rotary, depth 1, length 64, 18 %", "12.5% of B x T/2 depth L/4, 5% of B x T", ROTARY, 0.02
+        ),
+        PlannedTraining(
+            "Muon, rotary, depth 1, length 64, 20 %", "12.5% of B x T/2 depth L/4, 7.5% of B x T", ROTARY, 0.02
+        ),
     )
 }
 
@@ -128,7 +137,7 @@ def main(words: Sequence[str] | None = None) -> int:
     config = load(options.config)
     others = record.others_at_work()
     configure_allocator(True)
-    wanted = [Plan("baseline"), Plan("kernels"), *plans(config)]
+    wanted = [PlannedTraining("baseline"), PlannedTraining("kernels"), *planned_trainings(config)]
     arms = STUDY.get(config.name, {}) if options.study else {plan.name: plan for plan in wanted}
     if options.only:
         arms = {name: plan for name, plan in arms.items() if name in options.only}
@@ -140,7 +149,7 @@ def main(words: Sequence[str] | None = None) -> int:
     # One held-out set for all arms and seeds, and one program for all that have the config's model.
     setup = build_setup(config, model, corpus)
     kernels = resolve(config.optimizations, spec=kernel_spec(config, model, devices)).plan
-    trained: dict[str, list[Trained]] = {name: [] for name in arms}
+    trained: dict[str, list[TrainingOutcome]] = {name: [] for name in arms}
     for seed in options.seeds:
         for name in np.random.default_rng(seed).permutation(list(arms)):
             with_kernels = KernelPlan() if name == "baseline" else kernels
@@ -170,16 +179,16 @@ def main(words: Sequence[str] | None = None) -> int:
     )
 
 
-def _column(trained: Sequence[Trained], name: str) -> np.ndarray:
+def _column(trained: Sequence[TrainingOutcome], name: str) -> np.ndarray:
     return np.array([getattr(one, name) for one in trained], float)
 
 
-def _losses(trained: Sequence[Trained]) -> np.ndarray:
+def _losses(trained: Sequence[TrainingOutcome]) -> np.ndarray:
     return np.array([one.heldout.mean_loss for one in trained], float)
 
 
 def _found(
-    config: ConfigDict, arms: dict[str, Plan], trained: dict[str, list[Trained]], *, judge: bool
+    config: ConfigDict, arms: dict[str, PlannedTraining], trained: dict[str, list[TrainingOutcome]], *, judge: bool
 ) -> tuple[list[Table], list[Criterion]]:
     base = (
         config.training.epochs * config.training.steps_per_epoch * config.training.batch_size * config.training.seq_len
@@ -249,7 +258,7 @@ def _found(
 Interval = tuple[float, tuple[float, float] | None]
 
 
-def ratio(arm: Sequence[Trained], against: Sequence[Trained], *, compiled: bool) -> Interval:
+def ratio(arm: Sequence[TrainingOutcome], against: Sequence[TrainingOutcome], *, compiled: bool) -> Interval:
     """Seconds of one as a share of the other's, seed by seed."""
     ours, theirs = (
         _column(found, "seconds") + compiled * _column(found, "compile_seconds") for found in (arm, against)
@@ -258,7 +267,7 @@ def ratio(arm: Sequence[Trained], against: Sequence[Trained], *, compiled: bool)
     return float(estimate), interval
 
 
-def difference(arm: Sequence[Trained], against: Sequence[Trained]) -> Interval:
+def difference(arm: Sequence[TrainingOutcome], against: Sequence[TrainingOutcome]) -> Interval:
     """Of the final losses, seed by seed."""
     values = _losses(arm) - _losses(against)
     return float(values.mean()), t_interval(values)

@@ -3,9 +3,14 @@ from pathlib import Path
 
 import pytest
 
+import ryot_jax.commands
 from ryot_jax import cli
+from ryot_jax.cli.command import options
+from ryot_jax.commands.generate import Generate
 from ryot_jax.config import get_default, to_json
+from ryot_jax.runs.chosen import ChosenCheckpoint
 from ryot_jax.runtime.errors import ConfigError
+from tests.command_lines import parse
 
 REPOSITORY = Path(__file__).parents[1]
 SMOKE = f"--config={REPOSITORY / 'configs/smoke.py'}"
@@ -24,23 +29,23 @@ def runs(tmp_path):
 
 def test_train_is_the_default_command():
     for words in (["train", SMOKE], [SMOKE], [SMOKE[:8], SMOKE[9:]]):
-        invocation = cli.parse(words)
-        assert invocation.command == "train"
-        assert invocation.config.name == "smoke"
-        assert invocation.options == cli.TrainOptions(workdir=Path("runs"), dry_run=False, resume=None)
+        command = parse(words)
+        assert command.name == "train"
+        assert command.config.name == "smoke"
+        assert (command.workdir, command.dry_run, command.resumed) == (Path("runs"), False, None)
 
 
 def test_train_options_and_overrides_in_any_order():
     words = ["--workdir=out", "--config.seed=3", SMOKE, "--dry_run", "--config.training.epochs", "3"]
-    invocation = cli.parse(words)
-    assert (invocation.config.seed, invocation.config.training.epochs) == (3, 3)
-    assert invocation.options == cli.TrainOptions(workdir=Path("out"), dry_run=True, resume=None)
+    command = parse(words)
+    assert (command.config.seed, command.config.training.epochs) == (3, 3)
+    assert (command.workdir, command.dry_run, command.resumed) == (Path("out"), True, None)
 
 
 def test_tune_takes_a_config_and_overrides():
-    invocation = cli.parse(["tune", SMOKE, "--config.model.d_ff=128"])
-    assert (invocation.command, invocation.options) == ("tune", cli.NoOptions())
-    assert (invocation.config.name, invocation.config.model.d_ff) == ("smoke", 128)
+    command = parse(["tune", SMOKE, "--config.model.d_ff=128"])
+    assert command.name == "tune"
+    assert (command.config.name, command.config.model.d_ff) == ("smoke", 128)
 
 
 @pytest.mark.parametrize(
@@ -53,16 +58,16 @@ def test_tune_takes_a_config_and_overrides():
     ],
 )
 def test_switches_are_written_as_absl_writes_them(word, value):
-    assert cli.parse([SMOKE, word, "--dry_run"]).config.runtime.allocator is value
+    assert parse([SMOKE, word, "--dry_run"]).config.runtime.allocator is value
 
 
 def test_later_override_wins():
-    assert cli.parse([SMOKE, "--config.seed=1", "--config.seed=2"]).config.seed == 2
+    assert parse([SMOKE, "--config.seed=1", "--config.seed=2"]).config.seed == 2
 
 
 def test_negative_number_as_a_word_of_its_own_is_the_value():
     with pytest.raises(ConfigError, match="seed = -1 must be at least 0"):
-        cli.parse([SMOKE, "--config.seed", "-1"])
+        parse([SMOKE, "--config.seed", "-1"])
 
 
 @pytest.mark.parametrize(
@@ -102,51 +107,54 @@ def test_negative_number_as_a_word_of_its_own_is_the_value():
 )
 def test_usage_errors_name_the_word_and_the_remedy(words, message):
     with pytest.raises(ConfigError) as caught:
-        cli.parse(words)
+        parse(words)
     assert message in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_help_and_version_win_over_everything_else():
     for words in (["--help"], ["train", "-h"], ["--config=nowhere.py", "--help"], ["help"]):
-        assert cli.parse(words).command == "help"
-    assert cli.parse(["--version"]).command == "version"
+        assert parse(words).name == "help"
+    assert parse(["--version"]).name == "version"
 
 
 def test_help_says_that_a_python_config_is_executed_and_fits_a_terminal():
-    assert "it is executed" in cli.HELP
-    assert cli.HELP.isascii()
-    assert max(map(len, cli.HELP.splitlines())) <= 100
+    commands = cli.discover(ryot_jax.commands)
+    text = cli.help_text(commands)
+    assert "it is executed" in " ".join(text.split())
+    for shown in (text, *(cli.help_text(commands, name) for name in commands)):
+        assert shown.isascii()
+        assert max(map(len, shown.splitlines())) <= 100
 
 
 def test_resume_takes_the_config_of_the_run(runs):
-    latest = cli.parse([f"--workdir={runs}", "--resume=latest"])
+    latest = parse([f"--workdir={runs}", "--resume=latest"])
     assert latest.config.seed == 1
-    assert latest.options.resume == runs / "20260102T000000Z-scaled"
-    older = cli.parse([f"--resume={runs / '20260101T000000Z-scaled'}"])
+    assert latest.resumed.path == runs / "20260102T000000Z-scaled"
+    older = parse([f"--resume={runs / '20260101T000000Z-scaled'}"])
     assert older.config.seed == 0
-    assert older.options.workdir == runs
-    assert cli.parse([f"--workdir={runs}", "--resume=20260101T000000Z-scaled"]).config.seed == 0
+    assert older.resumed.path.parent == runs
+    assert parse([f"--workdir={runs}", "--resume=20260101T000000Z-scaled"]).config.seed == 0
 
 
 def test_resume_refuses_another_config_and_names_what_differs(runs):
     words = [f"--workdir={runs}", "--resume=latest"]
     with pytest.raises(ConfigError, match=r"training\.epochs: the run has 8, asked for is 9"):
-        cli.parse([*words, "--config.training.epochs=9"])
+        parse([*words, "--config.training.epochs=9"])
     with pytest.raises(ConfigError, match="name: the run has 'scaled', asked for is 'smoke'"):
-        cli.parse([*words, SMOKE])
-    assert cli.parse([*words, "--config.metrics.every_steps=1"]).config.metrics.every_steps == 1
+        parse([*words, SMOKE])
+    assert parse([*words, "--config.metrics.every_steps=1"]).config.metrics.every_steps == 1
 
 
 def test_a_run_with_a_damaged_config_is_named(runs):
     path = runs / "20260102T000000Z-scaled" / "config.json"
     path.write_text(json.dumps({"model": {"n_heds": 4}}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"20260102T000000Z-scaled.*model\.n_heds; did you mean model\.n_heads\?"):
-        cli.parse([f"--workdir={runs}", "--resume=latest"])
+        parse([f"--workdir={runs}", "--resume=latest"])
 
 
 def test_generate_options(runs):
-    invocation = cli.parse(
+    command = parse(
         [
             "generate",
             f"--workdir={runs}",
@@ -164,12 +172,11 @@ def test_generate_options(runs):
             "--compressed",
         ]
     )
-    assert (invocation.command, invocation.config.seed) == ("generate", 1)
-    assert invocation.options == cli.GenerateOptions(
-        run=runs / "20260102T000000Z-scaled",
-        arm="optimized",
-        checkpoint="best",
-        prompts=("def ",),
+    assert (command.name, command.config.seed) == ("generate", 1)
+    assert command.chosen == ChosenCheckpoint(runs / "20260102T000000Z-scaled", "optimized", "best")
+    assert command == Generate(
+        workdir=runs,
+        prompt=("def ",),
         max_new_tokens=5,
         temperature=0.8,
         top_k=40,
@@ -185,11 +192,11 @@ def test_generate_options(runs):
 
 
 def test_generate_is_greedy_with_a_draft_unless_told_otherwise(runs):
-    assert cli.parse(["generate", f"--workdir={runs}", "--prompt=x"]).options == cli.GenerateOptions(
-        run=runs / "20260102T000000Z-scaled",
-        arm="optimized",
-        checkpoint="best",
-        prompts=("x",),
+    command = parse(["generate", f"--workdir={runs}", "--prompt=x"])
+    assert command.chosen == ChosenCheckpoint(runs / "20260102T000000Z-scaled", "optimized", "best")
+    assert command == Generate(
+        workdir=runs,
+        prompt=("x",),
         max_new_tokens=None,
         temperature=0.0,
         top_k=0,
@@ -206,7 +213,7 @@ def test_generate_is_greedy_with_a_draft_unless_told_otherwise(runs):
 
 def test_generate_takes_prompts_in_their_order_and_as_they_are(runs):
     words = ["--prompt=b, c", "--prompt", "a", "--prompt=", "--prompt=b, c"]
-    assert cli.parse(["generate", f"--workdir={runs}", *words]).options.prompts == ("b, c", "a", "", "b, c")
+    assert parse(["generate", f"--workdir={runs}", *words]).prompt == ("b, c", "a", "", "b, c")
 
 
 @pytest.mark.parametrize(
@@ -229,49 +236,84 @@ def test_generate_takes_prompts_in_their_order_and_as_they_are(runs):
 )
 def test_generate_refuses_values_out_of_range(runs, words, message):
     with pytest.raises(ConfigError, match=message):
-        cli.parse(["generate", f"--workdir={runs}", "--prompt=x", *words])
+        parse(["generate", f"--workdir={runs}", "--prompt=x", *words])
 
 
 def test_generate_needs_a_prompt(runs):
     with pytest.raises(ConfigError, match="--prompt is missing"):
-        cli.parse(["generate", f"--workdir={runs}"])
+        parse(["generate", f"--workdir={runs}"])
 
 
 def test_export_takes_the_checkpoint_that_generate_takes(runs):
-    chosen = dict(run=runs / "20260102T000000Z-scaled", to=runs / "out")
-    invocation = cli.parse(["export", f"--workdir={runs}", f"--to={runs / 'out'}"])
-    assert (invocation.command, invocation.config.seed) == ("export", 1)
-    assert invocation.options == cli.ExportOptions(**chosen, arm="optimized", checkpoint="best")
+    run, to = runs / "20260102T000000Z-scaled", runs / "out"
+    command = parse(["export", f"--workdir={runs}", f"--to={to}"])
+    assert (command.name, command.config.seed, command.to) == ("export", 1, str(to))
+    assert command.chosen == ChosenCheckpoint(run, "optimized", "best")
     words = ["--arm=baseline", "--checkpoint=latest"]
-    invocation = cli.parse(["export", f"--workdir={runs}", f"--to={runs / 'out'}", *words])
-    assert invocation.options == cli.ExportOptions(**chosen, arm="baseline", checkpoint="latest")
-    (runs / "20260102T000000Z-scaled" / "imported.json").touch()
-    invocation = cli.parse(["export", f"--workdir={runs}", f"--to={runs / 'out'}"])
-    assert invocation.options == cli.ExportOptions(**chosen, arm="optimized", checkpoint="latest")
+    command = parse(["export", f"--workdir={runs}", f"--to={to}", *words])
+    assert command.chosen == ChosenCheckpoint(run, "baseline", "latest") and command.to == str(to)
+    (run / "imported.json").touch()
+    command = parse(["export", f"--workdir={runs}", f"--to={to}"])
+    assert command.chosen == ChosenCheckpoint(run, "optimized", "latest") and command.to == str(to)
 
 
 def test_import_names_the_run_after_the_folder(tmp_path, monkeypatch):
     (tmp_path / "gpt2").mkdir()
-    wanted = cli.ImportOptions(source=tmp_path / "gpt2", workdir=Path("runs"), name="gpt2")
-    assert cli.parse(["import", f"--from={tmp_path / 'gpt2'}"]) == cli.Invocation("import", None, wanted)
+    command = parse(["import", f"--from={tmp_path / 'gpt2'}"])
+    assert (command.name, command.config) == ("import", None)
+    assert (command.folder, command.workdir, command.run_name) == (tmp_path / "gpt2", Path("runs"), "gpt2")
     monkeypatch.chdir(tmp_path / "gpt2")
-    assert cli.parse(["import", "--from=."]).options.name == "gpt2"
-    assert cli.parse(["import", "--from=.", "--name=mine"]).options.name == "mine"
+    assert parse(["import", "--from=."]).run_name == "gpt2"
+    assert parse(["import", "--from=.", "--name=mine"]).run_name == "mine"
     (tmp_path / "my model").mkdir()
     with pytest.raises(ConfigError, match="--name=my model: must be 1 to 64 letters"):
-        cli.parse(["import", f"--from={tmp_path / 'my model'}"])
+        parse(["import", f"--from={tmp_path / 'my model'}"])
 
 
 def test_export_needs_a_folder_that_is_not_there(runs):
     with pytest.raises(ConfigError, match="--to is missing"):
-        cli.parse(["export", f"--workdir={runs}"])
+        parse(["export", f"--workdir={runs}"])
     with pytest.raises(ConfigError, match=r"--to=.* is there already, and is no empty folder; name another one"):
-        cli.parse(["export", f"--workdir={runs}", f"--to={runs}"])
+        parse(["export", f"--workdir={runs}", f"--to={runs}"])
 
 
 def test_report_takes_the_latest_run_or_the_one_that_is_named(runs):
     older, latest = runs / "20260101T000000Z-scaled", runs / "20260102T000000Z-scaled"
     for words, run in (([], latest), (["--run=latest"], latest), ([f"--run={older.name}"], older)):
-        invocation = cli.parse(["report", f"--workdir={runs}", *words])
-        assert invocation == cli.Invocation("report", None, cli.ReportOptions(run))
-    assert cli.parse(["report", f"--run={older}"]).options == cli.ReportOptions(older)
+        command = parse(["report", f"--workdir={runs}", *words])
+        assert (command.name, command.config) == ("report", None)
+        assert (command.run_path, command.ablated_path) == (run, None)
+    command = parse(["report", f"--run={older}"])
+    assert (command.run_path, command.ablated_path) == (older, None)
+
+
+def test_every_command_of_the_help_text_has_its_options_with_their_help():
+    commands = cli.discover(ryot_jax.commands)
+    text = cli.help_text(commands)
+    for command in ("train", "generate", "compress", "export", "import", "tune", "ablate", "report", "doctor"):
+        assert command in commands
+        assert f"ryot {command}" in text or f"ryot [{command}]" in text
+        own = cli.help_text(commands, command)
+        for one in options(commands[command]).values():
+            assert f"--{one.flag}" in own and f"--{one.flag}" in text and one.help
+            assert " ".join(one.help.split()) in " ".join(own.split())
+
+
+def test_help_behind_a_command_is_that_of_the_command():
+    assert parse(["generate", "--help"]).topic == "generate"
+    assert parse(["--help"]).topic == parse(["help"]).topic == ""
+
+
+@pytest.mark.parametrize("words", [["--dry_run"], ["--dry_run=true"], ["--nodry_run", "--dry_run"], ["-dry_run"]])
+def test_a_switch_is_turned_on_in_every_way_that_absl_knows(words):
+    assert parse([SMOKE, *words]).dry_run is True
+    assert parse([SMOKE, *words, "--nodry_run"]).dry_run is False
+
+
+def test_nothing_that_a_command_line_needs_imports_jax(run_python):
+    run_python(
+        "import sys; from tests.command_lines import parse; from ryot_jax import main\n"
+        "from ryot_jax.runtime.console import Console\n"
+        f"parse([{SMOKE!r}, '--config.seed=3']); main.main(['--help'], Console())\n"
+        "assert 'jax' not in sys.modules, 'parsing a command line imports JAX'"
+    )

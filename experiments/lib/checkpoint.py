@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from ryot_jax.cli import CheckpointOptions
 from ryot_jax.config import from_json
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
+from ryot_jax.runs.chosen import best_of
+from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.run_directory import find_run
 
 
@@ -17,5 +18,9 @@ def best_of_run(workdir: Path, name: str, arm: str) -> tuple[CheckpointOfRun, Co
     """
     run = find_run(workdir, name, trained=True)
     config = from_json(run.config.read_text(encoding="utf-8"), str(run.config))
-    trained = restore(config, CheckpointOptions(run.path, arm, "best"))
-    return trained, prepare(config.data, config.tokenizer, config.model.vocab_size, lambda line: None)
+    trained = restore(open_session(config, _no_log, cached_programs=False), best_of(run, arm))
+    return trained, prepare(config.data, config.tokenizer, config.model.vocab_size, _no_log)
+
+
+def _no_log(line: str) -> None:
+    """Experiments print tables alone."""

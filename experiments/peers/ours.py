@@ -6,7 +6,6 @@
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -37,7 +36,7 @@ def main() -> None:
         loss_sum, n_targets = functional.loss(setting.shared.graphdef, params, batch, plan=plan)
         return loss_sum / n_targets
 
-    chosen = ", ".join(f"{op} {name}" for op, name in dataclasses.asdict(plan).items() if name)
+    chosen = ", ".join(f"{op} {name}" for op, name in dict(plan).items() if name)
     serve(
         answer,
         lambda n: arm.run_block(n).losses[-1],

@@ -1,1 +1,1 @@
-"""What each command of the command line does; `main.py` parses and dispatches."""
+"""The commands of `ryot`, one file each: a `ryot_jax.cli.Command` that is found because it is here."""

@@ -1,160 +1,40 @@
-"""`ryot ablate`: what each optimization of a config brings to the time of a step, alone and beside the others.
+"""`ryot ablate`."""
 
-The arms and their times are of `comparison.ablation`, the effects of `comparison.attribution`, the words of
-`ablation_summary`; here they meet in one run directory.
-"""
-
-import contextlib
 import dataclasses
-import time
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-from ml_collections import ConfigDict
-
-from ryot_jax.cli import AblateOptions
-from ryot_jax.comparison import ablation, attribution, results
-from ryot_jax.comparison.ablation import Built, Design
-from ryot_jax.comparison.attribution import Subset
-from ryot_jax.config import to_json, validate
-from ryot_jax.data.pipeline import Corpus, prepare
-from ryot_jax.kernels import Spec
-from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import Devices, describe_devices
-from ryot_jax.machine.processor import describe_processor
-from ryot_jax.model.config import from_config
-from ryot_jax.optimizations import Resolution, resolve
-from ryot_jax.report import ablation_summary
-from ryot_jax.runs import tuning
-from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
-from ryot_jax.runtime import manifest
-from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.errors import EXIT_PASS
-from ryot_jax.runtime.files import shown, write_json, write_text
-from ryot_jax.runtime.progress import format_duration
-from ryot_jax.runtime.run_directory import create_run
-from ryot_jax.training.setup import TrainingSetup, build_setup, kernel_spec
-
-SCHEMA_VERSION = 1  # of attribution.json
+from ryot_jax.cli import ConfigCommand, Context, option
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.suggestions import did_you_mean
 
 
-def run(config: ConfigDict, options: AblateOptions, allocator: AllocatorRecord, console: Console) -> int:
-    """Times the arms, prints what was found and writes `attribution.json` into a run directory; returns 0.
+@dataclasses.dataclass(frozen=True)
+class Ablate(ConfigCommand):
+    """Times a step with each optimization added alone to the baseline and left out of the full set.
 
-    Raises:
-      RyotError: see the named errors; what was written before stays.
+    With five or fewer it times all subsets too. It takes about 10 minutes for configs/scaled.py, and trains nothing.
     """
-    start = time.perf_counter()
-    use_compilation_cache(config)
-    devices = describe_devices()
-    validate(config, device_count=devices.local_count)
-    model = from_config(config.model, devices.platform)
-    spec = kernel_spec(config, model, devices)
-    cache = open_tuning_cache(config, console.line)
-    if config.runtime.tune_kernels:
-        for line in tuning.tune(config, model, spec, cache, log=console.line).table():
-            console.line(line)
-    optimized = resolve(config.optimizations, spec=spec, lookup=cache.lookup)
-    # What is wrong with the command line shows here, before there is a run directory.
-    design = ablation.design(optimized, spec, block_steps=options.block_steps, only=options.only)
-    directory = create_run(options.workdir, f"{config.name}-ablate")
-    with contextlib.closing(console):
-        console.log_to(directory.log)
-        console.line(f"run {directory.path}")
-        write_text(directory.config, to_json(config))
-        corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, console.line)
-        written = _manifest(config, devices, allocator, corpus, optimized)
-        write_json(directory.manifest, written)
-        document = _ablate(build_setup(config, model, corpus), design, spec, options, optimized, console)
-        seconds = time.perf_counter() - start
-        document["manifest"] = {**written, "seconds_in_all": seconds}
-        path = directory.path / "attribution.json"
-        results.write(path, document)
-        console.line()
-        for line in ablation_summary.lines(document):
-            console.line(line)
-        console.line()
-        console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {shown(path)}")
-    return EXIT_PASS
 
-
-def _ablate(
-    setup: TrainingSetup, design: Design, spec: Spec, options: AblateOptions, optimized: Resolution, console: Console
-) -> dict[str, Any]:
-    """Everything that is found, as JSON values. What is known beforehand is said before the time is spent."""
-    for player in design.players:
-        console.line(f"{player.name}: {player.implementation} ({optimized.reasons[player.name]})")
-    warnings = [*_few_rounds(options.rounds, design), *_left_out(design, design.missing)]
-    for warning in warnings:
-        console.line(f"warning: {warning}")
-    built, unproven = ablation.build(setup, design, spec, log=console.line)
-    seconds = ablation.measure(setup, built, rounds=options.rounds, block_steps=options.block_steps, log=console.line)
-    missing = {**design.missing, **unproven}
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "name": setup.config.name,
-        "attribution": dataclasses.asdict(attribution.attribute(seconds, design.players)),
-        "block_steps": options.block_steps,
-        "arms": [_arm(subset, arm, seconds[subset]) for subset, arm in built.items()],
-        "missing": [{"on": sorted(subset), "reason": reason} for subset, reason in missing.items()],
-        "warnings": [*warnings, *_left_out(design, unproven), *ablation.doubts(built), *_outliers(seconds, built)],
-    }
-    return dict(results.plain(document))
-
-
-def _few_rounds(rounds: int, design: Design) -> list[str]:
-    tests = 2 * len(design.players)
-    least = attribution.least_holm_p(rounds, tests)
-    if least < attribution.LEVEL:
-        return []
-    enough = next(n for n in range(rounds, 100) if attribution.least_holm_p(n, tests) < attribution.LEVEL)
-    return [
-        f"{rounds} rounds cannot give a Holm p below {least:.2g} for {tests} tests, so that no effect can be told from "
-        f"none by it; with --rounds={enough} it can fall below {attribution.LEVEL:g}"
-    ]
-
-
-def _left_out(design: Design, missing: Mapping[Subset, str]) -> list[str]:
-    names = [player.name for player in design.players]
-    return [f"not timed: {ablation.subset_name(subset, names)}: {reason}" for subset, reason in missing.items()]
-
-
-def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, Built]) -> list[str]:
-    found = attribution.outliers(seconds)
-    if not found:
-        return []
-    worst, times = found[0], sum(map(len, seconds.values()))
-    return [
-        f"{len(found)} of {times} times are more than {attribution.OUTLIER:g} times as long as their arm and round "
-        f"explain (the worst {worst.factor:.1f} times: {built[worst.subset].variant.name}, round {worst.round}): the "
-        "machine was busy with something else. They are kept, and widen the intervals"
-    ]
-
-
-def _arm(subset: Subset, arm: Built, seconds: np.ndarray) -> dict[str, Any]:
-    return {
-        "name": arm.variant.name,
-        "on": sorted(subset),
-        "plan": dict(arm.variant.plan),
-        "evidence": {name: evidence.text for name, evidence in arm.evidence.items()},
-        "compile_seconds": arm.compile_seconds,
-        "program_check": {name: dataclasses.asdict(check) for name, check in arm.program_checks.items()} or None,
-        "seconds_per_step": seconds,
-    }
-
-
-def _manifest(
-    config: ConfigDict, devices: Devices, allocator: AllocatorRecord, corpus: Corpus, optimized: Resolution
-) -> dict[str, Any]:
-    return manifest.collect(
-        config_json=to_json(config),
-        devices=devices,
-        processor=describe_processor(),
-        allocator=allocator,
-        data_hash=corpus.data_hash,
-        tokenizer_hash=corpus.tokenizer.hash,
-        end_of_document=corpus.tokenizer.eod,
-        kernel_plans={"optimized": dict(optimized.plan)},
-        kernel_reasons={"optimized": optimized.reasons},
+    name = "ablate"
+    usage = ("--config=configs/scaled.py [--only=NAME,...] [--config.FIELD=VALUE ...]",)
+    only: tuple[str, ...] | None = option(
+        "NAME,...", "these alone, the others off everywhere", separated=True, default_text="all that are on"
     )
+    rounds: int = option("N", "each gives one ratio of any two arms; at least 2", default=16, lower=2)
+    block_steps: int = option("N", "steps of an arm's turn, of which it has two a round", default=10, lower=1)
+    workdir: Path = option("DIR", "where run directories are made", default=Path("runs"))
+
+    def check(self) -> None:
+        """Loads the config and finds the optimizations in it."""
+        names = self.config.optimizations
+        for name in self.only or ():
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise ConfigError(f"--only={name}: no such optimization{hint}; there are {', '.join(names)}")
+
+    def run(self, context: Context) -> int:
+        """Times the arms and returns 0."""
+        from ryot_jax.runs import ablation
+
+        extent = ablation.Extent(self.only, self.rounds, self.block_steps)
+        return ablation.ablate(self.config, self.workdir, extent, context.allocator, context.console)

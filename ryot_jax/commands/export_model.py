@@ -1,72 +1,37 @@
-"""`ryot export`: a run's checkpoint as a folder that Hugging Face's `transformers` loads as a GPT-2.
+"""`ryot export`."""
 
-The text "<|endoftext|>" is the special token to `transformers`' tokenizer, where ours takes it for the letters that it
-has; the ids of all other text are the same.
-"""
-
+import dataclasses
 from pathlib import Path
-from typing import Any
 
-from ml_collections import ConfigDict
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
-
-from ryot_jax.cli import ExportOptions
-from ryot_jax.data.tokenizer import JsonTokenizer
-from ryot_jax.model import gpt2_layout
-from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
-from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.errors import EXIT_PASS, ConfigError
-from ryot_jax.runtime.files import shown, whole_folder, write_json, write_text
+from ryot_jax.cli import CheckpointCommand, Context, option
+from ryot_jax.runtime.errors import ConfigError
 
 
-def run(config: ConfigDict, options: ExportOptions, console: Console) -> int:
-    """Writes the folder, whole or not at all, and returns 0.
+@dataclasses.dataclass(frozen=True)
+class Export(CheckpointCommand):
+    """Writes a checkpoint as a Hugging Face GPT-2 (model.safetensors, config.json, tokenizer.json ...).
 
-    Raises:
-      CheckpointError: there is no such checkpoint, or it is damaged.
-      ConfigError: GPT-2 cannot express the model, or the folder cannot be written.
+    It takes models with learned positions, layer norm and gelu.
     """
-    trained = restore(config, options)
-    gpt2_layout.check(trained.model)
-    try:
-        with whole_folder(options.to) as folder:
-            write(folder, trained)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"--to={options.to} cannot be written: {error}; name another folder") from error
-    console.line(f"exported the {options.checkpoint} checkpoint ({options.arm}, step {trained.step}) to {options.to}:")
-    for file in sorted(options.to.iterdir()):
-        console.line(f"  {file.name} ({file.stat().st_size:,} bytes)")
-    path = shown(options.to.absolute())
-    console.line(f"next: transformers.AutoModelForCausalLM.from_pretrained({str(path)!r})")
-    return EXIT_PASS
 
+    name = "export"
+    usage = ("[--run=RUN] --to=DIR",)
+    to: str | None = option("DIR", "a folder that is not there yet, or is empty")
 
-def write(folder: Path, trained: CheckpointOfRun) -> None:
-    """Writes the files of a model, and of its tokenizer if there is one, into a folder that exists.
+    def check(self) -> None:
+        """Finds the checkpoint and looks at the folder."""
+        super().check()
+        if not self.to:
+            raise ConfigError("--to is missing, such as --to=exported")
+        folder = Path(self.to)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"--to={folder} is there already, and is no empty folder; name another one")
 
-    Raises:
-      ConfigError: GPT-2 cannot express the model.
-      OSError, SafetensorError: the folder cannot be written.
-    """
-    tokenizer, model = trained.tokenizer, trained.model
-    tensors = gpt2_layout.to_gpt2(model, trained.params)
-    end = None if tokenizer is None else tokenizer.eod
-    # 'pt' tells the readers that arrays lie as PyTorch's do; transformers refuses a file without it.
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", gpt2_layout.gpt2_config(model, end))
-    write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
-    if tokenizer is not None:
-        write_text(folder / "tokenizer.json", tokenizer.to_json())
-        write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, model.max_len))
+    def run(self, context: Context) -> int:
+        """Writes the folder, whole or not at all, and returns 0."""
+        from ryot_jax.runs import gpt2_export
+        from ryot_jax.runs.session import open_session
 
-
-def _tokenizer_config(tokenizer: JsonTokenizer, max_len: int) -> dict[str, Any]:
-    return {
-        # The class that takes tokenizer.json as it is; GPT2Tokenizer would put together one of its own.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_len,
-        "bos_token": tokenizer.eod_name,
-        "eos_token": tokenizer.eod_name,
-        "clean_up_tokenization_spaces": False,  # or decoding takes spaces away from before full stops
-    }
+        assert self.to is not None
+        session = open_session(self.config, context.console.line, cached_programs=False)
+        return gpt2_export.export(session, self.chosen, Path(self.to), context.console)

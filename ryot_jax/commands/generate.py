@@ -1,155 +1,76 @@
-"""`ryot generate`: continue prompts with a run's checkpoint."""
+"""`ryot generate`."""
 
 import dataclasses
-import time
-from collections.abc import Sequence
 
-import jax
-import numpy as np
-from ml_collections import ConfigDict
-
-from ryot_jax import decoding
-from ryot_jax.cli import GenerateOptions
-from ryot_jax.data.tokenizer import JsonTokenizer
-from ryot_jax.runs.caches import use_compilation_cache
-from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore, restore_compressed
-from ryot_jax.runtime.console import Console
+from ryot_jax.cli import CheckpointCommand, Context, option
 from ryot_jax.runtime.errors import ConfigError
-
-_STREAM_EVERY = 16  # tokens
-
-
-def run(config: ConfigDict, options: GenerateOptions, console: Console) -> int:
-    """Prints each prompt and what the model makes of it, as it comes.
-
-    Raises:
-      CheckpointError: there is no such checkpoint, or no tokenizer that fits it.
-      ConfigError: an option cannot be used, or a prompt and its new tokens do not fit into the model's positions.
-    """
-    use_compilation_cache(config)
-    sampling = decoding.Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
-    trained = (restore_compressed if options.compressed else restore)(config, options)
-    tokenizer, model = trained.require_tokenizer(), trained.model
-    prompts = [tokenizer.encode(prompt) for prompt in options.prompts]
-    if not all(prompts):
-        raise ConfigError("--prompt is empty; give at least one character")
-    new_tokens = options.max_new_tokens or max(model.max_len - max(map(len, prompts)), 1)
-    start = time.perf_counter()
-    decoder = decoding.prepare(trained.params, model, engine=options.engine)
-    request = _Request(
-        decoder,
-        tokenizer,
-        new_tokens,
-        sampling,
-        _speculation(decoder, options),
-        jax.random.key(options.seed),
-    )
-    if options.candidates > 1:
-        said = []
-        for number, prompt in enumerate(prompts, 1):
-            _head(number, prompts, console)
-            said.append(_of_candidates(request, prompt, options, console))
-    else:
-        said = [_plain(request, prompts, console)]
-    seconds = time.perf_counter() - start
-    console.line()
-    console.line(
-        f"({_described(trained, options)}; {'; '.join(said)}, {seconds:.2f} s, compilation included; "
-        f"{decoder.engine} engine in {decoder.dtype})"
-    )
-    return 0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Request:
-    decoder: decoding.Decoder
-    tokenizer: JsonTokenizer
-    new_tokens: int
-    sampling: decoding.Sampling
-    speculation: decoding.Speculation | None
-    key: jax.Array
+class Generate(CheckpointCommand):
+    """Continues prompts with a run's checkpoint."""
 
-
-def _speculation(decoder: decoding.Decoder, options: GenerateOptions) -> decoding.Speculation | None:
-    if options.draft == "none":
-        return None
-    successor_V = decoding.bigrams(decoder)
-    length = options.draft_length or decoding.DRAFT_LENGTH
-    if options.draft == "bigram":
-        draft = decoding.bigram_draft(successor_V, length=length)
-    else:
-        draft = decoding.lookup_draft(decoder.cfg.vocab_size, length=length, successor_V=successor_V)
-    return decoding.Speculation(draft, decoding.fixed(length) if options.draft_length else None)
-
-
-def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str:
-    """Prints the texts, one prompt's as it comes, and returns what it took."""
-    stream = decoding.stream(
-        request.decoder,
-        prompts,
-        max_new_tokens=request.new_tokens,
-        every=_STREAM_EVERY,
-        sampling=request.sampling,
-        stop_tokens=[request.tokenizer.eod],
-        speculation=request.speculation,
-        key=request.key,
+    name = "generate"
+    usage = ("[--run=RUN] --prompt=TEXT",)
+    prompt: tuple[str, ...] = option("TEXT", "the text to continue; several are continued together", default=())
+    max_new_tokens: int | None = option(
+        "N", "tokens to write", lower=1, default_text="as many as the model has positions for"
     )
-    written, generated = 0, None
-    for generated in stream:
-        if len(prompts) == 1:
-            text = _text(request.tokenizer, prompts[0], generated, 0)
-            # Lines are printed once they are whole, as are characters whose bytes lie in several tokens.
-            end = text.rfind("\n") + 1
-            if end > written:
-                console.line(text[written : end - 1])
-                written = end
-    assert generated is not None
-    if len(prompts) == 1:
-        console.line(_text(request.tokenizer, prompts[0], generated, 0)[written:])
-    else:
-        for row, prompt in enumerate(prompts):
-            _head(row + 1, prompts, console)
-            console.line(_text(request.tokenizer, prompt, generated, row))
-    tokens, steps = int(generated.length_B.sum()), int(generated.steps)
-    drafted, accepted = int(generated.drafted_B.sum()), int(generated.accepted_B.sum())
-    speculation = f", {accepted} of {drafted} drafted tokens right" if drafted else ""
-    return f"{tokens} tokens in {steps} steps{speculation}"
-
-
-def _head(number: int, prompts: list[list[int]], console: Console) -> None:
-    if len(prompts) > 1:
-        console.line(f"--- {number}")
-
-
-def _of_candidates(request: _Request, prompt: list[int], options: GenerateOptions, console: Console) -> str:
-    """Prints the answer to one prompt, and returns what it took."""
-    tokenizer = request.tokenizer
-    found = decoding.best_of(
-        request.decoder,
-        prompt,
-        lambda ids: decoding.compiles(tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])),
-        budget=decoding.growing_budget(options.candidates),
-        max_new_tokens=request.new_tokens,
-        sampling=request.sampling,
-        stop_tokens=[tokenizer.eod],
-        speculation=request.speculation,
-        key=request.key,
+    temperature: float = option("X", "0 takes the likeliest token each time", default=0.0, lower=0.0)
+    top_k: int = option("N", "sample among the N likeliest tokens; 0: among all", default=0, lower=0)
+    top_p: float = option("P", "among the likeliest tokens that together have probability P", default=1.0)
+    min_p: float = option("P", "among tokens at least P times as likely as the likeliest one", default=0.0)
+    seed: int = option("N", "of the sampling", default=0, lower=0, upper=2**32 - 1)
+    compressed: bool = option(
+        "", "write with the checkpoint's compressed file, which compress and train make", default=False
     )
-    console.line(tokenizer.decode([*prompt, *_before_end(found.ids, tokenizer.eod)]))
-    verdict = "parses" if found.passed else "none of them parses"
-    return f"{found.n_tried} candidates of {found.n_tokens} tokens, {verdict}"
+    draft: str = option(
+        "KIND",
+        "lookup, bigram or none: guesses at the next tokens, of which the model checks several at a time, which is "
+        "faster and changes no token",
+        default="lookup",
+        choices=("lookup", "bigram", "none"),
+    )
+    draft_length: int = option(
+        "N", "tokens of a guess; 0: up to 6, by how many were right so far", default=0, lower=0, upper=64
+    )
+    candidates: int = option(
+        "N", "sample up to N texts for each prompt until one is Python that parses", default=1, lower=1, upper=1024
+    )
+    engine: str = option(
+        "NAME",
+        "cpu (C++), reference, or auto: cpu where it can run",
+        default="auto",
+        choices=("auto", "cpu", "reference"),
+    )
 
+    def check(self) -> None:
+        """Finds the checkpoint."""
+        super().check()
+        if not self.prompt:
+            raise ConfigError("--prompt is missing, such as --prompt='def '")
+        if self.candidates > 1 and self.temperature == 0.0:
+            raise ConfigError(
+                f"--candidates={self.candidates} with --temperature=0: they would all be the same; give "
+                "--temperature=0.8"
+            )
 
-def _text(tokenizer: JsonTokenizer, prompt: list[int], generated: decoding.Generated, row: int) -> str:
-    ids = np.asarray(generated.ids_BN[row, : int(generated.length_B[row])]).tolist()
-    # Decoded in one piece: a character's bytes may lie on both sides of the prompt's end.
-    return tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])
+    def run(self, context: Context) -> int:
+        """Prints each prompt with its continuation as it comes, and returns 0."""
+        from ryot_jax import decoding
+        from ryot_jax.runs import generation
+        from ryot_jax.runs.session import open_session
 
-
-def _before_end(ids: Sequence[int], eod: int) -> list[int]:
-    return list(ids[: ids.index(eod)]) if eod in ids else list(ids)
-
-
-def _described(trained: CheckpointOfRun, options: GenerateOptions) -> str:
-    compressed = ", compressed" if options.compressed else ""
-    return f"{options.arm}, {options.checkpoint} checkpoint of step {trained.step}{compressed}"
+        wishes = generation.Wishes(
+            prompts=self.prompt,
+            max_new_tokens=self.max_new_tokens,
+            sampling=decoding.Sampling(self.temperature, self.top_k, self.top_p, self.min_p),
+            seed=self.seed,
+            draft=self.draft,
+            draft_length=self.draft_length,
+            candidates=self.candidates,
+            engine=self.engine,
+            compressed=self.compressed,
+        )
+        session = open_session(self.config, context.console.line)
+        return generation.generate(session, self.chosen, wishes, context.console)

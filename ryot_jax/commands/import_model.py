@@ -1,174 +1,61 @@
-"""`ryot import`: a run directory out of a folder with a Hugging Face GPT-2, for the commands that take a checkpoint.
+"""`ryot import`."""
 
-The run is one of a single arm, baseline, with one checkpoint, of step 0, whose optimizer has not begun. It has no
-held-out loss, so that its checkpoint is the latest and none is the best. `imported.json` tells it from a run of
-training: what it was made of, and that it cannot be resumed. What config.json says beside `model` and `tokenizer` are
-defaults.
-"""
-
-import contextlib
-import hashlib
-import json
-import math
-import shutil
-from collections.abc import Mapping
+import dataclasses
+import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from ml_collections import ConfigDict
-from safetensors import SafetensorError, safe_open
-
-from ryot_jax.cli import ImportOptions
-from ryot_jax.config import get_default, to_json, validate
-from ryot_jax.data.tokenizer import JsonTokenizer, NoTokenizer, read, read_gpt2
-from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import describe_devices
-from ryot_jax.machine.processor import describe_processor
-from ryot_jax.model import functional, gpt2_layout
-from ryot_jax.model.accounting import parameter_count
-from ryot_jax.model.config import from_config
-from ryot_jax.runtime import manifest
-from ryot_jax.runtime.console import Console
-from ryot_jax.runtime.errors import EXIT_PASS, CheckpointError, ConfigError, DataError
-from ryot_jax.runtime.files import shown, write_json, write_text
-from ryot_jax.runtime.run_directory import RunDirectory, create_run
-from ryot_jax.training.checkpoints import Checkpoints
-from ryot_jax.training.optimizer import make_optimizer
-from ryot_jax.training.state import new_state
-
-_ARM = "baseline"
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-_TOKENIZER, _VOCABULARY, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+from ryot_jax.cli import Command, Context, option
+from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.run_directory import NAME_PATTERN, NAME_RULE
 
 
-def run(options: ImportOptions, allocator: AllocatorRecord, console: Console) -> int:
-    """Makes the run directory, whole or not at all, and returns 0.
+@dataclasses.dataclass(frozen=True)
+class Import(Command):
+    """Makes a run directory of a Hugging Face GPT-2, for generate and export; it cannot be resumed."""
 
-    Raises:
-      CheckpointError: a file of the model or its tokenizer is missing or damaged, or of a model that is not ours.
-      ConfigError: the run directory cannot be made.
-    """
-    source = options.source
-    values = _read_config(source / _CONFIG)
-    config = _config(gpt2_layout.model_fields(values), options.name, source)
-    tokenizer = _read_tokenizer(source, values, config.model.vocab_size)
-    model = from_config(config.model, describe_devices().platform)
-    params = gpt2_layout.from_gpt2(model, _read_tensors(source / _WEIGHTS))
-    directory = create_run(options.workdir, options.name)
-    try:
-        _write(directory, config, params, tokenizer, allocator)
-        write_json(directory.imported, {"schema_version": 1, "sha256": _hashes(source)})
-        # Last, as a folder with a config is a run.
-        write_text(directory.config, to_json(config))
-    except BaseException:
-        shutil.rmtree(directory.path, ignore_errors=True)
-        raise
-    ids = "no tokenizer" if tokenizer is None else f"a tokenizer of {tokenizer.vocab_size:,} ids"
-    console.line(f"imported a GPT-2 of {parameter_count(model):,} parameters and {ids}")
-    console.line(f"run {directory.path}")
-    if tokenizer is not None:
-        console.line(f"next: ryot generate --run={shown(directory.path)} --prompt='def '")
-    return EXIT_PASS
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}; --from names its folder") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}; fetch it again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, not an object; fetch it again")
-    return values
-
-
-def _config(model_fields: Mapping[str, Any], name: str, source: Path) -> ConfigDict:
-    """The config of the run, but for the path of its tokenizer."""
-    config = get_default()
-    config.name = name
-    config.model.update(model_fields)
-    config.tokenizer.update(kind="file", path=_TOKENIZER)
-    config.training.seq_len = min(config.training.seq_len, config.model.max_len)
-    config.comparison.arms = (_ARM,)
-    try:
-        validate(config)
-    except ConfigError as error:
-        raise CheckpointError(f"{source / _CONFIG} is of a model that ours cannot be: {error}") from error
-    return config
-
-
-def _read_tokenizer(source: Path, values: Mapping[str, Any], vocab_size: int) -> JsonTokenizer | None:
-    end = values.get("eos_token_id")
-    end = end if type(end) is int and end >= 0 else None
-    try:
-        if (source / _TOKENIZER).is_file():
-            tokenizer = read(source / _TOKENIZER, end)
-        elif (source / _VOCABULARY).is_file():
-            tokenizer = read_gpt2(source / _VOCABULARY, source / _MERGES, end)
-        else:
-            return None
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-    if tokenizer.vocab_size > vocab_size:
-        raise CheckpointError(
-            f"{source}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size} (vocab_size in "
-            f"{_CONFIG}); put the tokenizer there that the model was trained with"
-        )
-    return tokenizer
-
-
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is not there; write the model as one such file: "
-            "model.save_pretrained(DIR, safe_serialization=True, max_shard_size='1TB')"
-        )
-    try:
-        with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; fetch it again") from error
-    except (AttributeError, TypeError) as error:  # what safetensors raises for a dtype that it cannot find
-        raise CheckpointError(f"{path} has arrays of a dtype that is not read ({error}); save it as float32") from error
-
-
-def _write(
-    directory: RunDirectory,
-    config: ConfigDict,
-    params: functional.Params,
-    tokenizer: JsonTokenizer | None,
-    allocator: AllocatorRecord,
-) -> None:
-    config.tokenizer.path = str(directory.tokenizer)
-    made = NoTokenizer(config.model.vocab_size) if tokenizer is None else tokenizer
-    if tokenizer is not None:
-        write_text(directory.tokenizer, tokenizer.to_json())
-    write_json(
-        directory.manifest,
-        manifest.collect(
-            config_json=to_json(config),
-            devices=describe_devices(),
-            processor=describe_processor(),
-            allocator=allocator,
-            data_hash="none",
-            tokenizer_hash=made.hash,
-            end_of_document=made.eod,
-            kernel_plans={},
-            kernel_reasons={},
-        ),
+    name = "import"
+    usage = ("--from=DIR [--name=NAME]",)
+    source: str | None = option(
+        "DIR",
+        "a folder with config.json and model.safetensors; with a tokenizer too, as tokenizer.json or as vocab.json and "
+        "merges.txt, for generate",
+        flag="from",
     )
-    optimizer = make_optimizer(config.training, config.training.epochs * config.training.steps_per_epoch)
-    with contextlib.closing(Checkpoints(directory.checkpoints / _ARM)) as checkpoints:
-        checkpoints.save(0, new_state(params, optimizer, config.seed), {}, math.inf, to_json(config), arm=_ARM)
+    workdir: Path = option("DIR", "where run directories are made", default=Path("runs"))
+    wanted_name: str | None = option("NAME", "of the run", flag="name", default_text="the folder's name")
 
+    @property
+    def folder(self) -> Path:
+        """The folder with the model.
 
-def _hashes(source: Path) -> dict[str, str]:
-    """SHA-256 (hex) of each file that was read or could have been."""
-    hashes = {}
-    for name in (_CONFIG, _WEIGHTS, _TOKENIZER, _VOCABULARY, _MERGES):
-        if (source / name).is_file():
-            with (source / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+        Raises:
+          ConfigError: it is not there.
+        """
+        if not self.source:
+            raise ConfigError("--from is missing: a folder with the config.json and the model.safetensors of a GPT-2")
+        folder = Path(self.source)
+        if not folder.is_dir():
+            raise ConfigError(f"--from={folder}: no such folder")
+        return folder
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run.
+
+        Raises:
+          ConfigError: it cannot be one.
+        """
+        chosen = self.folder.resolve().name if self.wanted_name is None else self.wanted_name
+        if not re.fullmatch(NAME_PATTERN, chosen):
+            raise ConfigError(f"--name={chosen}: must be {NAME_RULE}")
+        return chosen
+
+    def check(self) -> None:
+        """Finds the folder and the name."""
+        _ = self.run_name
+
+    def run(self, context: Context) -> int:
+        """Makes the run directory, whole or not at all, and returns 0."""
+        from ryot_jax.runs import gpt2_import
+
+        return gpt2_import.make_run(self.folder, self.workdir, self.run_name, context.allocator, context.console)

@@ -1,7 +1,7 @@
-"""A model out of a run directory: the parameters of one of its checkpoints, and all that is needed to use them.
+"""A model out of a run directory: the parameters of one of its checkpoints, and everything that is needed to use them.
 
-For the commands that begin with a trained model (`generate`, `export`, `compress`); training goes on from the whole
-state, by `training_pair`.
+For the commands that begin with a trained model (`generate`, `export`, `compress`); `training_pair` resumes a training
+from the whole state.
 """
 
 import contextlib
@@ -11,13 +11,13 @@ import json
 import jax
 from ml_collections import ConfigDict
 
-from ryot_jax.cli import CheckpointOptions
 from ryot_jax.compression.compressed import named_leaves
 from ryot_jax.compression.file import FileError, load
+from ryot_jax.config import total_steps
 from ryot_jax.data.tokenizer import JsonTokenizer, from_json
-from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import ModelConfig, functional
-from ryot_jax.model.config import from_config
+from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.session import Session
 from ryot_jax.runtime.errors import CheckpointError
 from ryot_jax.runtime.files import shown
 from ryot_jax.runtime.run_directory import RunDirectory
@@ -32,7 +32,7 @@ class CheckpointOfRun:
 
     Attributes:
       directory: of the run.
-      config: of the run.
+      session: of the run's config on this machine.
       model: the model's config, resolved for this machine.
       graphdef: the module without its weights.
       params: nested dict of f32 arrays, those to judge and to use (`evaluation_params`); stacked with `scan_layers`.
@@ -41,12 +41,17 @@ class CheckpointOfRun:
     """
 
     directory: RunDirectory
-    config: ConfigDict
+    session: Session
     model: ModelConfig
     graphdef: functional.GraphDef
     params: functional.Params
     step: int
     tokenizer: JsonTokenizer | None
+
+    @property
+    def config(self) -> ConfigDict:
+        """The config of the run."""
+        return self.session.config
 
     def require_tokenizer(self) -> JsonTokenizer:
         """The tokenizer, for what cannot be done without one.
@@ -62,11 +67,11 @@ class CheckpointOfRun:
         return self.tokenizer
 
 
-def restore(config: ConfigDict, chosen: CheckpointOptions) -> CheckpointOfRun:
-    """Reads the checkpoint that was asked for.
+def restore(session: Session, chosen: ChosenCheckpoint) -> CheckpointOfRun:
+    """Reads a checkpoint.
 
     Args:
-      config: of the run.
+      session: of the run's config.
       chosen: the run, its arm, and which of the arm's checkpoints.
 
     Raises:
@@ -75,13 +80,13 @@ def restore(config: ConfigDict, chosen: CheckpointOptions) -> CheckpointOfRun:
     """
     directory = RunDirectory(chosen.run)
     tokenizer = _tokenizer(directory)
-    model = from_config(config.model, describe_devices().platform)
+    config, model = session.config, session.model
     checkpoints = Checkpoints(directory.checkpoints / chosen.arm, read_only=True)
     with contextlib.closing(checkpoints):
         state, _ = checkpoints.restore(chosen.checkpoint, _abstract_state(config, model))
     return CheckpointOfRun(
         directory=directory,
-        config=config,
+        session=session,
         model=model,
         graphdef=functional.graph(model),
         params=evaluation_params(config.training.optimizer, state),
@@ -90,15 +95,15 @@ def restore(config: ConfigDict, chosen: CheckpointOptions) -> CheckpointOfRun:
     )
 
 
-def restore_compressed(config: ConfigDict, chosen: CheckpointOptions) -> CheckpointOfRun:
-    """The same from the checkpoint's compressed file alone: its parameters hold compressed arrays.
+def restore_compressed(session: Session, chosen: ChosenCheckpoint) -> CheckpointOfRun:
+    """Reads a checkpoint from its compressed file alone; the parameters hold compressed arrays.
 
     Raises:
       CheckpointError: there is no such file, it is damaged or of another model, or the tokenizer is another one.
     """
     directory = RunDirectory(chosen.run)
     tokenizer = _tokenizer(directory)
-    model = dataclasses.replace(from_config(config.model, describe_devices().platform), scan_layers=False)
+    model = dataclasses.replace(session.model, scan_layers=False)
     path = directory.compressed(chosen.arm, chosen.checkpoint)
     if not path.is_file():
         raise CheckpointError(
@@ -109,13 +114,13 @@ def restore_compressed(config: ConfigDict, chosen: CheckpointOptions) -> Checkpo
         params, metadata = load(path)
     except FileError as error:
         raise CheckpointError(str(error)) from error
-    wanted = {name: leaf.shape for name, leaf in named_leaves(_abstract_state(config, model).params).items()}
+    wanted = {name: leaf.shape for name, leaf in named_leaves(_abstract_state(session.config, model).params).items()}
     found = {name: leaf.shape for name, leaf in named_leaves(params).items()}
     if wanted != found:
         raise CheckpointError(f"{path} is of another model than {directory.config} says; make it anew")
     return CheckpointOfRun(
         directory=directory,
-        config=config,
+        session=session,
         model=model,
         graphdef=functional.graph(model),
         params=params,
@@ -126,7 +131,7 @@ def restore_compressed(config: ConfigDict, chosen: CheckpointOptions) -> Checkpo
 
 def _abstract_state(config: ConfigDict, model: ModelConfig) -> State:
     """Shapes and dtypes of the state of training; nothing is computed or allocated."""
-    optimizer = make_optimizer(config.training, config.training.epochs * config.training.steps_per_epoch)
+    optimizer = make_optimizer(config.training, total_steps(config))
 
     def fresh() -> State:
         return new_state(functional.init(model, config.seed)[1], optimizer, config.seed)

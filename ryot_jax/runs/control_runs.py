@@ -1,5 +1,6 @@
-"""Runs the controls of a run with the programs of its optimized arm."""
+"""The stage that runs the controls, with the programs of the optimized arm."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 
@@ -9,18 +10,24 @@ from ryot_jax.comparison.controls import Control, Controls, judge_shuffled, timi
 from ryot_jax.comparison.criteria import ArmOutcome
 from ryot_jax.comparison.estimands import Settings
 from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.data.entropy import NgramEntropies
+from ryot_jax.runs.compiled_arms import CompiledArms
+from ryot_jax.runs.run import Run
+from ryot_jax.runs.stage import Stage, StageResult
 from ryot_jax.runtime.console import Console
 
 
-def run(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings, console: Console) -> Controls:
-    """Placebo, known delay and shuffled targets.
+def run_controls(
+    arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings, console: Console
+) -> Controls:
+    """Runs placebo, known delay and shuffled targets.
 
     Args:
       arm: the optimized one; its own training is not touched.
       schedule: of the run.
       entropies: as in `criteria.judge`.
       settings: of the run.
-      console: told what came of them.
+      console: shows each control's verdict.
     """
     console.line("controls: two arms of one program, and one that takes more steps than it says")
     comparison = arm.setup.config.comparison
@@ -58,3 +65,15 @@ def _shuffled(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], sett
     failed = [criterion.name for criterion in judged if criterion.verdict != "PASS"]
     found = f"held-out loss {initial:.3f} to {final:.3f}"
     return judge_shuffled(failed, found, steps, time.perf_counter() - start)
+
+
+def _applies(run: Run, compiled: CompiledArms, entropies: NgramEntropies) -> bool:
+    return compiled.settings.controls
+
+
+def _run(run: Run, compiled: CompiledArms, entropies: NgramEntropies) -> StageResult[Controls | None]:
+    counted = dataclasses.asdict(entropies)
+    return StageResult(run_controls(compiled.arms[-1], compiled.schedule, counted, compiled.settings, run.console))
+
+
+STAGE = Stage("controls", _run, applies=_applies)

@@ -1,8 +1,8 @@
-"""How fast a checkpoint generates text, plainly, with a draft and 32 texts at once: the end of every training run."""
+"""The stage that times how fast the best checkpoint generates text: plainly, with a draft, and 32 texts at once."""
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,12 +10,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ryot_jax import decoding
-from ryot_jax.cli import CheckpointOptions
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.data.batches import IGNORED, heldout_batches
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.decoding import Decoder, Generated
-from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun
+from ryot_jax.runs import redraw
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
+from ryot_jax.runs.chosen import ChosenCheckpoint, best_of
+from ryot_jax.runs.run import Run
+from ryot_jax.runs.stage import Failure, Stage, StageResult
 from ryot_jax.runtime.console import Console
 
 PROMPTS = 32  # at most; also how many texts are generated at once
@@ -30,7 +33,7 @@ _MEASURED = (
 Way = Callable[[np.ndarray], Generated]
 
 
-def measure(checkpoint: CheckpointOfRun, chosen: CheckpointOptions, corpus: Corpus, console: Console) -> dict[str, Any]:
+def measure(checkpoint: CheckpointOfRun, chosen: ChosenCheckpoint, corpus: Corpus, console: Console) -> dict[str, Any]:
     """Continues held-out prompts greedily and times it: `decoding` of `results.json`.
 
     A prompt takes a quarter of the model's positions, and what is generated the rest. What is measured is None where
@@ -127,3 +130,27 @@ def _timed(way: Way, prompt_BS: np.ndarray) -> tuple[float, Generated]:
     start = time.perf_counter()
     generated = jax.block_until_ready(way(prompt_BS))
     return time.perf_counter() - start, generated
+
+
+def _applies(run: Run, arm: str) -> bool:
+    return bool(run.config.decoding.enabled and run.config.checkpoint.enabled)
+
+
+def _measured_before(run: Run, arm: str) -> Mapping[str, Any] | None:
+    before = redraw.measured_before(run.directory.results, "decoding")
+    step = restore(run.session, best_of(run.directory, arm)).step
+    return before if before is not None and (before["arm"], before["step"]) == (arm, step) else None
+
+
+def _measure_best(run: Run, arm: str) -> StageResult[Mapping[str, Any] | None]:
+    chosen = best_of(run.directory, arm)
+    return StageResult(measure(restore(run.session, chosen), chosen, run.corpus, run.console))
+
+
+STAGE = Stage(
+    "decoding",
+    _measure_best,
+    applies=_applies,
+    measured_before=_measured_before,
+    failure=Failure("decoding was not measured", "Decoding was not measured"),
+)

@@ -1,4 +1,4 @@
-"""How soon the baseline's final loss is reached with a schedule, a recipe and both: the end of every training run.
+"""The stage that measures how soon a schedule, a recipe and both reach the baseline's final loss.
 
 The comparison before it times kernels at equal batches. Here each training is another one, to the end of a plan that
 was set before; what it is worth is its time where its final loss is not above the baseline's.
@@ -9,14 +9,20 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.outcomes import TrainingPair, final_losses, pair_outcome
 from ryot_jax.comparison.statistics import paired_difference
-from ryot_jax.config import to_json
+from ryot_jax.config import to_json, total_steps
 from ryot_jax.data.pipeline import Corpus
-from ryot_jax.runs.scheduled_arm import Kind, Plan, Trained, plans, saved_seconds, train_by
+from ryot_jax.runs import redraw
+from ryot_jax.runs.compiled_arms import CompiledArms
+from ryot_jax.runs.planned_training import PlannedTraining, ProgramTiming, planned_trainings, saved_seconds
+from ryot_jax.runs.run import Run
+from ryot_jax.runs.scheduled_arm import TrainingOutcome, train_by
+from ryot_jax.runs.stage import Stage, StageResult
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import CheckpointError, RyotError
 from ryot_jax.runtime.files import write_text
@@ -37,15 +43,15 @@ def measure(
     *,
     directory: RunDirectory | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Trains by every plan: `time_to_loss` of `results.json`, and what the reader should know.
+    """Trains as often as the config plans it: `time_to_loss` of `results.json`, and what the reader should know.
 
-    A block of the optimized arm's steps runs before and after each training: what the whole of that arm takes on the
-    machine as it is at that time, and by the paired speed-up the baseline too.
+    A block of the optimized arm's steps runs before and after each training. It tells how long the whole of that arm
+    would take on the machine as it is at that time, and by the paired speed-up the baseline too.
 
     Args:
       setup: of the comparison.
       arms: baseline and optimized, trained.
-      pair: what came of them.
+      pair: their comparison.
       corpus: the text.
       console: told of progress.
       directory: of the run, where the trained models are kept; None: they are not.
@@ -55,23 +61,23 @@ def measure(
     clock = _Clock(arms[1])
     found, warnings = [], []
     before = clock.seconds_per_step()
-    for plan in plans(setup.config):
+    for planned in planned_trainings(setup.config):
         try:
-            trained: Trained | None = train_by(plan, setup, arms[1].variant.plan, corpus, seed=pair.seed)
+            trained: TrainingOutcome | None = train_by(planned, setup, arms[1].variant.plan, corpus, seed=pair.seed)
         except RyotError as error:  # the comparison stands without, and so do the other trainings
-            console.line(f"{plan.name}: not trained: {error}")
-            warnings.append(f"The training with {_words(plan)} did not come to its end: {error}.")
+            console.line(f"{planned.name}: not trained: {error}")
+            warnings.append(f"The training with {planned.description} did not come to its end: {error}.")
             trained = None
         after = clock.seconds_per_step()
         if trained is not None:
             if directory is not None:
                 try:
-                    _keep(plan, trained, directory)
+                    _keep(planned, trained, directory)
                 except CheckpointError as error:  # what was measured stands without
-                    warnings.append(f"The model of the training with {_words(plan)} was not kept: {error}.")
-            found.append(_entry(plan, trained, setup, arms[0], pair, statistics.fmean((before, after))))
+                    warnings.append(f"The model of the training with {planned.description} was not kept: {error}.")
+            found.append(_entry(planned, trained, setup, arms[0], pair, statistics.fmean((before, after))))
             console.line(
-                f"{plan.name}: {trained.schedule.total_steps:,} steps in {trained.seconds:.1f} s, held-out loss "
+                f"{planned.name}: {trained.schedule.total_steps:,} steps in {trained.seconds:.1f} s, held-out loss "
                 f"{trained.heldout.mean_loss:.4f} (baseline {target:.4f})"
             )
         before = after
@@ -79,15 +85,15 @@ def measure(
 
 
 def _entry(
-    plan: Plan,
-    trained: Trained,
+    planned: PlannedTraining,
+    trained: TrainingOutcome,
     setup: TrainingSetup,
     baseline: Arm,
     pair: TrainingPair,
     kernels_step_seconds: float,
 ) -> dict[str, Any]:
     """One training as the results hold it; `kernels_step_seconds`: of the optimized arm at that time."""
-    planned_steps = setup.config.training.epochs * setup.config.training.steps_per_epoch
+    planned_steps = total_steps(setup.config)
     kernels_seconds, speedup = planned_steps * kernels_step_seconds, pair_outcome([pair]).speedup.estimate
     difference = paired_difference(final_losses([pair])[1][baseline.name], trained.heldout.sequence_losses)
     with_compile = None
@@ -95,9 +101,9 @@ def _entry(
         whole = speedup * kernels_seconds + sum(baseline.compile_seconds.values())
         with_compile = (trained.seconds + trained.compile_seconds) / whole
     return {
-        "name": plan.name,
-        "recipe": list(plan.parts),
-        "phases": plan.phases,
+        "name": planned.name,
+        "recipe": list(planned.parts),
+        "phases": planned.phases,
         "learning_rate": trained.config.training.learning_rate,
         "steps": trained.schedule.total_steps,
         "tokens": trained.schedule.total_tokens,
@@ -116,35 +122,35 @@ def _entry(
         "share_of_baseline": None if speedup is None else trained.seconds / kernels_seconds / speedup,
         "share_of_baseline_with_compile": with_compile,
         "executed": trained.schedule.to_json(),
-        "kinds": [_kind(kind, trained) for kind in trained.kinds],
+        "kinds": [_kind(timing, trained) for timing in trained.timings],
     }
 
 
-def _kind(kind: Kind, trained: Trained) -> dict[str, Any]:
-    saved = saved_seconds(kind, trained.kinds)
+def _kind(timing: ProgramTiming, trained: TrainingOutcome) -> dict[str, Any]:
+    saved = saved_seconds(timing, trained.timings)
     return {
-        **dataclasses.asdict(kind.static),
-        "steps": kind.steps,
-        "seconds": kind.seconds,
-        "compile_seconds": kind.compile_seconds,
+        **dataclasses.asdict(timing.static),
+        "steps": timing.steps,
+        "seconds": timing.seconds,
+        "compile_seconds": timing.compile_seconds,
         "saved_seconds": saved,
-        "repaid": None if saved is None else saved > kind.compile_seconds,
+        "repaid": None if saved is None else saved > timing.compile_seconds,
     }
 
 
-def _keep(plan: Plan, trained: Trained, directory: RunDirectory) -> None:
+def _keep(planned: PlannedTraining, trained: TrainingOutcome, directory: RunDirectory) -> None:
     """A checkpoint and a config of its own, so that other commands can begin with the model."""
     config_json = to_json(trained.config)
-    with contextlib.closing(Checkpoints(directory.checkpoints / plan.name)) as checkpoints:
+    with contextlib.closing(Checkpoints(directory.checkpoints / planned.name)) as checkpoints:
         checkpoints.delete_after(-1)  # of an earlier end of this run
-        facts = {"phases": plan.phases, "steps": trained.schedule.to_json()}
+        facts = {"phases": planned.phases, "steps": trained.schedule.to_json()}
         steps, loss = trained.schedule.total_steps, trained.heldout.mean_loss
-        checkpoints.save(steps, trained.state, facts, loss, config_json, arm=plan.name)
-    write_text(directory.config_of(plan.name), config_json)
+        checkpoints.save(steps, trained.state, facts, loss, config_json, arm=planned.name)
+    write_text(directory.config_of(planned.name), config_json)
 
 
 class _Clock:
-    """What a step of the optimized arm takes now; the arm's own training is over and stays as it is."""
+    """Times steps of the optimized arm; the arm's own training is over and stays as it is."""
 
     def __init__(self, optimized: Arm):
         self._trainer: Trainer = optimized.twin("reference")
@@ -164,5 +170,21 @@ def _reached(ci95: tuple[float, float] | None) -> bool | None:
     return ci95[1] <= 0.0
 
 
-def _words(plan: Plan) -> str:
-    return f"the {plan.name}" if plan.name != "both" else "schedule and recipe"
+def _applies(run: Run, compiled: CompiledArms, pair: TrainingPair) -> bool:
+    return bool(run.config.scaling.enabled and len(compiled.arms) == 2 and planned_trainings(run.config))
+
+
+def _measured_before(run: Run, compiled: CompiledArms, pair: TrainingPair) -> Mapping[str, Any] | None:
+    before = redraw.measured_before(run.directory.results, "time_to_loss")
+    complete = before is not None and len(before["trainings"]) == len(planned_trainings(run.config))
+    return before if complete else None
+
+
+def _measure(run: Run, compiled: CompiledArms, pair: TrainingPair) -> StageResult[Mapping[str, Any] | None]:
+    keep = run.directory if run.config.checkpoint.enabled else None
+    baseline, optimized = compiled.arms
+    measured, warnings = measure(run.setup, (baseline, optimized), pair, run.corpus, run.console, directory=keep)
+    return StageResult(measured, tuple(warnings))
+
+
+STAGE = Stage("schedule and recipe", _measure, applies=_applies, measured_before=_measured_before)

@@ -1,4 +1,4 @@
-"""What `ryot train` starts for each process beyond its own that is to time block pairs.
+"""A process that times block pairs, which `ryot train` starts for each process beyond its own.
 
     python -m ryot_jax.runs.timing_process RUN INDEX
 
@@ -27,31 +27,22 @@ def main() -> None:
 
 
 def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
-    from ryot_jax.commands.train import same_kernels
-    from ryot_jax.comparison.arms import Arm, variants
+    from ryot_jax.comparison.arms import Arm
     from ryot_jax.comparison.interleaving import take_turns
     from ryot_jax.comparison.outcomes import ProcessTimes
-    from ryot_jax.comparison.protocol import Schedule
     from ryot_jax.config import load
     from ryot_jax.data.pipeline import prepare
-    from ryot_jax.machine.devices import describe_devices
-    from ryot_jax.model.config import from_config
-    from ryot_jax.training.setup import build_setup, kernel_spec
+    from ryot_jax.runs.compiled_arms import schedule_of
+    from ryot_jax.runs.session import open_session
+    from ryot_jax.training.setup import build_setup
 
     config = load(str(directory.config))
-    devices = describe_devices()
-    corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, _no_output)
-    model = from_config(config.model, devices.platform)
-    setup = build_setup(config, model, corpus)
-    wanted, _ = variants(config, kernel_spec(config, model, devices), same_kernels(directory.manifest))
-    arms = [Arm(setup, variant) for variant in wanted]
-    schedule = Schedule(
-        epochs=config.training.epochs,
-        steps_per_epoch=config.training.steps_per_epoch,
-        block_steps=config.comparison.block_steps,
-        tokens_per_step=setup.tokens_per_step,
-        seed=config.seed + 1000 * index,  # of the order of arms alone
+    session = open_session(config, _no_output, cached_programs=False, manifest=directory.manifest)
+    setup = build_setup(
+        config, session.model, prepare(config.data, config.tokenizer, config.model.vocab_size, _no_output)
     )
+    arms = [Arm(setup, variant) for variant in session.variants[0]]
+    schedule = schedule_of(setup, config.seed + 1000 * index)  # the seed is of the order of arms alone
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
     blocks = {arm.name: lambda n, arm=arm: arm.run_block(n).seconds for arm in arms}
     for arm in arms:

@@ -1,4 +1,4 @@
-"""Trains the arms of one training pair to the end: checkpoints, metrics, progress, and going on after an interruption.
+"""Trains the arms of one training pair to the end: checkpoints, metrics, progress, and resuming.
 
 How arms take turns is left to `protocol`, what the record means to `results`.
 """
@@ -8,7 +8,6 @@ import functools
 import json
 import math
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,17 +51,19 @@ def train(
     console: Console,
     *,
     resumed: bool,
+    preemption: Preemption,
     keep_checkpoints: bool = True,
 ) -> Record:
     """Trains all arms and writes the record.
 
     Args:
-      setup: what the arms have in common.
+      setup: everything that the arms have in common.
       arms: at the start of their training.
       schedule: what to run.
       directory: of the training pair.
       console: told of progress.
-      resumed: go on from the newest checkpoints, if there are any.
+      resumed: whether to start from the newest checkpoints, if there are any.
+      preemption: says when to save and stop.
       keep_checkpoints: whether the checkpoints are of use once the record is written.
 
     Raises:
@@ -82,25 +83,15 @@ def train(
                 tensorboard=directory.path / "tensorboard" if config.metrics.tensorboard else None,
             )
         )
-        progress = stack.enter_context(
-            Progress(
-                console,
-                arms=[arm.name for arm in arms],
-                epochs=schedule.epochs,
-                steps_per_epoch=schedule.steps_per_epoch,
-                tokens_per_step=schedule.tokens_per_step,
-            )
-        )
-        # Without checkpoints there is nothing that a run could go on from: SIGTERM then ends it at once.
-        preemption = stack.enter_context(Preemption()) if saved else None
+        display = stack.enter_context(Display(console, arms, schedule))
         for arm in arms:
-            arm.on_step = functools.partial(_show_step, progress, arm.name, schedule.tokens_per_step, [])
+            arm.on_step = functools.partial(display.step, arm.name)
         record = protocol.run(
             arms,
             schedule,
             record=record,
             observer=Observer(
-                block=functools.partial(_write_block, metrics, config.metrics.every_steps),
+                block=functools.partial(_on_block, metrics, config.metrics.every_steps, display),
                 heldout=functools.partial(_write_heldout, metrics, console, schedule),
                 pair=functools.partial(_save, arms, saved, config_json, preemption),
             ),
@@ -149,26 +140,48 @@ def _restore(arms: Sequence[Arm], saved: Mapping[str, Checkpoints], directory: R
     return Record.from_json(records[-1])
 
 
-def _show_step(
-    progress: Progress, arm: str, tokens_per_step: int, recent: list[tuple[float, int]], step: int, loss: float
-) -> None:
-    """Tells the display how far an arm is; tokens/s over the last ten calls of its program or so."""
-    now = time.perf_counter()
-    # Between two blocks of an arm the other one runs: a gap of many steps' length starts the window anew.
-    if len(recent) > 1 and (now - recent[-1][0]) / (step - recent[-1][1]) > 5 * _seconds_per_step(recent):
-        recent.clear()
-    recent.append((now, step))
-    del recent[:-11]
-    if len(recent) > 1:
-        progress.update(arm, step=step, loss=loss, tokens_per_second=tokens_per_step / _seconds_per_step(recent))
+class Display:
+    """The progress of all arms on the console. Use it as a context manager.
+
+    The tokens/s and the time left that it shows are those of each arm's last visit in a block, by the clock that times
+    the comparison: between two visits of an arm another one runs, and within one the host only sees when it hears of a
+    step. Until an arm's first visit is over it has none.
+    """
+
+    def __init__(self, console: Console, arms: Sequence[Arm], schedule: Schedule):
+        self._progress = Progress(
+            console,
+            arms=[arm.name for arm in arms],
+            epochs=schedule.epochs,
+            steps_per_epoch=schedule.steps_per_epoch,
+            tokens_per_step=schedule.tokens_per_step,
+        )
+        self._tokens_per_second: dict[str, float] = {}
+
+    def __enter__(self) -> "Display":
+        """Takes the terminal, if it shows moving lines."""
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Gives it back."""
+        self._progress.__exit__(*error)
+
+    def step(self, arm: str, step: int, loss: float) -> None:
+        """Shows an arm at a step, with its loss in nats per token."""
+        self._progress.update(arm, step=step, loss=loss, tokens_per_second=self._tokens_per_second.get(arm))
+
+    def block(self, arm: str, result: protocol.BlockResult) -> None:
+        """Takes the speed of an arm's finished visit, which is shown from its next step on."""
+        self._tokens_per_second[arm] = result.tokens / result.seconds
 
 
-def _seconds_per_step(times_and_steps: Sequence[tuple[float, int]]) -> float:
-    (start, first), (end, last) = times_and_steps[0], times_and_steps[-1]
-    return (end - start) / (last - first)
+def _on_block(metrics: MetricsWriter, every_steps: int, display: Display, arm: str, plan: Plan, result: Any) -> None:
+    display.block(arm, result)
+    _write_block(metrics, every_steps, arm, result)
 
 
-def _write_block(metrics: MetricsWriter, every_steps: int, arm: str, plan: Plan, result: Any) -> None:
+def _write_block(metrics: MetricsWriter, every_steps: int, arm: str, result: Any) -> None:
     for offset, (loss, grad_norm) in enumerate(zip(result.losses, result.grad_norms, strict=True)):
         step = result.first_step + offset + 1
         if step % every_steps == 0:
@@ -195,17 +208,16 @@ def _save(
     arms: Sequence[Arm],
     saved: Mapping[str, Checkpoints],
     config_json: str,
-    preemption: Preemption | None,
+    preemption: Preemption,
     record: Record,
     plan: Plan,
 ) -> None:
-    stopping = preemption is not None and preemption.requested
-    if not plan.ends_epoch and not stopping:
+    if not plan.ends_epoch and not preemption.requested:
         return
     for arm in arms:
         if arm.name in saved:
             # Within an epoch nothing was evaluated: such a checkpoint is never the best.
             heldout_loss = record.heldout[-1].mean_loss[arm.name] if plan.ends_epoch else math.inf
             arm.trainer.save(saved[arm.name], heldout_loss, config_json, facts={"record": record.to_json()})
-    if stopping:
+    if preemption.requested:
         raise Preempted(f"SIGTERM: stopped and saved after step {plan.end_step}; go on with: ryot --resume=latest")

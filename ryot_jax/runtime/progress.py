@@ -20,7 +20,7 @@ _REFRESH_SECONDS = 0.5
 class _Position:
     step: int
     loss: float
-    tokens_per_second: float
+    tokens_per_second: float | None
 
 
 class Progress:
@@ -82,14 +82,14 @@ class Progress:
         if self._bars is not None:
             self._console.attempt(self._bars.stop)
 
-    def update(self, arm: str, *, step: int, loss: float, tokens_per_second: float) -> None:
+    def update(self, arm: str, *, step: int, loss: float, tokens_per_second: float | None) -> None:
         """Tell where an arm is.
 
         Args:
           arm: one of `arms`.
           step: steps done, 1 to epochs x steps_per_epoch.
           loss: nats per token.
-          tokens_per_second: over the last block or so.
+          tokens_per_second: as measured over a block of its steps; None: no block is finished yet.
         """
         self._positions[arm] = _Position(step, loss, tokens_per_second)
         self._unshown.add(arm)
@@ -114,20 +114,21 @@ class Progress:
     def _position_text(self, arm: str) -> str:
         position = self._positions[arm]
         epoch = min(max(position.step - 1, 0) // self._steps_per_epoch + 1, self._epochs)
+        speed = "?" if position.tokens_per_second is None else f"{position.tokens_per_second:,.0f}"
         return (
             f"epoch {epoch}/{self._epochs}  step {position.step:{len(str(self._total))}d}/{self._total}  "
-            f"loss {position.loss:.4f}  {position.tokens_per_second:,.0f} tok/s  {self._time_left()} left"
+            f"loss {position.loss:.4f}  {speed} tok/s  {self._time_left()} left"
         )
 
     def _time_left(self) -> str:
         """Of the whole run: the arms take turns, so their times add up; silent arms count as fast."""
-        rates = [place.tokens_per_second for place in self._positions.values() if place.tokens_per_second > 0]
+        rates = [place.tokens_per_second for place in self._positions.values() if place.tokens_per_second]
         if not rates:
             return "?"
         seconds = 0.0
         for arm in self._arms:
-            place = self._positions.get(arm, _Position(0, 0.0, 0.0))
-            rate = place.tokens_per_second if place.tokens_per_second > 0 else sum(rates) / len(rates)
+            place = self._positions.get(arm, _Position(0, 0.0, None))
+            rate = place.tokens_per_second or sum(rates) / len(rates)
             seconds += max(self._total - place.step, 0) * self._tokens_per_step / rate
         return format_duration(seconds)
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ryot_jax import cli
-from ryot_jax.commands import ablate
+from ryot_jax.cli import Context
 from ryot_jax.comparison import results
 from ryot_jax.comparison.ablation import Built
 from ryot_jax.comparison.attribution import Player, attribute
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
-from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.optimizations import KernelPlan
+from ryot_jax.runs import ablation
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
+from tests import command_lines
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = f"--config={REPOSITORY / 'configs/smoke.py'}"
@@ -132,21 +132,22 @@ def test_times_that_something_else_made_long_are_told(finished):
         for arm in document["arms"]
     }
     seconds = {subset: np.full(8, 0.1) for subset in built}
-    assert ablate._outliers(seconds, built) == []
+    assert ablation._outliers(seconds, built) == []
     seconds[frozenset(["norm"])][2] *= 9.0
-    (warning,) = ablate._outliers(seconds, built)
+    (warning,) = ablation._outliers(seconds, built)
     assert warning.startswith("1 of 32 times are more than 1.5 times as long as their arm and round explain")
     assert "(the worst 9.0 times: norm, round 3)" in warning
 
 
 def test_options_and_their_defaults():
-    invocation = cli.parse(["ablate", SMOKE])
-    assert (invocation.command, invocation.config.name) == ("ablate", "smoke")
-    assert invocation.options == cli.AblateOptions(Path("runs"), None, 16, 10)
+    command = command_lines.parse(["ablate", SMOKE])
+    assert (command.name, command.config.name) == ("ablate", "smoke")
+    assert (command.workdir, command.only, command.rounds, command.block_steps) == (Path("runs"), None, 16, 10)
     words = ["--only=dense, attention", "--rounds=4", "--block_steps=20", "--workdir=out", "--config.seed=3"]
-    invocation = cli.parse(["ablate", SMOKE, *words])
-    assert invocation.options == cli.AblateOptions(Path("out"), ("dense", "attention"), 4, 20)
-    assert invocation.config.seed == 3
+    command = command_lines.parse(["ablate", SMOKE, *words])
+    only = ("dense", "attention")
+    assert (command.workdir, command.only, command.rounds, command.block_steps) == (Path("out"), only, 4, 20)
+    assert command.config.seed == 3
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_options_and_their_defaults():
 )
 def test_usage_errors_name_the_word_and_the_remedy(words, message):
     with pytest.raises(ConfigError) as caught:
-        cli.parse(["ablate", *words])
+        command_lines.parse(["ablate", *words])
     assert message in str(caught.value)
     assert caught.value.exit_code == 2
 
@@ -180,9 +181,8 @@ OFF = [f"--config.optimizations.{name}=off" for name in get_default().optimizati
     ],
 )
 def test_what_cannot_be_ablated_is_refused_before_there_is_a_run_directory(tmp_path, words, message):
-    invocation = cli.parse(["ablate", SMOKE, f"--workdir={tmp_path / 'runs'}", *words])
-    allocator = AllocatorRecord(False, {}, "for a test")
+    command = command_lines.parse(["ablate", SMOKE, f"--workdir={tmp_path / 'runs'}", *words])
     with pytest.raises(ConfigError) as caught:
-        ablate.run(invocation.require_config(), invocation.options, allocator, Console(io.StringIO()))
+        command.run(Context(Console(io.StringIO()), command_lines.UNTOUCHED))
     assert message in str(caught.value)
     assert not (tmp_path / "runs").exists()

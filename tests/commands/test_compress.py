@@ -54,16 +54,17 @@ def test_the_files_text_is_that_of_its_decoded_weights(trained, capsys):
 
 @pytest.mark.parametrize("budget", ["ratio>=6", "loss<=1"])
 def test_what_is_found_has_the_shape_that_reports_read(trained, budget, capsys):
-    from ryot_jax.cli import CheckpointOptions
-    from ryot_jax.commands.compress import compress_checkpoint, parse_budget
     from ryot_jax.comparison.results import plain
     from ryot_jax.data.pipeline import prepare
     from ryot_jax.runs import checkpoint_of_run
+    from ryot_jax.runs.chosen import best_of
+    from ryot_jax.runs.compression import compress_checkpoint, parse_budget
+    from ryot_jax.runs.session import open_session
 
-    chosen = CheckpointOptions(trained.directory.path, "optimized", "best")
+    chosen = best_of(trained.directory, "optimized")
     config = trained.config
     config.compression.pareto = True
-    checkpoint = checkpoint_of_run.restore(config, chosen)
+    checkpoint = checkpoint_of_run.restore(open_session(config, print, cached_programs=False), chosen)
     corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, print)
     found = compress_checkpoint(checkpoint, chosen, corpus, parse_budget(budget), Console())
     faults: list[str] = []

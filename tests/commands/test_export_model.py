@@ -11,19 +11,18 @@ import tokenizers
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from ryot_jax import cli
-from ryot_jax.commands import export_model
 from ryot_jax.model import gpt2_layout
 from ryot_jax.model.config import from_config
+from ryot_jax.runs import gpt2_export
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
+from tests import command_lines
 
 
 def export(run, to, *words):
     """Runs the command, and returns what it printed."""
-    invocation = cli.parse(["export", f"--run={run.directory.path}", f"--to={to}", *words])
     printed = io.StringIO()
-    assert export_model.run(invocation.require_config(), invocation.options, Console(printed)) == 0
+    assert command_lines.run(["export", f"--run={run.directory.path}", f"--to={to}", *words], Console(printed)) == 0
     return printed.getvalue()
 
 
@@ -111,7 +110,7 @@ def test_an_export_that_fails_midway_leaves_nothing(make_run, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     run = make_run()
-    monkeypatch.setattr(export_model, "write_json", full)
+    monkeypatch.setattr(gpt2_export, "write_json", full)
     with pytest.raises(ConfigError, match=r"--to=.*gpt2 cannot be written: .*No space left"):
         export(run, tmp_path / "gpt2")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]

@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from ryot_jax import cli, decoding
-from ryot_jax.commands import generate
+from ryot_jax import decoding
 from ryot_jax.kernels import cpu
 from ryot_jax.runs.checkpoint_of_run import restore
+from ryot_jax.runs.chosen import best_of
+from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.console import Console, printable
 from ryot_jax.runtime.errors import ConfigError
+from tests import command_lines
 
 PROMPT = "def value(self):\n    ret"
 ENGINES = [
@@ -34,9 +36,8 @@ class Lines(Console):
 
 def printed(run, *words):
     """What the command prints: the calls that print text, and the line that says what it took."""
-    invocation = cli.parse(["generate", f"--run={run.directory.path}", *words])
     lines = Lines()
-    assert generate.run(invocation.require_config(), invocation.options, lines) == 0
+    assert command_lines.run(["generate", f"--run={run.directory.path}", *words], lines) == 0
     *text, empty, said = lines.calls
     assert empty == ""
     return text, said
@@ -44,8 +45,8 @@ def printed(run, *words):
 
 def generated(run, prompt, *words):
     """The new tokens and the whole text of one call without a draft, by the run's tokenizer."""
-    invocation = cli.parse(["generate", f"--run={run.directory.path}", f"--prompt={prompt}", *words])
-    options, found = invocation.options, restore(invocation.require_config(), invocation.options)
+    options = command_lines.parse(["generate", f"--run={run.directory.path}", f"--prompt={prompt}", *words])
+    found = restore(open_session(options.config, print, cached_programs=False), options.chosen)
     tokenizer, decoder = found.require_tokenizer(), decoding.prepare(found.params, found.model, engine=options.engine)
     ids = tokenizer.encode(prompt)
     new = decoding.generate(
@@ -114,7 +115,9 @@ def test_the_text_ends_before_the_token_that_ends_a_document(make_run, prompts):
     kept = new[: new.index(end)]
     end_documents_with(run, end)
     text, said = printed(run, *words)
-    tokenizer = restore(run.config, cli.CheckpointOptions(run.directory.path, "optimized", "best")).tokenizer
+    tokenizer = restore(
+        open_session(run.config, print, cached_programs=False), best_of(run.directory, "optimized")
+    ).tokenizer
     wanted = printable(tokenizer.decode([*tokenizer.encode(PROMPT), *kept]))
     assert wanted != whole
     assert ("\n".join(text) if prompts == 1 else text[1]) == wanted

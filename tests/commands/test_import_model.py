@@ -13,40 +13,35 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
 
-from ryot_jax import cli
-from ryot_jax.commands import export_model, generate, import_model
 from ryot_jax.data.tokenizer import train_bpe
-from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.runs.checkpoint_of_run import restore
+from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 from ryot_jax.training.checkpoints import Checkpoints
-
-UNTOUCHED = AllocatorRecord(applied=False, reason="a test", settings={})
+from tests import command_lines
 
 
 @pytest.fixture
 def gpt2(make_run, tmp_path):
     """A folder with a GPT-2, and the parameters in it."""
     run = make_run()
-    invocation = cli.parse(["export", f"--run={run.directory.path}", f"--to={tmp_path / 'gpt2'}"])
-    export_model.run(invocation.require_config(), invocation.options, Console(io.StringIO()))
+    command_lines.run(["export", f"--run={run.directory.path}", f"--to={tmp_path / 'gpt2'}"], Console(io.StringIO()))
     return tmp_path / "gpt2", run.states["optimized", 5].params
 
 
 def import_(folder, *words):
     """Runs the command with a workdir beside the folder; returns the run directory and what was printed."""
     workdir = folder.parent / "imported"
-    options = cli.parse(["import", f"--from={folder}", f"--workdir={workdir}", *words]).options
     printed = io.StringIO()
-    assert import_model.run(options, UNTOUCHED, Console(printed)) == 0
+    assert command_lines.run(["import", f"--from={folder}", f"--workdir={workdir}", *words], Console(printed)) == 0
     (run,) = workdir.iterdir()
     return run, printed.getvalue()
 
 
 def restored(run, *words):
-    invocation = cli.parse(["generate", f"--run={run}", "--prompt=x", *words])
-    return restore(invocation.require_config(), invocation.options)
+    command = command_lines.parse(["generate", f"--run={run}", "--prompt=x", *words])
+    return restore(open_session(command.config, print, cached_programs=False), command.chosen)
 
 
 def edit(file, **values):
@@ -72,8 +67,8 @@ def test_the_run_writes_text_and_has_no_best_checkpoint(gpt2):
     run, _ = import_(gpt2[0], "--name=mine")
     assert run.name.endswith("Z-mine")
     printed = io.StringIO()
-    invocation = cli.parse(["generate", f"--run={run}", "--prompt=def v", "--max_new_tokens=4"])
-    assert generate.run(invocation.require_config(), invocation.options, Console(printed)) == 0
+    words = ["generate", f"--run={run}", "--prompt=def v", "--max_new_tokens=4"]
+    assert command_lines.run(words, Console(printed)) == 0
     assert printed.getvalue().startswith("def v")
     assert "(baseline, latest checkpoint of step 0;" in printed.getvalue()
     with pytest.raises(CheckpointError, match="no checkpoint 'best'"):
@@ -82,8 +77,7 @@ def test_the_run_writes_text_and_has_no_best_checkpoint(gpt2):
 
 def test_export_of_an_import_is_the_same_files(gpt2, tmp_path):
     run, _ = import_(gpt2[0])
-    invocation = cli.parse(["export", f"--run={run}", f"--to={tmp_path / 'again'}"])
-    export_model.run(invocation.require_config(), invocation.options, Console(io.StringIO()))
+    command_lines.run(["export", f"--run={run}", f"--to={tmp_path / 'again'}"], Console(io.StringIO()))
     for file in gpt2[0].iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
@@ -92,11 +86,11 @@ def test_an_imported_run_cannot_be_resumed_or_reported_on(gpt2):
     run, _ = import_(gpt2[0])
     for words in ([f"--resume={run}"], ["report", f"--run={run}"]):
         with pytest.raises(ConfigError, match="is an imported checkpoint: it holds no training"):
-            cli.parse(words)
+            command_lines.parse(words)
     for words in (["--resume=latest"], ["report"]):
         with pytest.raises(ConfigError, match="no run directory in"):
-            cli.parse([*words, f"--workdir={run.parent}"])
-    assert cli.parse(["generate", f"--workdir={run.parent}", "--prompt=x"]).options.run == run
+            command_lines.parse([*words, f"--workdir={run.parent}"])
+    assert command_lines.parse(["generate", f"--workdir={run.parent}", "--prompt=x"]).chosen.run == run
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

@@ -7,7 +7,7 @@ import pytest
 from experiments.time_to_loss import STUDY
 from ryot_jax.config import load
 from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
-from ryot_jax.runs.scheduled_arm import plans, schedule_of
+from ryot_jax.runs.planned_training import planned_trainings, schedule_of
 from ryot_jax.scaling import check
 from ryot_jax.training.recipe import with_recipe
 
@@ -15,7 +15,7 @@ from ryot_jax.training.recipe import with_recipe
 @pytest.mark.parametrize("name", ["scaled", "wide", "smoke"])
 def test_the_plans_can_be_trained(name):
     config = load(f"configs/{name}.py")
-    for plan in [*plans(config), *STUDY.get(name, {}).values()]:
+    for plan in [*planned_trainings(config), *STUDY.get(name, {}).values()]:
         with_recipe(config, plan.parts, plan.learning_rate)
         schedule = schedule_of(plan, config, steps_per_call=STEPS_PER_CALL)
         model = config.model

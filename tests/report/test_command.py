@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from ryot_jax.commands import report
 from ryot_jax.config import get_default, to_json
 from ryot_jax.main import main
 from ryot_jax.report import files
+from ryot_jax.runs import redraw
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 
@@ -135,13 +135,13 @@ def test_a_damaged_or_foreign_file_is_refused_with_its_name_and_a_remedy(run, ch
 def test_what_is_no_results_file_at_all_is_called_damaged(run, content):
     (run / "results.json").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match="damaged"):
-        report.read(run / "results.json")
+        redraw.read(run / "results.json")
 
 
 def test_what_is_not_utf8_is_called_damaged(run):
     (run / "results.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ConfigError, match="damaged"):
-        report.read(run / "results.json")
+        redraw.read(run / "results.json")
 
 
 def test_a_run_that_is_not_finished_is_told_how_to_go_on(run):

@@ -4,17 +4,18 @@ import jax
 import numpy as np
 import pytest
 
-from ryot_jax import cli
 from ryot_jax.data.tokenizer import byte_tokenizer
 from ryot_jax.model import functional
 from ryot_jax.runs.checkpoint_of_run import restore
+from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.errors import CheckpointError
 from ryot_jax.training.optimizer import evaluation_params
+from tests import command_lines
 
 
 def restored(run, *words):
-    invocation = cli.parse(["generate", f"--run={run.directory.path}", "--prompt=x", *words])
-    return restore(invocation.require_config(), invocation.options)
+    command = command_lines.parse(["generate", f"--run={run.directory.path}", "--prompt=x", *words])
+    return restore(open_session(command.config, print, cached_programs=False), command.chosen)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,22 @@
 """How fast a checkpoint generates, at the end of a training run: measured once, and compared token by token."""
 
 import json
-import types
 
 import numpy as np
 import pytest
 
 from ryot_jax import decoding
-from ryot_jax.cli import CheckpointOptions
-from ryot_jax.commands import train
 from ryot_jax.comparison import schema
 from ryot_jax.comparison.results import plain
 from ryot_jax.data.pipeline import prepare
-from ryot_jax.runs import checkpoint_of_run, decoding_speed
+from ryot_jax.runs import checkpoint_of_run, decoding_speed, redraw
+from ryot_jax.runs.chosen import best_of
+from ryot_jax.runs.run import Run
+from ryot_jax.runs.session import open_session
+from ryot_jax.runs.stage import Stages
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
+from tests import command_lines
 
 BEST, OTHER = 5, 9  # steps
 
@@ -29,8 +31,9 @@ def _corpus(run):
 
 
 def _measured(run):
-    chosen = CheckpointOptions(run.directory.path, "optimized", "best")
-    found = decoding_speed.measure(checkpoint_of_run.restore(run.config, chosen), chosen, _corpus(run), Console())
+    chosen = best_of(run.directory, "optimized")
+    checkpoint = checkpoint_of_run.restore(open_session(run.config, print, cached_programs=False), chosen)
+    found = decoding_speed.measure(checkpoint, chosen, _corpus(run), Console())
     faults: list[str] = []
     schema._check_decoding(plain(found), faults)
     assert faults == []
@@ -93,13 +96,14 @@ def test_each_way_goes_first_as_often_as_the_other_where_there_is_time(monkeypat
 
 
 def _end_of(run, *, resumed):
-    arm = types.SimpleNamespace(name="optimized")
-    return train._decode_with_best(run.config, arm, _corpus(run), run.directory, Console(), resumed=resumed)
+    session = open_session(run.config, print, cached_programs=False)
+    stages = Stages(Run(session, run.directory, Console(), command_lines.UNTOUCHED, resumed))
+    return stages(decoding_speed.STAGE, "optimized"), stages.warnings
 
 
 def test_a_run_that_goes_on_takes_what_was_measured_before(trained, monkeypatch):
     before = {"arm": "optimized", "step": BEST, "tokens_per_second": 1.0}
-    monkeypatch.setattr(train.report, "read", lambda path: {"decoding": before})
+    monkeypatch.setattr(redraw, "read", lambda path: {"decoding": before})
     assert _end_of(trained, resumed=True) == (before, [])
     measured, _ = _end_of(trained, resumed=False)
     assert measured["tokens_per_second"] > 1.0
@@ -107,7 +111,7 @@ def test_a_run_that_goes_on_takes_what_was_measured_before(trained, monkeypatch)
 
 @pytest.mark.parametrize("before", [None, {"arm": "optimized", "step": OTHER}, {"arm": "baseline", "step": BEST}])
 def test_what_another_checkpoint_came_to_does_not_count(trained, monkeypatch, before):
-    monkeypatch.setattr(train.report, "read", lambda path: {} if before is None else {"decoding": before})
+    monkeypatch.setattr(redraw, "read", lambda path: {} if before is None else {"decoding": before})
     found, warnings = _end_of(trained, resumed=True)
     assert found["prompts"] == 32 and warnings == []
 

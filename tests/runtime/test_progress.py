@@ -93,6 +93,18 @@ def test_plain_output_is_ascii_even_for_a_loss_that_is_not_a_number(clock):
     assert "? left" in stream.getvalue()
 
 
+def test_before_the_first_measurement_there_is_no_speed_and_no_time_left(clock):
+    stream = io.StringIO()
+    with progress_on(stream, clock) as progress:
+        clock.seconds = 10.0
+        progress.update("baseline", step=5, loss=2.0, tokens_per_second=None)
+        clock.seconds = 20.0
+        progress.update("optimized", step=50, loss=2.0, tokens_per_second=4096.0)
+    first, *_, last = stream.getvalue().splitlines()
+    assert first.endswith("step   5/200  loss 2.0000  ? tok/s  ? left")
+    assert last.endswith("4,096 tok/s  5:45 left")  # 150 steps of this arm, and 195 of one taken to be as fast
+
+
 def test_a_terminal_shows_a_row_for_each_arm_and_is_given_back(clock):
     stream = Utf8Terminal()
     with progress_on(stream, clock) as progress:

@@ -1,6 +1,6 @@
-"""Block pairs timed in fresh processes: what a recompilation and another layout of memory are worth.
+"""The stage that times block pairs in fresh processes: how far a recompilation and another layout of memory matter.
 
-What such a process does is in `timing_process`.
+Such a process runs `timing_process`.
 """
 
 import json
@@ -9,17 +9,19 @@ import sys
 from pathlib import Path
 
 from ryot_jax.comparison.outcomes import ProcessTimes
+from ryot_jax.runs.run import Run
+from ryot_jax.runs.stage import Stage, StageResult
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import CheckpointError, RyotError
 from ryot_jax.runtime.run_directory import RunDirectory
 
 
 def run_all(directory: RunDirectory, count: int, console: Console) -> list[ProcessTimes]:
-    """The times of so many fresh processes, one after the other; those that are there already are taken as they are.
+    """Runs `count` fresh processes one after the other, but for those whose times are there already.
 
     Raises:
       RyotError: a process ended with an error.
-      CheckpointError: what one has written is damaged.
+      CheckpointError: the times that one has written are damaged.
     """
     found = []
     for index in range(1, count + 1):
@@ -39,6 +41,10 @@ def run_all(directory: RunDirectory, count: int, console: Console) -> list[Proce
     return found
 
 
+def _time_all(run: Run) -> StageResult[list[ProcessTimes]]:
+    return StageResult(run_all(run.directory, run.config.comparison.processes - 1, run.console))
+
+
 def _read(path: Path) -> ProcessTimes:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -48,3 +54,6 @@ def _read(path: Path) -> ProcessTimes:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}); remove it to time that process anew") from error
+
+
+STAGE = Stage("fresh processes", _time_all)

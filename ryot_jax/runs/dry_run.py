@@ -1,4 +1,4 @@
-"""`ryot train --dry_run`: the resolved config and what the run would cost; nothing is trained or written."""
+"""The resolved config of a run and its cost, for `ryot train --dry_run`; nothing is trained or written."""
 
 import time
 
@@ -6,36 +6,29 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ryot_jax.comparison.arms import variants
-from ryot_jax.config import to_json
-from ryot_jax.machine.devices import describe_devices
+from ryot_jax.config import to_json, total_steps
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.model.accounting import flops_per_step, memory_by_part, parameters_by_part
-from ryot_jax.model.config import from_config
-from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
-from ryot_jax.runs.scheduled_arm import plans, schedule_of
+from ryot_jax.runs.planned_training import planned_trainings, schedule_of
+from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.progress import format_duration
-from ryot_jax.training.setup import kernel_spec
 
 # Seconds of a step over seconds of its matrix products alone, as measured with configs/scaled.py and configs/wide.py
 # on 2-core CPUs; softmax, norms and memory traffic are the rest.
 _STEP_OVER_PRODUCTS = (1.4, 2.4)
 
 
-def run(config: ConfigDict, console: Console) -> int:
+def estimate(config: ConfigDict, console: Console) -> int:
     """Prints config, parameters by part, FLOPs, memory and the time to expect; returns 0."""
-    use_compilation_cache(config)
-    devices = describe_devices()
-    model = from_config(config.model, devices.platform)
-    training = config.training
+    session, training = open_session(config, console.line), config.training
+    devices, model = session.devices, session.model
     shapes = jax.eval_shape(lambda: functional.init(model, 0)[1])
     parts = parameters_by_part(shapes)
     flops = flops_per_step(model, training.batch_size, training.seq_len)
     microbatch = training.batch_size // training.accumulation // devices.local_count
     memory = memory_by_part(model, max(microbatch, 1), training.seq_len)
-    lookup = open_tuning_cache(config, console.line).lookup
-    _, resolutions = variants(config, kernel_spec(config, model, devices), lookup)
+    _, resolutions = session.variants
 
     console.line(to_json(config).rstrip())
     console.line()
@@ -49,15 +42,15 @@ def run(config: ConfigDict, console: Console) -> int:
     for arm, resolution in resolutions.items():
         for line in resolution.lines():
             console.line(f"{arm}: {line}")
-    for plan in plans(config) if config.scaling.enabled and len(resolutions) == 2 else []:
-        schedule, parts_of_recipe = schedule_of(plan, config), ", ".join(plan.parts) or "none"
-        share = schedule.total_tokens / (training.epochs * training.steps_per_epoch * training.batch_size)
+    for planned in planned_trainings(config) if config.scaling.enabled and len(resolutions) == 2 else []:
+        schedule, parts_of_recipe = schedule_of(planned, config), ", ".join(planned.parts) or "none"
+        share = schedule.total_tokens / (total_steps(config) * training.batch_size)
         console.line(
-            f"{plan.name}: {schedule.total_steps:,} steps of {len(schedule.programs())} kinds, "
+            f"{planned.name}: {schedule.total_steps:,} steps of {len(schedule.programs())} kinds, "
             f"{share / training.seq_len:.0%} of the tokens; recipe: {parts_of_recipe}"
         )
     rate = _product_rate(model, max(microbatch, 1) * training.seq_len) * devices.local_count
-    steps = training.epochs * training.steps_per_epoch * len(resolutions)
+    steps = total_steps(config) * len(resolutions)
     low, high = (factor * flops / rate for factor in _STEP_OVER_PRODUCTS)
     console.line(
         f"time        {format_duration(low * steps)} to {format_duration(high * steps)} for {steps} steps of "

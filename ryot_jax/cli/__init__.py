@@ -1,0 +1,21 @@
+"""The command line: how a command declares its own, how words become a command, and the help text.
+
+A command is a frozen dataclass in a file of its own in `ryot_jax.commands`; its fields are its options. Nothing here
+imports JAX, as the memory allocator is set between parsing and the first import of it.
+"""
+
+from ryot_jax.cli.command import Command, Context, option
+from ryot_jax.cli.help import help_text
+from ryot_jax.cli.parse import discover, parse
+from ryot_jax.cli.shared import CheckpointCommand, ConfigCommand
+
+__all__ = [
+    "CheckpointCommand",
+    "Command",
+    "ConfigCommand",
+    "Context",
+    "discover",
+    "help_text",
+    "option",
+    "parse",
+]

@@ -1,0 +1,149 @@
+"""The effect of each optimization of a config on the time of a step, alone and beside the others, for `ryot ablate`.
+
+`comparison.ablation` times the arms, `comparison.attribution` computes the effects and `report.ablation_summary` puts
+them into words; here they meet in one run directory.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ryot_jax.comparison import ablation, attribution, results
+from ryot_jax.comparison.ablation import Built, Design
+from ryot_jax.comparison.attribution import Subset
+from ryot_jax.config import to_json
+from ryot_jax.data.pipeline import prepare
+from ryot_jax.kernels import Spec
+from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.optimizations import Resolution
+from ryot_jax.report import ablation_summary
+from ryot_jax.runs.compiled_arms import collect_manifest, tune_kernels
+from ryot_jax.runs.session import open_session
+from ryot_jax.runtime.console import Console
+from ryot_jax.runtime.errors import EXIT_PASS
+from ryot_jax.runtime.files import shown, write_json, write_text
+from ryot_jax.runtime.progress import format_duration
+from ryot_jax.runtime.run_directory import create_run
+from ryot_jax.training.setup import TrainingSetup, build_setup
+
+SCHEMA_VERSION = 1  # of attribution.json
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """How much is timed.
+
+    Attributes:
+      only: names of optimizations, the others being off everywhere; None: all that are on.
+      rounds: each gives one ratio of any two arms; at least 2.
+      block_steps: steps of an arm's turn, of which it has two a round.
+    """
+
+    only: tuple[str, ...] | None
+    rounds: int
+    block_steps: int
+
+
+def ablate(config: ConfigDict, workdir: Path, extent: Extent, allocator: AllocatorRecord, console: Console) -> int:
+    """Times the arms, prints the effects and writes `attribution.json` into a run directory; returns 0.
+
+    Raises:
+      RyotError: see the named errors; what was written before stays.
+    """
+    start = time.perf_counter()
+    session = open_session(config, console.line, trains=True)
+    if config.runtime.tune_kernels:
+        tune_kernels(session)
+    optimized = session.resolve()
+    # Mistakes on the command line show here, before there is a run directory.
+    design = ablation.design(optimized, session.spec, block_steps=extent.block_steps, only=extent.only)
+    directory = create_run(workdir, f"{config.name}-ablate")
+    with contextlib.closing(console):
+        console.log_to(directory.log)
+        console.line(f"run {directory.path}")
+        write_text(directory.config, to_json(config))
+        corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, console.line)
+        written = collect_manifest(session, corpus, allocator, {"optimized": optimized})
+        write_json(directory.manifest, written)
+        document = _ablate(build_setup(config, session.model, corpus), design, session.spec, extent, optimized, console)
+        seconds = time.perf_counter() - start
+        document["manifest"] = {**written, "seconds_in_all": seconds}
+        path = directory.path / "attribution.json"
+        results.write(path, document)
+        console.line()
+        for line in ablation_summary.lines(document):
+            console.line(line)
+        console.line()
+        console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {shown(path)}")
+    return EXIT_PASS
+
+
+def _ablate(
+    setup: TrainingSetup, design: Design, spec: Spec, extent: Extent, optimized: Resolution, console: Console
+) -> dict[str, Any]:
+    """Times the arms and returns `attribution.json`; warnings that are known beforehand are printed first."""
+    for player in design.players:
+        console.line(f"{player.name}: {player.implementation} ({optimized.reasons[player.name]})")
+    warnings = [*_few_rounds(extent.rounds, design), *_left_out(design, design.missing)]
+    for warning in warnings:
+        console.line(f"warning: {warning}")
+    built, unproven = ablation.build(setup, design, spec, log=console.line)
+    seconds = ablation.measure(setup, built, rounds=extent.rounds, block_steps=extent.block_steps, log=console.line)
+    missing = {**design.missing, **unproven}
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "name": setup.config.name,
+        "attribution": dataclasses.asdict(attribution.attribute(seconds, design.players)),
+        "block_steps": extent.block_steps,
+        "arms": [_arm(subset, arm, seconds[subset]) for subset, arm in built.items()],
+        "missing": [{"on": sorted(subset), "reason": reason} for subset, reason in missing.items()],
+        "warnings": [*warnings, *_left_out(design, unproven), *ablation.doubts(built), *_outliers(seconds, built)],
+    }
+    return dict(results.plain(document))
+
+
+def _few_rounds(rounds: int, design: Design) -> list[str]:
+    tests = 2 * len(design.players)
+    least = attribution.least_holm_p(rounds, tests)
+    if least < attribution.LEVEL:
+        return []
+    enough = next(n for n in range(rounds, 100) if attribution.least_holm_p(n, tests) < attribution.LEVEL)
+    return [
+        f"{rounds} rounds cannot give a Holm p below {least:.2g} for {tests} tests, so that no effect can be told from "
+        f"none by it; with --rounds={enough} it can fall below {attribution.LEVEL:g}"
+    ]
+
+
+def _left_out(design: Design, missing: Mapping[Subset, str]) -> list[str]:
+    names = [player.name for player in design.players]
+    return [f"not timed: {ablation.subset_name(subset, names)}: {reason}" for subset, reason in missing.items()]
+
+
+def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, Built]) -> list[str]:
+    found = attribution.outliers(seconds)
+    if not found:
+        return []
+    worst, times = found[0], sum(map(len, seconds.values()))
+    return [
+        f"{len(found)} of {times} times are more than {attribution.OUTLIER:g} times as long as their arm and round "
+        f"explain (the worst {worst.factor:.1f} times: {built[worst.subset].variant.name}, round {worst.round}): the "
+        "machine was busy with something else. They are kept, and widen the intervals"
+    ]
+
+
+def _arm(subset: Subset, arm: Built, seconds: np.ndarray) -> dict[str, Any]:
+    return {
+        "name": arm.variant.name,
+        "on": sorted(subset),
+        "plan": dict(arm.variant.plan),
+        "evidence": {name: evidence.text for name, evidence in arm.evidence.items()},
+        "compile_seconds": arm.compile_seconds,
+        "program_check": {name: dataclasses.asdict(check) for name, check in arm.program_checks.items()} or None,
+        "seconds_per_step": seconds,
+    }

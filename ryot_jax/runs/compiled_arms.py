@@ -1,0 +1,165 @@
+"""The stage before the first step: kernels are chosen, estimands stated, programs compiled, checked and proven active.
+
+It ends with the run's manifest on disk. How arms are compiled is left to `comparison.arms`.
+"""
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ryot_jax.comparison import estimands
+from ryot_jax.comparison.arms import Arm
+from ryot_jax.comparison.estimands import Settings
+from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.variants import Variant, check_active, is_statistical
+from ryot_jax.config import to_json
+from ryot_jax.data.pipeline import Corpus
+from ryot_jax.kernels.declaration import Evidence
+from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.machine.processor import describe_processor
+from ryot_jax.optimizations import Resolution
+from ryot_jax.runs import tuning
+from ryot_jax.runs.compression import parse_budget
+from ryot_jax.runs.run import Run
+from ryot_jax.runs.session import Session
+from ryot_jax.runs.stage import Stage, StageResult
+from ryot_jax.runtime import manifest
+from ryot_jax.runtime.errors import CheckpointError
+from ryot_jax.runtime.files import write_json
+from ryot_jax.runtime.run_directory import RunDirectory
+from ryot_jax.training.setup import TrainingSetup
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledArms:
+    """The arms before their first step, and how they will be trained and judged.
+
+    Attributes:
+      arms: the baseline first.
+      resolutions: how the kernels of each were chosen, by name.
+      evidence: for each arm but the first, the proof that each of its optimizations is on.
+      schedule: of the run's own seed.
+      settings: of the verdict.
+      stated_at: when the estimands were written down: UTC, ISO 8601.
+      manifest: plain JSON values.
+    """
+
+    arms: Sequence[Arm]
+    resolutions: Mapping[str, Resolution]
+    evidence: Mapping[str, Mapping[str, Evidence]]
+    schedule: Schedule
+    settings: Settings
+    stated_at: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The variant of each arm."""
+        return [arm.variant for arm in self.arms]
+
+
+def _compile(run: Run) -> StageResult[CompiledArms]:
+    session, config = run.session, run.config
+    if session.kernels_before is None and config.runtime.tune_kernels and "optimized" in config.comparison.arms:
+        tune_kernels(session)
+    variants, resolutions = session.variants
+    settings = _settings(config)
+    parse_budget(config.compression.budget)  # before hours of training, not after
+    stated_at = _write_estimands(run.directory, settings, statistical=is_statistical(variants[-1]))
+    arms = [_build(run, variant, resolutions[variant.name]) for variant in variants]
+    evidence = check_active(variants, {arm.name: arm.hlo_text() for arm in arms}, session.spec)
+    written = collect_manifest(session, run.corpus, run.allocator, {v.name: resolutions[v.name] for v in variants})
+    write_json(run.directory.manifest, written)
+    schedule = schedule_of(run.setup, config.seed)
+    return StageResult(CompiledArms(arms, resolutions, evidence, schedule, settings, stated_at, written))
+
+
+STAGE = Stage("compilation and checks", _compile)
+
+
+def tune_kernels(session: Session) -> None:
+    """Measures the kernels for the session's sizes, prints what was measured and stores the fastest."""
+    outcome = tuning.tune(session.config, session.model, session.spec, session.tuning_cache, log=session.log)
+    for line in outcome.table():
+        session.log(line)
+
+
+def schedule_of(setup: TrainingSetup, seed: int) -> Schedule:
+    """The paired protocol of a config's training.
+
+    Args:
+      setup: of the training.
+      seed: of the order of arms.
+    """
+    config = setup.config
+    return Schedule(
+        epochs=config.training.epochs,
+        steps_per_epoch=config.training.steps_per_epoch,
+        block_steps=config.comparison.block_steps,
+        tokens_per_step=setup.tokens_per_step,
+        seed=seed,
+    )
+
+
+def collect_manifest(
+    session: Session, corpus: Corpus, allocator: AllocatorRecord, resolutions: Mapping[str, Resolution]
+) -> dict[str, Any]:
+    """The manifest of a run of these arms, as plain JSON values; `resolutions` by the arm's name."""
+    return manifest.collect(
+        config_json=to_json(session.config),
+        devices=session.devices,
+        processor=describe_processor(),
+        allocator=allocator,
+        data_hash=corpus.data_hash,
+        tokenizer_hash=corpus.tokenizer.hash,
+        end_of_document=corpus.tokenizer.eod,
+        kernel_plans={name: dict(resolution.plan) for name, resolution in resolutions.items()},
+        kernel_reasons={name: resolution.reasons for name, resolution in resolutions.items()},
+    )
+
+
+def _settings(config: ConfigDict) -> Settings:
+    comparison, both = config.comparison, len(config.comparison.arms) == 2
+    return Settings(
+        loss_margin=comparison.loss_margin,
+        tight_loss_margin=comparison.tight_loss_margin,
+        beat=comparison.beat,
+        training_pairs=comparison.pairs,
+        processes=comparison.processes,
+        controls=both and comparison.controls,
+    )
+
+
+def _write_estimands(directory: RunDirectory, settings: Settings, *, statistical: bool) -> str:
+    """Writes down what is to be estimated, before anything is measured; returns when that was (UTC, ISO 8601)."""
+    items = estimands.state(settings, statistical=statistical)
+    if directory.estimands.is_file():  # of the run that is resumed
+        try:
+            stated = json.loads(directory.estimands.read_text(encoding="utf-8"))
+            if stated["sha256"] == estimands.digest(items):
+                return str(stated["stated_at"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{directory.estimands} is damaged ({error}): start a new run") from error
+        raise CheckpointError(
+            f"{directory.estimands} states other estimands than this version of the program would judge the run by; "
+            "go on with the version that began it, or start a new run"
+        )
+    stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_json(directory.estimands, {"sha256": estimands.digest(items), "stated_at": stated_at, "items": items})
+    return stated_at
+
+
+def _build(run: Run, variant: Variant, resolution: Resolution) -> Arm:
+    arm, console = Arm(run.setup, variant), run.console
+    memory = "" if arm.memory_bytes is None else f", {arm.memory_bytes / 2**20:,.0f} MiB"
+    console.line(f"{variant.name}: compiled in {sum(arm.compile_seconds.values()):.1f} s{memory}")
+    if variant.name != "baseline":
+        for line in resolution.lines():
+            console.line(f"  {line}")
+    for check in arm.program_checks.values():
+        console.line(f"  {check}")
+    return arm

@@ -1,0 +1,32 @@
+"""The devices, libraries and kernels of this machine, for `ryot doctor`."""
+
+from ryot_jax.config import get_default
+from ryot_jax.kernels import cpu
+from ryot_jax.machine.allocator import AllocatorRecord
+from ryot_jax.machine.processor import describe_processor
+from ryot_jax.runs.session import open_session
+from ryot_jax.runtime.console import Console
+from ryot_jax.runtime.manifest import versions
+
+
+def describe_machine(allocator: AllocatorRecord, console: Console) -> int:
+    """Prints devices, versions, and the kernels that the scaled run would use here with their reasons."""
+    session, processor = open_session(get_default(), console.line), describe_processor()
+    devices = session.devices
+    console.line(f"devices:    {devices.local_count} x {devices.kind} ({devices.platform})")
+    memory = "" if processor.memory_bytes is None else f", {processor.memory_bytes / 2**30:.0f} GiB"
+    console.line(
+        f"processor:  {processor.model}, {processor.usable_cores} cores{memory}; "
+        f"{' '.join(processor.vector_flags) or 'vector instructions not known'}"
+    )
+    console.line("versions:   " + ", ".join(f"{name} {version}" for name, version in versions().items()))
+    console.line(f"allocator:  {allocator.reason}")
+    console.line(f"C++:        {cpu.unavailable_reason() or _instruction_sets()}")
+    for line in session.resolve().lines():
+        console.line(line)
+    return 0
+
+
+def _instruction_sets() -> str:
+    bfloat16 = cpu.instruction_set("bfloat16")
+    return f"kernels for {cpu.instruction_set()}" + (f" and, in bfloat16, {bfloat16}" if bfloat16 else "")

@@ -1,0 +1,185 @@
+"""Prompts continued with a run's checkpoint, for `ryot generate`."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from ryot_jax import decoding
+from ryot_jax.data.tokenizer import JsonTokenizer
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore, restore_compressed
+from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.session import Session
+from ryot_jax.runtime.console import Console
+from ryot_jax.runtime.errors import ConfigError
+
+_STREAM_EVERY = 16  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """How prompts are to be continued.
+
+    Attributes:
+      prompts: at least one.
+      max_new_tokens: None: as many as the model has positions for.
+      sampling: how tokens are drawn.
+      seed: of the sampling.
+      draft: 'lookup', 'bigram' or 'none'.
+      draft_length: tokens of a guess; 0: as many as were right so far suggest.
+      candidates: texts for each prompt, at most.
+      engine: 'auto', 'cpu' or 'reference'.
+      compressed: whether the checkpoint's compressed file is taken.
+    """
+
+    prompts: tuple[str, ...]
+    max_new_tokens: int | None
+    sampling: decoding.Sampling
+    seed: int
+    draft: str
+    draft_length: int
+    candidates: int
+    engine: str
+    compressed: bool
+
+
+def generate(session: Session, chosen: ChosenCheckpoint, wishes: Wishes, console: Console) -> int:
+    """Prints each prompt with its continuation as it comes, and returns 0.
+
+    Args:
+      session: of the run's config.
+      chosen: the checkpoint.
+      wishes: prompts, and how to continue them.
+      console: where to print.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or no tokenizer that fits it.
+      ConfigError: an option cannot be used, or a prompt and its new tokens do not fit into the model's positions.
+    """
+    trained = (restore_compressed if wishes.compressed else restore)(session, chosen)
+    tokenizer, model = trained.require_tokenizer(), trained.model
+    prompts = [tokenizer.encode(prompt) for prompt in wishes.prompts]
+    if not all(prompts):
+        raise ConfigError("--prompt is empty; give at least one character")
+    new_tokens = wishes.max_new_tokens or max(model.max_len - max(map(len, prompts)), 1)
+    start = time.perf_counter()
+    decoder = decoding.prepare(trained.params, model, engine=wishes.engine)
+    request = _Request(
+        decoder,
+        tokenizer,
+        new_tokens,
+        wishes.sampling,
+        _speculation(decoder, wishes),
+        jax.random.key(wishes.seed),
+    )
+    if wishes.candidates > 1:
+        said = []
+        for number, prompt in enumerate(prompts, 1):
+            _head(number, prompts, console)
+            said.append(_of_candidates(request, prompt, wishes, console))
+    else:
+        said = [_plain(request, prompts, console)]
+    seconds = time.perf_counter() - start
+    console.line()
+    console.line(
+        f"({_described(trained, chosen, wishes)}; {'; '.join(said)}, {seconds:.2f} s, compilation included; "
+        f"{decoder.engine} engine in {decoder.dtype})"
+    )
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    decoder: decoding.Decoder
+    tokenizer: JsonTokenizer
+    new_tokens: int
+    sampling: decoding.Sampling
+    speculation: decoding.Speculation | None
+    key: jax.Array
+
+
+def _speculation(decoder: decoding.Decoder, wishes: Wishes) -> decoding.Speculation | None:
+    if wishes.draft == "none":
+        return None
+    successor_V = decoding.bigrams(decoder)
+    length = wishes.draft_length or decoding.DRAFT_LENGTH
+    if wishes.draft == "bigram":
+        draft = decoding.bigram_draft(successor_V, length=length)
+    else:
+        draft = decoding.lookup_draft(decoder.cfg.vocab_size, length=length, successor_V=successor_V)
+    return decoding.Speculation(draft, decoding.fixed(length) if wishes.draft_length else None)
+
+
+def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str:
+    """Prints the texts, a single prompt's as it comes, and returns the counts of tokens and steps in words."""
+    stream = decoding.stream(
+        request.decoder,
+        prompts,
+        max_new_tokens=request.new_tokens,
+        every=_STREAM_EVERY,
+        sampling=request.sampling,
+        stop_tokens=[request.tokenizer.eod],
+        speculation=request.speculation,
+        key=request.key,
+    )
+    written, generated = 0, None
+    for generated in stream:
+        if len(prompts) == 1:
+            text = _text(request.tokenizer, prompts[0], generated, 0)
+            # Lines are printed once they are whole, as are characters whose bytes lie in several tokens.
+            end = text.rfind("\n") + 1
+            if end > written:
+                console.line(text[written : end - 1])
+                written = end
+    assert generated is not None
+    if len(prompts) == 1:
+        console.line(_text(request.tokenizer, prompts[0], generated, 0)[written:])
+    else:
+        for row, prompt in enumerate(prompts):
+            _head(row + 1, prompts, console)
+            console.line(_text(request.tokenizer, prompt, generated, row))
+    tokens, steps = int(generated.length_B.sum()), int(generated.steps)
+    drafted, accepted = int(generated.drafted_B.sum()), int(generated.accepted_B.sum())
+    speculation = f", {accepted} of {drafted} drafted tokens right" if drafted else ""
+    return f"{tokens} tokens in {steps} steps{speculation}"
+
+
+def _head(number: int, prompts: list[list[int]], console: Console) -> None:
+    if len(prompts) > 1:
+        console.line(f"--- {number}")
+
+
+def _of_candidates(request: _Request, prompt: list[int], wishes: Wishes, console: Console) -> str:
+    """Prints the answer to one prompt, and returns the counts of candidates and tokens in words."""
+    tokenizer = request.tokenizer
+    found = decoding.best_of(
+        request.decoder,
+        prompt,
+        lambda ids: decoding.compiles(tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])),
+        budget=decoding.growing_budget(wishes.candidates),
+        max_new_tokens=request.new_tokens,
+        sampling=request.sampling,
+        stop_tokens=[tokenizer.eod],
+        speculation=request.speculation,
+        key=request.key,
+    )
+    console.line(tokenizer.decode([*prompt, *_before_end(found.ids, tokenizer.eod)]))
+    verdict = "parses" if found.passed else "none of them parses"
+    return f"{found.n_tried} candidates of {found.n_tokens} tokens, {verdict}"
+
+
+def _text(tokenizer: JsonTokenizer, prompt: list[int], generated: decoding.Generated, row: int) -> str:
+    ids = np.asarray(generated.ids_BN[row, : int(generated.length_B[row])]).tolist()
+    # Decoded in one piece: a character's bytes may lie on both sides of the prompt's end.
+    return tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])
+
+
+def _before_end(ids: Sequence[int], eod: int) -> list[int]:
+    return list(ids[: ids.index(eod)]) if eod in ids else list(ids)
+
+
+def _described(trained: CheckpointOfRun, chosen: ChosenCheckpoint, wishes: Wishes) -> str:
+    compressed = ", compressed" if wishes.compressed else ""
+    return f"{chosen.arm}, {chosen.checkpoint} checkpoint of step {trained.step}{compressed}"

@@ -1,0 +1,132 @@
+"""A session: one config on this machine, with everything that follows from the two.
+
+`open_session` is the only place that turns caches on, asks for devices, checks the config against them, resolves the
+model and chooses kernels. Text and files are a run's (`run.py`).
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ryot_jax.comparison.arms import variants
+from ryot_jax.comparison.variants import Variant
+from ryot_jax.config import validate
+from ryot_jax.data.cache import root as cache_root
+from ryot_jax.kernels import Spec
+from ryot_jax.kernels.choice.cache import TuningCache
+from ryot_jax.kernels.resolution import Choice, Lookup
+from ryot_jax.machine.devices import Devices, describe_devices, enable_compilation_cache
+from ryot_jax.model import ModelConfig
+from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan, Resolution, resolve
+from ryot_jax.runtime.errors import CheckpointError, DataError
+from ryot_jax.training.setup import kernel_spec
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Session:
+    """A config on this machine. What takes time or can fail is made when it is first used, and once.
+
+    Attributes:
+      config: the resolved config.
+      devices: of JAX's default backend.
+      log: takes one line for a person.
+      kernels_before: the kernels of the run that is resumed; None: 'auto' takes the measured ones.
+    """
+
+    config: ConfigDict
+    devices: Devices
+    log: Callable[[str], None]
+    kernels_before: Lookup | None = None
+
+    @functools.cached_property
+    def model(self) -> ModelConfig:
+        """The model section, with the compute dtype resolved for this machine."""
+        return from_config(self.config.model, self.devices.platform)
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """The sizes of a training step, by which kernels are chosen."""
+        return kernel_spec(self.config, self.model, self.devices)
+
+    @functools.cached_property
+    def tuning_cache(self) -> TuningCache:
+        """The measured kernels on disk; one that forgets, and a line in the log, where there can be no file."""
+        try:
+            return TuningCache(cache_root(self.config.data.cache_dir), self.log)
+        except DataError as error:
+            self.log(f"tuned kernels: {error}")
+            return TuningCache(None, self.log)
+
+    @property
+    def lookup(self) -> Lookup:
+        """Decides for 'auto' before its static order does."""
+        return self.kernels_before or self.tuning_cache.lookup
+
+    def resolve(self, **changes: str) -> Resolution:
+        """The kernels that the config's switches come to, with some of the switches changed."""
+        return resolve({**self.config.optimizations, **changes}, spec=self.spec, lookup=self.lookup)
+
+    def resolve_unmeasured(self, **changes: str) -> Resolution:
+        """The same by the static order alone."""
+        return resolve({**self.config.optimizations, **changes}, spec=self.spec)
+
+    @functools.cached_property
+    def variants(self) -> tuple[tuple[Variant, ...], Mapping[str, Resolution]]:
+        """The variants that the config asks for, the baseline first, and the resolution of each by its name."""
+        return variants(self.config, self.spec, self.lookup)
+
+
+def open_session(
+    config: ConfigDict,
+    log: Callable[[str], None],
+    *,
+    trains: bool = False,
+    cached_programs: bool = True,
+    manifest: Path | None = None,
+) -> Session:
+    """Makes a session; before the first JAX array.
+
+    Args:
+      config: validated, but for the number of devices.
+      log: takes one line for a person.
+      trains: whether the devices must be able to share a batch.
+      cached_programs: whether programs may come from the cache on disk, if the config wants one.
+      manifest: of the run whose kernels are to be kept; None, or a file that is not there: they are chosen anew.
+
+    Raises:
+      ConfigError: the devices cannot share a batch.
+      CheckpointError: the manifest is damaged.
+    """
+    if cached_programs and config.runtime.compilation_cache:
+        enable_compilation_cache(cache_root(config.data.cache_dir))
+    devices = describe_devices()
+    if trains:
+        validate(config, device_count=devices.local_count)
+    kernels = kernels_of(manifest) if manifest is not None and manifest.is_file() else None
+    return Session(config, devices, log, kernels)
+
+
+def kernels_of(manifest: Path) -> Lookup:
+    """The kernels of a run by its manifest, as a lookup that knows nothing else.
+
+    Raises:
+      CheckpointError: the manifest is damaged.
+    """
+    try:
+        arms = json.loads(manifest.read_text(encoding="utf-8"))["kernels"]
+        names = {op: str(kernel["implementation"]) for op, kernel in arms.get("optimized", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{manifest} is damaged ({error}), so that the run's kernels are not known; remove it to choose them anew"
+        ) from error
+
+    def lookup(op: str, spec: Spec) -> Choice | None:
+        # A switch that an earlier version did not have was off.
+        return Choice(names.get(op, KernelPlan()[op]), "as before the interruption")
+
+    return lookup
