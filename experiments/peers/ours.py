@@ -33,7 +33,7 @@ def main() -> None:
     plan = arm.variant.plan
 
     def mean_loss(params, batch):
-        loss_sum, n_targets = functional.loss(setting.shared.graphdef, params, batch, plan=plan)
+        loss_sum, n_targets = functional.loss(setting.setup.graphdef, params, batch, plan=plan)
         return loss_sum / n_targets
 
     chosen = ", ".join(f"{op} {name}" for op, name in dict(plan).items() if name)

@@ -74,12 +74,12 @@ def test_plain_programs_refuse_a_model_that_they_do_not_have(config):
 
 def test_the_float64_definition_agrees_with_the_reference_kernels(config):
     setting = random_tokens.setting(config, arms=("baseline",))
-    params, batch = setting.shared.state.params, setting.shared.dataset[0]
+    params, batch = setting.setup.state.params, setting.setup.dataset[0]
     with jax.numpy_rank_promotion("raise"):
         loss, exact = exact_gradient(params, batch, setting.model.n_heads)
 
         def mean_loss(params):
-            loss_sum, n = functional.loss(setting.shared.graphdef, params, batch, plan=KernelPlan())
+            loss_sum, n = functional.loss(setting.setup.graphdef, params, batch, plan=KernelPlan())
             return loss_sum / n
 
         value, found = jax.jit(jax.value_and_grad(mean_loss))(params)
