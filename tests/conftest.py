@@ -24,8 +24,9 @@ REPOSITORY = Path(__file__).parents[1]
 ORACLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-# Linux gives a process 65,530 memory mappings (vm.max_map_count), a compiled program takes 3 to some hundred of them,
-# and at the limit XLA ends with a segmentation fault, mostly where JAX writes a program to its cache.
+# Linux gives a process 65,530 memory mappings (vm.max_map_count). A compiled program holds 3 of them (an addition) to
+# 54 (the gradient of three small layers) and more as long as its function lives; at the limit XLA ends the process with
+# a segmentation fault, mostly where JAX writes a program to its cache.
 MAPPINGS_KEPT = 10_000
 
 

@@ -57,37 +57,70 @@ def rounds(mean, noise=0.01):
     return list(mean * np.exp(np.random.default_rng(int(1e6 * mean)).normal(0, noise, 20)))
 
 
-def test_what_is_tuned_is_what_the_next_run_takes(tiny, tmp_path):
+@pytest.fixture
+def fastest(monkeypatch):
+    """`fastest(*names)`: of the implementations or plans in a race the first of these takes half the others' time."""
+
+    def make(*names):
+        def race(calls, **_):
+            winner = next((name for name in names if name in calls), None)
+            return {name: [1.0 if name == winner else 2.0] * 7 for name in calls}
+
+        monkeypatch.setattr(tuning.tuning, "race", race)
+
+    return make
+
+
+@pytest.mark.parametrize("plan", [TUNED, REFERENCE])
+def test_what_is_tuned_is_what_the_next_run_takes(tiny, tmp_path, fastest, plan):
+    fastest("xla", plan)  # XLA's rewrites are on every machine, and first in the order on few
     said = []
     cache = TuningCache(tmp_path, said.append)
     outcome = tuned(tiny, cache, said)
-    assert outcome.chosen in outcome.steps and outcome.steps[outcome.chosen].milliseconds > 0
-    assert all(
-        not measurement.failure
-        for measured in (*outcome.ops.values(), outcome.steps)
-        for measurement in measured.values()
-    )
+    assert outcome.chosen == plan and outcome.steps[plan].milliseconds == 1e3
+    assert all(not trial.failure for trials in (*outcome.ops.values(), outcome.steps) for trial in trials.values())
+    assert outcome.ops["attention"]["xla"].speedup == 2.0
     assert "attention" in outcome.ops and "dropout" not in outcome.ops, "the model has no dropout"
     assert sum("tuning" in line for line in said) == len(outcome.ops) + 1 == len(said)
+    for op, trials in outcome.ops.items():
+        assert outcome.winners[op] == ("xla" if "xla" in trials else "reference"), "which no other is faster than"
+        assert outcome.plan[op] == (outcome.winners[op] if plan == TUNED else "reference")
 
     _, spec = work(tiny)
     made, resolutions = variants(tiny, spec, TuningCache(tmp_path, said.append).lookup)
-    assert made[0].plan == KernelPlan() and made[1].plan == outcome.plan
+    assert made[0].plan == KernelPlan()
     reasons = resolutions["optimized"].reasons
     assert reasons["activations"].startswith("measured: ") and reasons["optimizer"].startswith("measured: ")
-    if outcome.plan["activations"] == variants(tiny, spec)[0][1].plan["activations"]:
+    static = variants(tiny, spec)[0][1].plan
+    if outcome.plan["activations"] == static["activations"]:
+        # XLA's norm has a drawback, for which a choice of before is passed over (`resolve`).
+        measured = made[1].plan["norm"] if outcome.plan["norm"] == "xla" else outcome.plan["norm"]
+        assert made[1].plan == outcome.plan.replace(norm=measured)
         assert reasons["attention"].startswith(f"measured: {outcome.plan['attention']}")
-        assert "times reference" in reasons["attention"] or "nothing beats" in reasons["attention"]
-    else:  # so small a step may be faster without bfloat16, between which alone the ops were measured
+        found = "xla 2.0 times reference" if plan == TUNED else "reference, which nothing beats; xla is slower"
+        assert reasons["attention"].startswith(f"measured: {found}")
+    else:  # without bfloat16, between which alone the ops were measured
+        assert plan == REFERENCE and static["activations"] == "bfloat16"
         assert reasons["attention"].startswith("auto: first in order")
     assert variants(tiny, spec)[1]["optimized"].reasons["attention"].startswith("auto: first in order")
 
 
-def test_only_what_is_left_to_auto_is_measured(tiny, tmp_path):
+def test_a_race_of_real_programs_has_an_outcome(tiny, tmp_path):
+    """By a real clock, so that any may win."""
+    outcome = tuned(only(tiny, "attention"), TuningCache(tmp_path, print))
+    assert outcome.chosen in outcome.steps and outcome.steps[outcome.chosen].milliseconds > 0
+    assert outcome.plan["attention"] in outcome.ops["attention"]
+
+
+@pytest.mark.parametrize("plan", [TUNED, REFERENCE])
+def test_only_what_is_left_to_auto_is_measured(tiny, tmp_path, fastest, plan):
+    fastest("xla", plan)
     only(tiny, "norm").optimizations.attention = "xla"
     outcome = tuned(tiny, TuningCache(tmp_path, print))
     assert list(outcome.ops) == ["norm"]
-    assert outcome.plan == KernelPlan(attention="xla", norm=outcome.plan["norm"]) or outcome.chosen == REFERENCE
+    expected = {TUNED: KernelPlan(attention="xla", norm=outcome.winners["norm"]), REFERENCE: KernelPlan()}
+    if expected[TUNED] != KernelPlan() and TUNED in outcome.steps:
+        assert (outcome.chosen, outcome.plan) == (plan, expected[plan])
     assert len(list((tmp_path / "kernels" / "v1").iterdir())) == 1
 
 

@@ -1,6 +1,7 @@
 """Measuring implementations: wrong ones are never timed, and none wins by noise."""
 
 import dataclasses
+import itertools
 import math
 import time
 
@@ -58,6 +59,23 @@ def square(functions):
     return Square(name="square", description="", package="", functions=(), implementations=implementations)
 
 
+class Clock:
+    """`time` for the tuner: it stands still but for what a candidate adds to it."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def perf_counter(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(tuning, "time", clock)
+    return clock
+
+
 @jax.custom_vjp
 def slow_reference(x):
     return x * x
@@ -83,6 +101,40 @@ def test_a_slower_one_does_not_win():
     op = square({"reference": lambda x: x * x, "xla": slow_reference})
     winner, measured = tuning.tune(op, SPEC, seconds=0.2)
     assert winner == "reference" and measured["xla"].speedup < 1
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["reference", "xla", "cpu"])), ids="-".join)
+def test_the_fastest_by_a_clock_without_noise_wins_whatever_its_place_in_the_order(square, clock, monkeypatch, order):
+    """Candidates that cost 2, 3 and 4 ms of a clock that only they move: `order` from the fastest on."""
+    square({name: lambda x: x * x for name in ("reference", "xla", "cpu")})
+    milliseconds = {name: 2.0 + place for place, name in enumerate(order)}
+    compiled = tuning.compiled
+
+    def taking_time(benchmark, name):
+        program, memory = compiled(benchmark, name)
+
+        def call():
+            clock.seconds += milliseconds[name] / 1e3
+            return program()
+
+        return call, memory
+
+    monkeypatch.setattr(tuning, "compiled", taking_time)
+    winner, trials = tuning.tune("attention", SPEC, seconds=0.0)
+    assert winner == order[0]
+    for name, trial in trials.items():
+        assert trial.milliseconds == pytest.approx(milliseconds[name])
+        if name != "reference":
+            ratio = milliseconds["reference"] / milliseconds[name]
+            assert trial.speedup == pytest.approx(ratio) and trial.interval == pytest.approx((ratio, ratio))
+
+
+def test_one_that_is_faster_on_average_but_not_by_more_than_noise_does_not_win(square, monkeypatch):
+    square({"reference": lambda x: x * x, "xla": lambda x: x * x})
+    times = {"reference": [1.0, 1.3, 1.0, 1.3, 1.0], "xla": [1.2, 1.0, 1.2, 1.0, 1.0]}
+    monkeypatch.setattr(tuning, "race", lambda calls, **_: {name: times[name] for name in calls})
+    winner, trials = tuning.tune("attention", SPEC, seconds=0.0)
+    assert winner == "reference" and trials["xla"].speedup > 1 > trials["xla"].interval[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,270 @@
+"""The house's order: which room may know which, sizes of files and functions, docstrings that stand alone.
+
+It reads the sources alone, without importing the package.
+"""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "ryot_jax"
+FILE_LINES, FUNCTION_LINES = 300, 60
+
+# A room may import those of later rows; those of its own row as BESIDE allows.
+ROWS = (
+    ("main",),
+    ("commands",),
+    ("runs",),
+    ("cli",),
+    ("report",),
+    ("comparison",),
+    ("config",),
+    ("training",),
+    ("model", "decoding"),
+    ("optimizations",),
+    ("kernels", "compression", "scaling", "data"),
+    ("machine", "runtime"),
+    ("version",),  # the package's own __init__
+)
+BESIDE = {
+    ("decoding", "model"): "decoding runs the model's forward pass",
+    ("machine", "runtime"): "errors and files",
+    ("runtime", "machine"): "the manifest of a run describes the machine",
+}
+
+# Exceptions, each with its reason or with what is to be done. An entry that is no longer needed is a failure: these
+# lists only shrink.
+ROOMS_TO_DO: dict[tuple[str, str], str] = {
+    ("comparison", "report"): "comparison.library: report.html; comparison.library: report.terminal",
+    ("machine", "comparison"): "machine.roofline: comparison.arms; machine.roofline: comparison.record; mac",
+    ("machine", "kernels"): "machine.peaks: kernels; machine.roofline: kernels; machine.roofline: kernel",
+    ("machine", "model"): "machine.roofline: model.accounting; machine.roofline: model.config",
+    ("runs", "commands"): "runs.timing_process: commands.train",
+}
+CIRCLES_TO_DO: dict[tuple[str, str], str] = {  # (module, what it imports): without this import there is no circle
+    (
+        "ryot_jax.kernels.choice.trial_process",
+        "ryot_jax.kernels.choice.tuning",
+    ): "the process runs what the tuner times",
+}
+LONG_FILES: dict[str, str] = {
+    "cli.py": "to be split",
+    "commands/train.py": "to be split",
+    "comparison/arms.py": "to be split",
+    "comparison/results.py": "to be split",
+    "compression/file.py": "to be split",
+    "decoding/generate.py": "to be split",
+    "kernels/choice/tuning.py": "to be split",
+    "kernels/cpu/attention.inc": "to be split",
+    "kernels/cpu/decode.inc": "to be split",
+    "kernels/cpu/dense.inc": "to be split",
+    "kernels/cpu/handlers.cc": "to be split",
+    "kernels/cpu/matrix.inc": "to be split",
+    "kernels/cpu/simd.inc": "to be split",
+    "kernels/gpu/triton.py": "to be split",
+    "kernels/ops/attention/api.py": "to be split",
+    "kernels/ops/dense/norm_dense.py": "to be split",
+    "kernels/plan.py": "to be split",
+    "runs/scheduled_arm.py": "to be split",
+    "training/checkpoints.py": "to be split",
+}
+_MOSAIC = "one Pallas kernel: its references, barriers and pipeline are of one scope"
+LONG_FUNCTIONS: dict[str, str] = {
+    "commands.train._run": "to be split",
+    "comparison.library.compare": "to be split",
+    "config.tree.get_default": "to be split",
+    "kernels.ops.attention.mosaic_backward.gradient_of_queries": _MOSAIC,
+    "kernels.ops.attention.mosaic_backward.gradients_of_keys": _MOSAIC,
+    "kernels.ops.attention.mosaic_forward.forward": _MOSAIC,
+    "kernels.ops.linear_cross_entropy.mosaic._kernel": _MOSAIC,
+    "kernels.ops.norm.mosaic.norm_backward": _MOSAIC,
+    "kernels.ops.norm.mosaic._kernel": _MOSAIC,
+    "training.parallel.compile_step": "to be split",
+}
+DOCSTRINGS_TO_DO: set[str] = {
+    "cli",
+    "commands",
+    "comparison",
+    "compression",
+    "data",
+    "decoding",
+    "kernels",
+    "machine",
+    "model",
+    "report",
+    "runs",
+    "runtime",
+    "scaling",
+    "training",
+}  # rooms with public docstrings that begin with a word of UNFINISHED
+UNFINISHED = ("What ", "Of ", "That ")
+
+
+def _modules() -> dict[str, ast.Module]:
+    """Every module of the package, parsed, by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+MODULES = _modules()
+
+
+def _room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "version"
+
+
+def _imports(module: str) -> set[str]:
+    """The package's modules that one imports, in functions and under TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative imports are not followed here"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names if node.module in MODULES}
+    return found - {module}
+
+
+IMPORTS = {module: _imports(module) for module in MODULES}
+
+
+def test_every_room_has_its_row():
+    rows = [room for row in ROWS for room in row]
+    assert len(rows) == len(set(rows))
+    assert {_room(module) for module in MODULES} <= set(rows)
+
+
+def test_imports_point_one_way():
+    place = {room: number for number, row in enumerate(ROWS) for room in row}
+    wrong: dict[tuple[str, str], list[str]] = {}
+    for module, imported in IMPORTS.items():
+        for other in imported:
+            rooms = _room(module), _room(other)
+            if rooms[0] != rooms[1] and place[rooms[0]] >= place[rooms[1]] and rooms not in BESIDE:
+                wrong.setdefault(rooms, []).append(f"{module} imports {other}")
+    assert {rooms: lines for rooms, lines in wrong.items() if rooms not in ROOMS_TO_DO} == {}
+    assert set(ROOMS_TO_DO) - set(wrong) == set(), "in order: take these out of ROOMS_TO_DO"
+
+
+@pytest.mark.parametrize("room", ["kernels", "compression", "scaling"])
+def test_the_lower_rooms_know_nothing_of_models_training_and_comparison(room):
+    """Said once more than by the rows, as it is what others build on."""
+    above = {"training", "model", "decoding", "comparison", "runs", "commands", "config", "report"}
+    found = {
+        f"{module} imports {other}"
+        for module, imported in IMPORTS.items()
+        if _room(module) == room
+        for other in imported
+        if _room(other) in above
+    }
+    assert found == set()
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {module: {o for o in others if (module, o) not in CIRCLES_TO_DO} for module, others in IMPORTS.items()}
+    circle = _circle(graph)
+    assert circle is None, " imports ".join(circle)
+    for module, other in CIRCLES_TO_DO:
+        assert other in IMPORTS[module] and _circle({**graph, module: graph[module] | {other}}), "not needed any more"
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str] | None:
+    # A package's name stands for its `__init__`: what that imports from its own modules is no circle by itself.
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(reversed(error.args[1]))
+    return None
+
+
+def test_a_circle_is_found():
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": set()}) is None
+    assert set(_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) or []) == set("abc")
+
+
+def _sources() -> Iterator[Path]:
+    for ending in ("py", "cc", "h", "inc"):
+        yield from PACKAGE.rglob(f"*.{ending}")
+
+
+def test_no_file_is_long():
+    lines = {str(path.relative_to(PACKAGE)): len(path.read_text("utf-8").splitlines()) for path in _sources()}
+    long = {name: count for name, count in lines.items() if count > FILE_LINES}
+    assert {name: count for name, count in long.items() if name not in LONG_FILES} == {}
+    assert set(LONG_FILES) - set(long) == set(), "short by now: take these out of LONG_FILES"
+
+
+def _functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Functions and methods by name; a function in a function counts with the one around it."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{prefix}{node.name}", node
+        else:
+            yield from _functions(node, f"{prefix}{node.name}." if isinstance(node, ast.ClassDef) else prefix)
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from `def` to the end, less those of the docstring."""
+    documented = ast.get_docstring(function) is not None
+    docstring = function.body[0].end_lineno - function.body[0].lineno + 1 if documented else 0
+    return function.end_lineno - function.lineno + 1 - docstring
+
+
+def test_no_function_is_long():
+    long = {
+        f"{module}.{name}".removeprefix("ryot_jax."): length
+        for module, tree in MODULES.items()
+        for name, function in _functions(tree)
+        if (length := _length(function)) > FUNCTION_LINES
+    }
+    assert {name: length for name, length in long.items() if name not in LONG_FUNCTIONS} == {}
+    assert set(LONG_FUNCTIONS) - set(long) == set(), "short by now: take these out of LONG_FUNCTIONS"
+
+
+def _docstrings(tree: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
+    """Public names (of modules, classes, functions and methods; nothing inside functions) and their docstrings."""
+    if text := ast.get_docstring(tree):
+        yield prefix, text
+    if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
+        return
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, _DEFINITIONS) and not node.name.startswith("_"):
+            yield from _docstrings(node, f"{prefix}.{node.name}")
+
+
+def test_a_public_docstring_stands_alone():
+    found = [
+        (_room(module), f"{name}: {text.splitlines()[0]}")
+        for module, tree in MODULES.items()
+        for name, text in _docstrings(tree, module)
+        if text.startswith(UNFINISHED)
+    ]
+    assert [line for room, line in found if room not in DOCSTRINGS_TO_DO] == []
+    assert DOCSTRINGS_TO_DO - {room for room, _ in found} == set(), "done: take these out of DOCSTRINGS_TO_DO"
+
+
+@pytest.mark.parametrize("module", ["ryot_jax.config", "ryot_jax.cli"])
+def test_config_and_command_line_load_without_jax(module, run_python):
+    """The allocator and its environment are set before JAX is imported."""
+    loaded = run_python(f"import sys, {module}; print(*sorted(sys.modules))").stdout.split()
+    assert module in loaded and {"jax", "jaxlib", "flax", "optax"}.isdisjoint(loaded)
+
+
+def test_the_help_text_loads_no_jax(run_python):
+    program = "import sys\nfrom ryot_jax.main import console\nsys.argv = ['ryot', '--help']\n"
+    program += "try: console()\nexcept SystemExit: pass\nfinally: print('jax' in sys.modules)\n"
+    said = run_python(program).stdout
+    assert "--config" in said and said.splitlines()[-1] == "False"
