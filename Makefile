@@ -11,7 +11,7 @@ GPU := .gpu
 GPU_LOCK := requirements-gpu.lock
 # pip works from outside of the environment, so that a Python without ensurepip will do. -qq: errors only.
 INSTALL := $(PYTHON) -m pip --python $(BIN)/python install -qq --disable-pip-version-check --no-deps
-KERNELS := $(wildcard ryot_jax/kernels/cpu/*.cc ryot_jax/kernels/cpu/*.h ryot_jax/kernels/cpu/*.inc)
+KERNELS := $(shell find ryot_jax/kernels/cpu -name "*.cc" -o -name "*.h")
 
 .PHONY: run test setup lint types gpu ci lock help
 .DELETE_ON_ERROR:

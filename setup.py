@@ -4,17 +4,22 @@ Without a C++ compiler, or without jax's headers, the package installs without t
 module then tells why the C++ implementations are not to be had.
 """
 
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("ryot_jax/kernels/cpu")
 
 
 def kernels() -> list[Extension]:
     """The extension, or nothing where its headers or its platform are missing."""
-    sources = sorted(SOURCES.glob("*.cc"))
+    # Whatever is there: a new instruction set is a new file in targets/.
+    sources = sorted(SOURCES.rglob("*.cc"))
     if not sources or sys.platform == "win32":
         return []
     try:
@@ -29,17 +34,36 @@ def kernels() -> list[Extension]:
             "ryot_jax.kernels.cpu._kernels",
             sources=[str(path) for path in sources],
             # A new jaxlib may speak a newer version of the interface: its header counts as a source.
-            depends=[
-                *(str(path) for pattern in ("*.h", "*.inc") for path in sorted(SOURCES.glob(pattern))),
-                str(include / "xla/ffi/api/c_api.h"),
-            ],
+            depends=[*map(str, sorted(SOURCES.rglob("*.h"))), str(include / "xla/ffi/api/c_api.h")],
             include_dirs=[str(include)],
             language="c++",
-            # No -march=native: the library picks its instruction set when it is loaded.
+            # No -march=native: the library picks its instruction set when a kernel is called.
             extra_compile_args=["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-fno-strict-aliasing"],
             optional=True,
         )
     ]
 
 
-setup(ext_modules=kernels())
+class ParallelBuild(build_ext):
+    """Compiles as many files at a time as there are cores; the longest, the targets, begin first."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Builds one extension."""
+        compile_one = self.compiler.compile
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+        def compile_all(sources: list[str], **options: Any) -> list[str]:
+            longest_first = sorted(sources, key=lambda path: ("targets" not in Path(path).parts, path))
+            with ThreadPoolExecutor(cores) as pool:
+                done = list(pool.map(lambda path: compile_one([path], **options), longest_first))
+            objects = dict(zip(longest_first, done, strict=True))
+            return [path for source in sources for path in objects[source]]
+
+        self.compiler.compile = compile_all
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler.compile = compile_one
+
+
+setup(ext_modules=kernels(), cmdclass={"build_ext": ParallelBuild})

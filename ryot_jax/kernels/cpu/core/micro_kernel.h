@@ -1,0 +1,8 @@
+// The micro-kernel that the target chose: see core/broadcast_kernel.h for what one provides.
+#ifndef RYOT_KERNELS_CPU_CORE_MICRO_KERNEL_H_
+#define RYOT_KERNELS_CPU_CORE_MICRO_KERNEL_H_
+
+#include "target.h"
+#include RYOT_MICRO_KERNEL
+
+#endif  // RYOT_KERNELS_CPU_CORE_MICRO_KERNEL_H_

@@ -1,0 +1,138 @@
+// Parallel loops on XLA's own thread pool.
+#ifndef RYOT_KERNELS_CPU_CORE_POOL_H_
+#define RYOT_KERNELS_CPU_CORE_POOL_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "parallel.h"
+
+namespace ryot {
+
+// Tells the processor that a thread waits: it leaves the core's other thread, and the memory bus, alone meanwhile.
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Tasks of some loops, numbered through, as workers claim and end them.
+class Claims {
+ public:
+  Claims(const Loop* loops, long num_loops, long num_workers, WorkerHooks hooks)
+      : num_workers_(num_workers), hooks_(hooks) {
+    for (long i = 0; i < num_loops; ++i) {
+      loops_[i] = loops[i];
+      end_[i] = total_ += loops[i].num_tasks;
+      widest_ = widest_ < loops[i].num_tasks ? loops[i].num_tasks : widest_;
+    }
+  }
+  // How many workers can find something to do.
+  long useful_workers() const { return widest_ < num_workers_ ? widest_ : num_workers_; }
+
+  void work(long worker) noexcept {
+    long task = next_.fetch_add(1);
+    if (task >= total_) return;
+    if (hooks_.enter) hooks_.enter();
+    while (task < total_) {
+      long loop = 0;
+      while (task >= end_[loop]) ++loop;
+      const long start = end_[loop] - loops_[loop].num_tasks;
+      // The next task is claimed early, so that its operands can be fetched meanwhile, while there are enough left
+      // for all workers.
+      const long ahead = task + 2 * num_workers_ < end_[loop] ? next_.fetch_add(1) : -1;
+      wait_for(start);
+      loops_[loop].body(loops_[loop].context, task - start, ahead < end_[loop] ? ahead - start : -1, worker);
+      end_task();
+      task = ahead >= 0 ? ahead : next_.fetch_add(1);
+    }
+    if (hooks_.leave) hooks_.leave();
+  }
+  void wait_for_all() noexcept { wait_for(total_); }
+
+ private:
+  // Since no task starts before those of the loops before its own have ended, `count` tasks done are the first ones
+  // where `count` is the end of a loop. Waits are short as a rule (the other workers' last tasks): first by spinning,
+  // then by leaving the processor to others, and then, without using it, until a task ends.
+  void wait_for(long count) noexcept {
+    constexpr long kSpins = 1000, kYields = 1000;
+    for (long tries = 0; done_.load(std::memory_order_acquire) < count; ++tries) {
+      if (tries < kSpins) {
+        pause();
+      } else if (tries < kSpins + kYields) {
+        std::this_thread::yield();
+      } else {
+        sleepers_.fetch_add(1);
+        {
+          std::unique_lock<std::mutex> lock(mutex_);
+          ended_.wait(lock, [&] { return done_.load() >= count; });
+        }
+        sleepers_.fetch_sub(1);
+        return;
+      }
+    }
+  }
+
+  void end_task() noexcept {
+    done_.fetch_add(1);
+    // One of the two sees the other: a sleeper counts itself before it looks at `done_` for the last time.
+    if (sleepers_.load() == 0) return;
+    { const std::lock_guard<std::mutex> lock(mutex_); }
+    ended_.notify_all();
+  }
+
+  static constexpr long kLine = 128;  // two lines of 64 bytes, which processors fetch together
+  Loop loops_[Parallel::kMostLoops];
+  long end_[Parallel::kMostLoops];  // tasks of loop i end here
+  long num_workers_, total_ = 0, widest_ = 0;
+  WorkerHooks hooks_;
+  // Claiming a task must not take the line away from those who wait for `done_`.
+  alignas(kLine) std::atomic<long> next_{0};
+  alignas(kLine) std::atomic<long> done_{0};
+  alignas(kLine) std::atomic<long> sleepers_{0};
+  std::mutex mutex_;
+  std::condition_variable ended_;
+};
+
+// Runs tasks on `Pool`, which has num_threads() and Schedule(function). Handlers run on that pool's threads
+// themselves, so waiting for a scheduled task could wait for ever: instead the caller and its helpers claim tasks from
+// one counter, and wait only for tasks that a running thread has already claimed. A helper that starts late finds
+// nothing left and leaves; what it looks at outlives the call.
+template <typename Pool>
+class PoolParallel : public Parallel {
+ public:
+  explicit PoolParallel(Pool& pool, WorkerHooks hooks = {})
+      : pool_(pool), num_workers_(pool.num_threads() < 1 ? 1 : pool.num_threads()), hooks_(hooks) {}
+
+  long num_workers() const override { return num_workers_; }
+
+  void run(const Loop* loops, long num_loops) const noexcept override {
+    std::shared_ptr<Claims> claims;
+    try {
+      claims = std::make_shared<Claims>(loops, num_loops, num_workers_, hooks_);
+      for (long worker = 1; worker < claims->useful_workers(); ++worker)
+        pool_.Schedule([claims, worker] { claims->work(worker); });
+    } catch (...) {  // without memory there are fewer helpers, or none
+      if (!claims) {
+        Claims own(loops, num_loops, num_workers_, hooks_);
+        return own.work(0);
+      }
+    }
+    claims->work(0);
+    claims->wait_for_all();
+  }
+
+ private:
+  Pool& pool_;
+  const long num_workers_;
+  const WorkerHooks hooks_;
+};
+
+}  // namespace ryot
+
+#endif  // RYOT_KERNELS_CPU_CORE_POOL_H_

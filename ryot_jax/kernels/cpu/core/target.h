@@ -1,0 +1,14 @@
+// The target that is being compiled: its `Traits`, and the modules that it chose.
+//
+// Headers that depend on the target include this one. In a translation unit (targets/*.cc) the target is open by then;
+// a tool that reads such a header by itself is shown the view of AVX2.
+#ifndef RYOT_KERNELS_CPU_CORE_TARGET_H_
+#define RYOT_KERNELS_CPU_CORE_TARGET_H_
+
+#ifndef RYOT_TARGET_ATTRIBUTE
+#define RYOT_TRAITS_ONLY
+#include "../targets/avx2.cc"
+#endif
+#include "common.h"
+
+#endif  // RYOT_KERNELS_CPU_CORE_TARGET_H_
