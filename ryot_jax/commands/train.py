@@ -31,7 +31,7 @@ class Train(ConfigCommand):
     is_default = True
     workdir: Path = option("DIR", "where run directories are made", default=Path("runs"))
     dry_run: bool = option("", "print the resolved config and what the run would cost, then stop", default=False)
-    resume: str | None = option("RUN", "go on with a run from its latest checkpoint, with its own config")
+    resume: str | None = option("RUN", "resume a run from its latest checkpoint, with its own config")
 
     @functools.cached_property
     def resumed(self) -> RunDirectory | None:

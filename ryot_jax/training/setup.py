@@ -1,4 +1,4 @@
-"""What every training of a config begins with: weights, optimizer, batches, evaluator, and the sizes of its step.
+"""The beginning of every training of a config: weights, optimizer, batches, evaluator, and the sizes of its step.
 
 Which kernels a step takes is left to `step_programs`, how a training proceeds to `loop`.
 """
