@@ -17,20 +17,21 @@ from ryot_jax.cli import AblateOptions
 from ryot_jax.comparison import ablation, attribution, results
 from ryot_jax.comparison.ablation import Built, Design
 from ryot_jax.comparison.arms import Shared, kernel_spec, share
-from ryot_jax.comparison.attribution import Subset
+from ryot_jax.comparison.attribution import Attribution, Subset
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.kernels import Resolution, Spec, resolve
 from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.machine.devices import Devices, describe_devices, describe_processor
 from ryot_jax.model.config import from_config
-from ryot_jax.report import ablation_summary
+from ryot_jax.report.topics import ablation as ablation_summary
 from ryot_jax.runs import tuning
 from ryot_jax.runs.caches import open_tuning_cache, use_compilation_cache
 from ryot_jax.runtime import manifest
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS
 from ryot_jax.runtime.files import shown, write_json, write_text
+from ryot_jax.runtime.json_values import plain
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import create_run
 
@@ -64,13 +65,13 @@ def run(config: ConfigDict, options: AblateOptions, allocator: AllocatorRecord, 
         corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, console.line)
         written = _manifest(config, devices, allocator, corpus, optimized)
         write_json(directory.manifest, written)
-        document = _ablate(share(config, model, corpus), design, spec, options, optimized, console)
+        attributed, document = _ablate(share(config, model, corpus), design, spec, options, optimized, console)
         seconds = time.perf_counter() - start
         document["manifest"] = {**written, "seconds_in_all": seconds}
         path = directory.path / "attribution.json"
         results.write(path, document)
         console.line()
-        for line in ablation_summary.lines(document):
+        for line in ablation_summary.lines(attributed, document["warnings"]):
             console.line(line)
         console.line()
         console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {shown(path)}")
@@ -79,8 +80,11 @@ def run(config: ConfigDict, options: AblateOptions, allocator: AllocatorRecord, 
 
 def _ablate(
     shared: Shared, design: Design, spec: Spec, options: AblateOptions, optimized: Resolution, console: Console
-) -> dict[str, Any]:
-    """Everything that is found, as JSON values. What is known beforehand is said before the time is spent."""
+) -> tuple[Attribution, dict[str, Any]]:
+    """The effects, and everything that is found as JSON values.
+
+    What is known beforehand is logged before the time is spent.
+    """
     for player in design.players:
         console.line(f"{player.name}: {player.implementation} ({optimized.reasons[player.name]})")
     warnings = [*_few_rounds(options.rounds, design), *_left_out(design, design.missing)]
@@ -89,16 +93,18 @@ def _ablate(
     built, unproven = ablation.build(shared, design, spec, log=console.line)
     seconds = ablation.measure(shared, built, rounds=options.rounds, block_steps=options.block_steps, log=console.line)
     missing = {**design.missing, **unproven}
+    attributed = attribution.attribute(seconds, design.players)
     document = {
         "schema_version": SCHEMA_VERSION,
         "name": shared.config.name,
-        "attribution": dataclasses.asdict(attribution.attribute(seconds, design.players)),
+        "attribution": attributed,
         "block_steps": options.block_steps,
         "arms": [_arm(subset, arm, seconds[subset]) for subset, arm in built.items()],
         "missing": [{"on": sorted(subset), "reason": reason} for subset, reason in missing.items()],
         "warnings": [*warnings, *_left_out(design, unproven), *ablation.doubts(built), *_outliers(seconds, built)],
     }
-    return dict(results.plain(document))
+    value: dict[str, Any] = plain(document)
+    return attributed, value
 
 
 def _few_rounds(rounds: int, design: Design) -> list[str]:

@@ -1,15 +1,17 @@
 """`ryot report`: draw the report of a finished run again, from its `results.json` alone."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import replace
 
 from ryot_jax.cli import ReportOptions
-from ryot_jax.comparison.results import write
-from ryot_jax.comparison.schema import SCHEMA_VERSION, validate_results
+from ryot_jax.comparison.attribution import Attribution
+from ryot_jax.comparison.results import convert, read, write
+from ryot_jax.comparison.results.file import refuse_constant
 from ryot_jax.config import differences, load
-from ryot_jax.report import files, terminal
+from ryot_jax.report import files
+from ryot_jax.report.formats import terminal
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS, ConfigError
 from ryot_jax.runtime.run_directory import RunDirectory
@@ -25,7 +27,7 @@ def run(options: ReportOptions, console: Console) -> int:
     path = RunDirectory(options.run).results
     results = read(path)
     if options.attribution is not None:
-        results = {**results, "attribution": _attribution(options.run, options.attribution)}
+        results = replace(results, attribution=_attribution(options.run, options.attribution))
     try:
         if options.attribution is not None:
             write(path, results)
@@ -36,7 +38,7 @@ def run(options: ReportOptions, console: Console) -> int:
             "or copy results.json and config.json to another"
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise ConfigError(f"{path} cannot be drawn ({error!r}): it is damaged; {_REMEDY}") from error
+        raise ConfigError(f"{path} cannot be drawn ({error!r}): it is damaged; restore the file") from error
     terminal.show(results, console)
     console.line()
     for report in written[:2]:
@@ -48,11 +50,12 @@ def run(options: ReportOptions, console: Console) -> int:
 _OF_THE_STEP = ("model.", "optimizations.", "training.batch_size", "training.seq_len", "training.accumulation")
 
 
-def _attribution(run: Path, ablated: Path) -> Any:
+def _attribution(run: Path, ablated: Path) -> Attribution:
     """The outcome of `ryot ablate`, for a run with the same step."""
     path = ablated / "attribution.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)["attribution"]
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)["attribution"]
+        found = convert(value, Attribution, "attribution")
     except FileNotFoundError as error:
         raise ConfigError(f"--attribution={ablated}: there is no {path.name}; is it a run of ryot ablate?") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -63,42 +66,3 @@ def _attribution(run: Path, ablated: Path) -> Any:
         words = "; ".join(f"{name}: {mine!r} here, {theirs!r} there" for name, (mine, theirs) in other.items())
         raise ConfigError(f"--attribution={ablated} is of another step than {run}: {words}")
     return found
-
-
-_REMEDY = "restore the file, or go on with the run (ryot --resume=RUN), which writes it anew"
-
-
-def read(path: Path) -> Mapping[str, Any]:
-    """The results of a run.
-
-    Args:
-      path: a `results.json`.
-
-    Raises:
-      ConfigError: there is none, it is damaged, or it is of another version.
-    """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path} does not exist: the run is not finished; go on with it by ryot --resume={path.parent}"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged, it is not JSON: {error}; {_REMEDY}") from error
-    version = results.get("schema_version") if isinstance(results, dict) else None
-    if type(version) is int and version != SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path} is of version {version}, and this program draws version {SCHEMA_VERSION}; draw it with the "
-            "version of ryot_jax that made it (manifest.json names it), or run it again"
-        )
-    try:
-        validate_results(results)
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}; {_REMEDY}") from error
-    return results
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")

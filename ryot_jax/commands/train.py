@@ -9,18 +9,18 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from ryot_jax.cli import CheckpointOptions, TrainOptions
-from ryot_jax.commands import compress, report
+from ryot_jax.commands import compress
 from ryot_jax.comparison import estimands, results
 from ryot_jax.comparison.arms import Arm, Shared, kernel_spec, reseeded, share, variants
 from ryot_jax.comparison.criteria import EXIT_CODES
 from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.probes import Evidence
 from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.schema import CompressionResult, DecodingResult, Results, TimeToLoss
 from ryot_jax.comparison.variants import Variant, check_active, describe, differences, is_statistical
 from ryot_jax.config import to_json, validate
 from ryot_jax.data.entropy import ngram_entropies
@@ -35,7 +35,7 @@ from ryot_jax.model import ModelConfig
 from ryot_jax.model.accounting import parameters_by_part
 from ryot_jax.model.config import from_config
 from ryot_jax.report import files as report_files
-from ryot_jax.report import terminal
+from ryot_jax.report.formats import terminal
 from ryot_jax.runs import (
     checkpoint_of_run,
     control_runs,
@@ -103,7 +103,7 @@ def _run(
     reasons = {name: resolution.reasons for name, resolution in resolutions.items()}
     settings = _settings(config)
     compress.parse_budget(config.compression.budget)  # before hours of training, not after
-    stated_at = _state(directory, settings, statistical=is_statistical(wanted[-1]))
+    stated_at = _write_estimands(directory, settings, statistical=is_statistical(wanted[-1]))
     arms = [_build(shared, variant, resolutions[variant.name], console) for variant in wanted]
     evidence = check_active(wanted, {arm.name: arm.hlo_text() for arm in arms}, spec)
     written = manifest.collect(
@@ -153,7 +153,7 @@ def _run(
     ]
     clock.end("compilation from the cache")
     found = results.assemble(
-        results.Found(pairs, processes, controls, under_roof, compressed, decoded, reached),
+        results.Measurements(pairs, processes, controls, under_roof, compressed, decoded, reached),
         facts,
         schedule,
         settings,
@@ -173,7 +173,7 @@ def _run(
     results.write(directory.results, found)
     report_files.write(directory.path, found)
     _print_summary(console, found, directory, clock.total())
-    return EXIT_CODES[found["verdict"]]
+    return EXIT_CODES[found.verdict]
 
 
 class _Phases:
@@ -202,12 +202,14 @@ def _settings(config: ConfigDict) -> estimands.Settings:
         training_pairs=comparison.pairs,
         processes=comparison.processes,
         controls=both and comparison.controls,
+        arms=len(comparison.arms),
+        decodes=config.decoding.enabled and config.checkpoint.enabled,
     )
 
 
-def _state(directory: RunDirectory, settings: estimands.Settings, *, statistical: bool) -> str:
+def _write_estimands(directory: RunDirectory, settings: estimands.Settings, *, statistical: bool) -> str:
     """Writes down what is to be estimated, before anything is measured; returns when that was (UTC, ISO 8601)."""
-    items = estimands.state(settings, statistical=statistical)
+    items = estimands.describe_estimands(settings, statistical=statistical)
     if directory.estimands.is_file():  # of the run that is gone on with
         try:
             stated = json.loads(directory.estimands.read_text(encoding="utf-8"))
@@ -220,7 +222,10 @@ def _state(directory: RunDirectory, settings: estimands.Settings, *, statistical
             "go on with the version that began it, or start a new run"
         )
     stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_json(directory.estimands, {"sha256": estimands.digest(items), "stated_at": stated_at, "items": items})
+    write_json(
+        directory.estimands,
+        {"sha256": estimands.digest(items), "stated_at": stated_at, "items": estimands.plain(items)},
+    )
     return stated_at
 
 
@@ -333,12 +338,13 @@ def _time_to_loss(
     console: Console,
     *,
     resumed: bool,
-) -> tuple[Mapping[str, Any] | None, list[str]]:
+) -> tuple[TimeToLoss | None, list[str]]:
     """How soon schedule and recipe reach the baseline's loss, as an earlier end of this run found it or as seen now."""
     if not (shared.config.scaling.enabled and len(arms) == 2 and plans(shared.config)):
         return None, []
-    before = _measured_before(directory, "time_to_loss") if resumed else None
-    if before is not None and len(before["trainings"]) == len(plans(shared.config)):
+    earlier = _measured_before(directory) if resumed else None
+    before = None if earlier is None else earlier.time_to_loss
+    if before is not None and len(before.trainings) == len(plans(shared.config)):
         return before, []
     keep = directory if shared.config.checkpoint.enabled else None
     return time_to_loss.measure(shared, (arms[0], arms[1]), pair, corpus, console, directory=keep)
@@ -346,7 +352,7 @@ def _time_to_loss(
 
 def _compress_best(
     config: ConfigDict, arm: Arm, corpus: Corpus, directory: RunDirectory, console: Console
-) -> tuple[dict[str, Any] | None, list[str]]:
+) -> tuple[CompressionResult | None, list[str]]:
     """What compressing the arm's best checkpoint gave, and what the reader should know if it gave nothing."""
     if not (config.compression.enabled and config.checkpoint.enabled):
         return None, []
@@ -363,15 +369,16 @@ def _compress_best(
 
 def _decode_with_best(
     config: ConfigDict, arm: Arm, corpus: Corpus, directory: RunDirectory, console: Console, *, resumed: bool
-) -> tuple[Mapping[str, Any] | None, list[str]]:
+) -> tuple[DecodingResult | None, list[str]]:
     """How fast the arm's best checkpoint generates, as an earlier end of this run found it or measured now."""
     if not (config.decoding.enabled and config.checkpoint.enabled):
         return None, []
     chosen = _best(directory, arm)
     try:
         checkpoint = checkpoint_of_run.restore(config, chosen)
-        before = _measured_before(directory, "decoding") if resumed else None
-        if before is not None and (before["arm"], before["step"]) == (arm.name, checkpoint.step):
+        earlier = _measured_before(directory) if resumed else None
+        before = None if earlier is None else earlier.decoding
+        if before is not None and (before.arm, before.step) == (arm.name, checkpoint.step):
             return before, []
         return decoding_speed.measure(checkpoint, chosen, corpus, console), []
     except RyotError as error:  # the training is done and its comparison stands without
@@ -379,13 +386,12 @@ def _decode_with_best(
         return None, [f"Decoding was not measured: {error}."]
 
 
-def _measured_before(directory: RunDirectory, field: str) -> Mapping[str, Any] | None:
-    """A field of the results that are there; None: none are, or what is there is damaged and written anew."""
+def _measured_before(directory: RunDirectory) -> Results | None:
+    """The results that are there; None: none are, or what is there is damaged and written anew."""
     try:
-        found: Mapping[str, Any] | None = report.read(directory.results).get(field)
+        return results.read(directory.results)
     except ConfigError:
         return None
-    return found
 
 
 def _best(directory: RunDirectory, arm: Arm) -> CheckpointOptions:
@@ -393,7 +399,7 @@ def _best(directory: RunDirectory, arm: Arm) -> CheckpointOptions:
     return CheckpointOptions(directory.path, arm.name, "best")
 
 
-def _artifacts(directory: RunDirectory, config: ConfigDict, compressed: Mapping[str, Any] | None) -> dict[str, str]:
+def _artifacts(directory: RunDirectory, config: ConfigDict, compressed: CompressionResult | None) -> dict[str, str]:
     paths = {
         "config": directory.config,
         "manifest": directory.manifest,
@@ -406,7 +412,7 @@ def _artifacts(directory: RunDirectory, config: ConfigDict, compressed: Mapping[
     if config.checkpoint.enabled:
         paths["checkpoints"] = directory.checkpoints
     if compressed is not None:
-        paths["compressed"] = directory.path / compressed["file"]
+        paths["compressed"] = directory.path / compressed.file
     return {name: str(path.relative_to(directory.path)) for name, path in paths.items()}
 
 
@@ -425,10 +431,10 @@ def _peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _print_summary(console: Console, found: Mapping[str, Any], directory: RunDirectory, seconds: float) -> None:
+def _print_summary(console: Console, found: Results, directory: RunDirectory, seconds: float) -> None:
     console.line()
     terminal.show(found, console)
     console.line()
     console.line(f"finished in {format_duration(seconds)}; report: {shown(directory.path / 'report.html')}")
-    if "checkpoints" in found["artifacts"]:
+    if "checkpoints" in found.artifacts:
         console.line(f"next: ryot generate --run={shown(directory.path)} --prompt='def '")

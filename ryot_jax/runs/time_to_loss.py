@@ -9,10 +9,10 @@ import dataclasses
 import math
 import statistics
 import time
-from typing import Any
 
 from ryot_jax.comparison.arms import Arm, Shared
 from ryot_jax.comparison.outcomes import TrainingPair, final_losses, pair_outcome
+from ryot_jax.comparison.schema import ExecutedSteps, Measured, StepKind, TimeToLoss, Training
 from ryot_jax.comparison.statistics import paired_difference
 from ryot_jax.config import to_json
 from ryot_jax.data.pipeline import Corpus
@@ -35,7 +35,7 @@ def measure(
     console: Console,
     *,
     directory: RunDirectory | None = None,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[TimeToLoss, list[str]]:
     """Trains by every plan: `time_to_loss` of `results.json`, and what the reader should know.
 
     A block of the optimized arm's steps runs before and after each training: what the whole of that arm takes on the
@@ -74,7 +74,8 @@ def measure(
                 f"{trained.heldout.mean_loss:.4f} (baseline {target:.4f})"
             )
         before = after
-    return {"target_loss": target, "trainings": found, "seconds": time.perf_counter() - start}, warnings
+    measured = TimeToLoss(target_loss=target, trainings=tuple(found), seconds=time.perf_counter() - start)
+    return measured, warnings
 
 
 def _entry(
@@ -84,7 +85,7 @@ def _entry(
     baseline: Arm,
     pair: TrainingPair,
     kernels_step_seconds: float,
-) -> dict[str, Any]:
+) -> Training:
     """One training as the results hold it; `kernels_step_seconds`: of the optimized arm at that time."""
     planned_steps = shared.config.training.epochs * shared.config.training.steps_per_epoch
     kernels_seconds, speedup = planned_steps * kernels_step_seconds, pair_outcome([pair]).speedup.estimate
@@ -93,42 +94,42 @@ def _entry(
     if speedup is not None and trained.from_cache == baseline.from_cache:  # else one of them did not compile
         whole = speedup * kernels_seconds + sum(baseline.compile_seconds.values())
         with_compile = (trained.seconds + trained.compile_seconds) / whole
-    return {
-        "name": plan.name,
-        "recipe": list(plan.parts),
-        "phases": plan.phases,
-        "learning_rate": trained.config.training.learning_rate,
-        "steps": trained.schedule.total_steps,
-        "tokens": trained.schedule.total_tokens,
-        "tokens_share": trained.schedule.total_tokens / (planned_steps * shared.tokens_per_step),
-        "programs": len(trained.schedule.programs()),
-        "unplanned_compilations": trained.unplanned,
-        "checks_failed": sum(not check.ok for check in trained.checks.values()),
-        "seconds": trained.seconds,
-        "compile_seconds": trained.compile_seconds,
-        "compiled_from_cache": trained.from_cache,
-        "loss": trained.heldout.mean_loss,
-        "loss_difference": {"estimate": difference.estimate, "ci95": difference.ci95},
-        "reached": _reached(difference.ci95),
-        "kernels_seconds": kernels_seconds,
-        "share_of_kernels": trained.seconds / kernels_seconds,
-        "share_of_baseline": None if speedup is None else trained.seconds / kernels_seconds / speedup,
-        "share_of_baseline_with_compile": with_compile,
-        "executed": trained.schedule.to_json(),
-        "kinds": [_kind(kind, trained) for kind in trained.kinds],
-    }
+    return Training(
+        name=plan.name,
+        recipe=tuple(plan.parts),
+        phases=plan.phases,
+        learning_rate=trained.config.training.learning_rate,
+        steps=trained.schedule.total_steps,
+        tokens=trained.schedule.total_tokens,
+        tokens_share=trained.schedule.total_tokens / (planned_steps * shared.tokens_per_step),
+        programs=len(trained.schedule.programs()),
+        unplanned_compilations=trained.unplanned,
+        checks_failed=sum(not check.ok for check in trained.checks.values()),
+        seconds=trained.seconds,
+        compile_seconds=trained.compile_seconds,
+        compiled_from_cache=trained.from_cache,
+        loss=trained.heldout.mean_loss,
+        loss_difference=Measured(estimate=difference.estimate, ci95=difference.ci95),
+        reached=_reached(difference.ci95),
+        kernels_seconds=kernels_seconds,
+        share_of_kernels=trained.seconds / kernels_seconds,
+        share_of_baseline=None if speedup is None else trained.seconds / kernels_seconds / speedup,
+        share_of_baseline_with_compile=with_compile,
+        executed=tuple(ExecutedSteps(**steps) for steps in trained.schedule.to_json()),
+        kinds=tuple(_kind(kind, trained) for kind in trained.kinds),
+    )
 
 
-def _kind(kind: Kind, trained: Trained) -> dict[str, Any]:
+def _kind(kind: Kind, trained: Trained) -> StepKind:
     saved = saved_seconds(kind, trained.kinds)
-    return {
+    return StepKind(
         **dataclasses.asdict(kind.static),
-        "steps": kind.steps,
-        "seconds": kind.seconds,
-        "compile_seconds": kind.compile_seconds,
-        "saved_seconds": saved,
-        "repaid": None if saved is None else saved > kind.compile_seconds,
-    }
+        steps=kind.steps,
+        seconds=kind.seconds,
+        compile_seconds=kind.compile_seconds,
+        saved_seconds=saved,
+        repaid=None if saved is None else saved > kind.compile_seconds,
+    )
 
 
 def _keep(plan: Plan, trained: Trained, directory: RunDirectory) -> None:
