@@ -16,7 +16,7 @@ from ryot_jax.comparison.criteria import EXIT_CODES, Criterion, Verdict, overall
 from ryot_jax.comparison.statistics import SpeedUp
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.machine.processor import describe_processor
-from ryot_jax.report.markdown import escape
+from ryot_jax.report.formats.markdown import escape
 from ryot_jax.runtime.console import printable
 from ryot_jax.runtime.errors import RyotError
 from ryot_jax.runtime.manifest import git_state, versions

@@ -68,7 +68,7 @@ class Train(ConfigCommand):
 
 def _train(run: "Run") -> int:
     """The stages of a run."""
-    from ryot_jax.comparison.results import Found
+    from ryot_jax.comparison.results import Measurements
     from ryot_jax.runs import (
         arm_facts,
         compiled_arms,
@@ -97,7 +97,7 @@ def _train(run: "Run") -> int:
     compressed = stages(compression.STAGE, last)
     decoded = stages(decoding_speed.STAGE, last)
     facts = stages(arm_facts.STAGE, compiled)
-    measured = Found(pairs, processes, controls, roofline, compressed, decoded, reached)
+    measured = Measurements(pairs, processes, controls, roofline, compressed, decoded, reached)
     return conclusion.conclude(run, stages, compiled, entropies, facts, measured, peak_memory=peak_memory)
 
 

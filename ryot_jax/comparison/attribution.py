@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from statsmodels.stats.multitest import multipletests
 
-from ryot_jax.comparison.statistics import EXACT_PAIRS, MONTE_CARLO_PATTERNS, Interval, sign_flip_p, t_interval
+from ryot_jax.comparison.statistics import (
+    EXACT_PAIRS,
+    MONTE_CARLO_PATTERNS,
+    Interval,
+    check_interval,
+    sign_flip_p,
+    t_interval,
+)
 
 LEVEL = 0.05  # of significance after Holm's correction
 OUTLIER = 1.5  # times as long as its arm and its round explain
@@ -46,6 +53,10 @@ class Effect:
 
     estimate: float | None
     ci95: Interval | None
+
+    def __post_init__(self) -> None:
+        """Checks the interval."""
+        check_interval("ci95", self.ci95)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,17 +8,17 @@ else was measured proves nothing.
 How an arm is made is left to the caller; what the outcome means for the verdict, to `criteria`.
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 
-from ryot_jax.comparison.criteria import Verdict
 from ryot_jax.comparison.interleaving import take_turns, there_and_back
 from ryot_jax.comparison.protocol import BlockResult
+from ryot_jax.comparison.schema import Control, Verdict
 from ryot_jax.comparison.statistics import Interval, ratio_interval, t_interval
 
 CONFIDENCE = 0.99  # of the intervals that a control is judged by: a control is to fail by chance in 1 % of runs
@@ -30,60 +30,6 @@ class Twin(Protocol):
 
     def run_block(self, n_steps: int) -> BlockResult:
         """Takes `n_steps` steps; the device is idle before and after."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Control:
-    """One control and what came of it.
-
-    Attributes:
-      name: 'placebo', 'known_delay' or 'shuffled_targets'.
-      description: what was done, in a sentence.
-      target: what must be found.
-      actual: what was found.
-      verdict: PASS, FAIL, or INCONCLUSIVE where it could not tell.
-      injected: the true ratio of times; None for shuffled targets.
-      estimate: the ratio of times that was measured, control over reference; None for shuffled targets.
-      ci: its interval at `CONFIDENCE`.
-      ratios: one a block pair.
-      seconds: that the control took.
-    """
-
-    name: str
-    description: str
-    target: str
-    actual: str
-    verdict: Verdict
-    injected: float | None = None
-    estimate: float | None = None
-    ci: Interval | None = None
-    ratios: tuple[float, ...] = ()
-    seconds: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Controls:
-    """All controls of a run.
-
-    Attributes:
-      items: the controls.
-      noise_floor: relative speed-up that the placebo showed or could have shown (the end of its 95 % interval that is
-        farther from 1); None where its interval could not be taken.
-      confidence: of the intervals.
-    """
-
-    items: tuple[Control, ...]
-    noise_floor: float | None
-    confidence: float = CONFIDENCE
-
-    @property
-    def seconds(self) -> float:
-        """That all of them took."""
-        return sum(control.seconds for control in self.items)
-
-    def failed(self) -> tuple[Control, ...]:
-        """Those that did not pass."""
-        return tuple(control for control in self.items if control.verdict != "PASS")
 
 
 def delayed_steps(steps: int) -> int:
@@ -131,8 +77,8 @@ def timing_controls(
     share = (time.perf_counter() - start) / 2
     injected = steps["delayed"] / block_steps
     return (
-        dataclasses.replace(judge_placebo(seconds["placebo"], seconds["reference"]), seconds=share),
-        dataclasses.replace(judge_delay(seconds["delayed"], seconds["reference"], injected), seconds=share),
+        replace(judge_placebo(seconds["placebo"], seconds["reference"]), seconds=share),
+        replace(judge_delay(seconds["delayed"], seconds["reference"], injected), seconds=share),
         noise_floor(seconds["placebo"], seconds["reference"]),
     )
 
@@ -154,7 +100,7 @@ def judge_placebo(placebo_n: Sequence[float], reference_n: Sequence[float]) -> C
         name="placebo",
         description="two arms of one compiled program, as if they were two variants",
         target=f"{CONFIDENCE:.0%} interval of the ratio of times holds 1",
-        actual=_words(estimate, ci, len(placebo_n)),
+        actual=_ratio_in_words(estimate, ci, len(placebo_n)),
         verdict=verdict,
         injected=1.0,
         estimate=estimate,
@@ -176,7 +122,7 @@ def judge_delay(delayed_n: Sequence[float], reference_n: Sequence[float], inject
         name="known_delay",
         description=f"the same program with {injected - 1:.1%} more steps in a block than it reports",
         target=f"{CONFIDENCE:.0%} interval of the ratio of times is above 1 and holds {injected:.4g}",
-        actual=_words(estimate, ci, len(delayed_n)),
+        actual=_ratio_in_words(estimate, ci, len(delayed_n)),
         verdict=verdict,
         injected=injected,
         estimate=estimate,
@@ -204,6 +150,6 @@ def judge_shuffled(failed: Sequence[str], found: str, steps: int, seconds: float
     )
 
 
-def _words(estimate: float, ci: Interval | None, pairs: int) -> str:
+def _ratio_in_words(estimate: float, ci: Interval | None, pairs: int) -> str:
     interval = "no interval" if ci is None else f"{ci[0]:.4f} to {ci[1]:.4f}"
     return f"{estimate:.4f} ({interval}), {pairs} block pairs"

@@ -1,4 +1,4 @@
-"""An arm of the comparison made of a step function that somebody brings; what is compared is left to `compare`."""
+"""An arm of the comparison made of a user-supplied step function; what is compared is left to `compare`."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Compare two training steps that somebody brings: any JAX program, without the model and the configs of this package.
+"""Compares two user-supplied training steps: any JAX program, without the model and the configs of this package.
 
     from ryot_jax.comparison import compare
 
@@ -20,11 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ryot_jax.comparison import controls, criteria, estimands, results
-from ryot_jax.comparison.function_arm import FunctionArm, Step, as_stream, compile_arm
+from ryot_jax.comparison import controls, criteria, results
+from ryot_jax.comparison.function_arm import FunctionArm, Step, StepProgram, as_stream, compile_arm
 from ryot_jax.comparison.outcomes import TrainingPair, arm_outcome
 from ryot_jax.comparison.protocol import Observer, Plan, Schedule, run
 from ryot_jax.comparison.record import Record
+from ryot_jax.comparison.schema import Control, Controls, Results, Settings, Verdict
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.machine.processor import describe_processor
 from ryot_jax.runtime import manifest
@@ -36,23 +37,22 @@ Shuffle = Callable[[np.random.Generator, Any], Any]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
-    """What came of a comparison.
+    """The outcome of a comparison.
 
     Attributes:
-      results: the content of a `results.json` (ryot_jax/comparison/schema.py).
+      results: the content of a `results.json` (ryot_jax/comparison/schema).
     """
 
-    results: Mapping[str, Any]
+    results: Results
 
     def __repr__(self) -> str:
         """Its name and verdict: the results are pages long."""
-        return f"<Comparison {self.results['name']!r}: {self.verdict}>"
+        return f"<Comparison {self.results.name!r}: {self.verdict}>"
 
     @property
-    def verdict(self) -> criteria.Verdict:
+    def verdict(self) -> Verdict:
         """PASS, FAIL or INCONCLUSIVE."""
-        verdict: criteria.Verdict = self.results["verdict"]
-        return verdict
+        return self.results.verdict
 
     @property
     def exit_code(self) -> int:
@@ -61,13 +61,12 @@ class Comparison:
 
     @property
     def speedup(self) -> float | None:
-        """How many times as fast the second step is."""
-        estimate: float | None = self.results["comparison"]["step_time_speedup"]["estimate"]
-        return estimate
+        """Baseline / optimized seconds per step; None without data."""
+        return None if self.results.comparison is None else self.results.comparison.step_time_speedup.estimate
 
     def summary(self) -> str:
         """The verdict in words, the figures and the criteria, as plain text."""
-        from ryot_jax.report import terminal  # drawing is not needed to compare
+        from ryot_jax.report.formats import terminal  # drawing is not needed to compare
 
         return terminal.render(self.results)
 
@@ -77,7 +76,7 @@ class Comparison:
 
     def report(self, path: str | pathlib.Path) -> pathlib.Path:
         """Writes the report as one HTML file that needs no network; returns its path."""
-        from ryot_jax.report.html import render
+        from ryot_jax.report.formats.html import render
         from ryot_jax.runtime.files import write_text
 
         path = pathlib.Path(path)
@@ -87,7 +86,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The report, as a notebook shows it: in a frame, so that its style does not meet the notebook's."""
-        from ryot_jax.report.html import framed
+        from ryot_jax.report.formats.html import framed
 
         return framed(self.results)
 
@@ -143,62 +142,101 @@ def compare(
       seed: of the order of arms.
       jit: compile the steps; False: they are called as they are, and that they differ is not checked.
       name: of the report.
-      log: told of progress, a line at a time; None: nobody is.
+      log: called with each line of progress; None: nothing is logged.
 
     Raises:
       ConfigError: an argument cannot be used, or both steps compile to one program: nothing would be compared.
       NonFiniteLossError: a loss is not finite.
     """
-    say = log or (lambda line: None)
     schedule = _schedule(steps, block_steps, items_per_step, seed)
     _check(names, margin, tight_margin, control_blocks, control_steps, state)
+    design = _Design(
+        name=name,
+        schedule=schedule,
+        settings=Settings(
+            margin,
+            tight_margin,
+            beat="" if chance_loss is None else "chance",
+            controls=control_blocks > 0,
+            held_out=evaluate is not None,
+            decodes=False,
+        ),
+        entropies={} if chance_loss is None else {"chance": chance_loss},
+        control_blocks=control_blocks,
+        control_steps=control_steps,
+        shuffle=shuffle,
+        same_numerics=same_numerics,
+        jit=jit,
+    )
     stream = as_stream(batches)
-    programs = [compile_arm(step, state, stream(0), jit=jit) for step in (baseline, optimized)]
+    programs = _programs((baseline, optimized), names, state, stream(0), jit=jit)
+    arms = [
+        FunctionArm(arm_name, program, state, stream, evaluate, items_per_step)
+        for arm_name, program in zip(names, programs, strict=True)
+    ]
+    return Comparison(_compared(arms, design, log or (lambda line: None)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Design:
+    """What is compared, how it is judged and controlled: the arguments of `compare` but for the arms."""
+
+    name: str
+    schedule: Schedule
+    settings: Settings
+    entropies: Mapping[str, float]
+    control_blocks: int
+    control_steps: int
+    shuffle: Shuffle | None
+    same_numerics: bool
+    jit: bool
+
+
+def _programs(
+    steps: tuple[Step, Step], names: tuple[str, str], state: Any, batch: Any, *, jit: bool
+) -> list[StepProgram]:
+    programs = [compile_arm(step, state, batch, jit=jit) for step in steps]
     if jit and programs[0].fingerprint == programs[1].fingerprint:
         raise ConfigError(
             f"{names[0]!r} and {names[1]!r} compile to the same program: whatever sets them apart does nothing here, "
             "and a comparison would measure nothing"
         )
-    arms = [
-        FunctionArm(arm_name, program, state, stream, evaluate, items_per_step)
-        for arm_name, program in zip(names, programs, strict=True)
-    ]
-    entropies = {} if chance_loss is None else {"chance": chance_loss}
-    settings = estimands.Settings(
-        margin,
-        tight_margin,
-        beat="chance" if entropies else "",
-        controls=control_blocks > 0,
-        held_out=evaluate is not None,
-    )
+    return programs
+
+
+def _compared(arms: Sequence[FunctionArm], design: _Design, say: Callable[[str], None]) -> Results:
+    """Trains, controls and judges."""
+    schedule, held_out = design.schedule, design.settings.held_out
     stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     say(f"{schedule.total_steps} steps of each arm in {len(schedule.blocks())} block pairs")
-    record = run(arms, schedule, observer=Observer(pair=_told(say, schedule)), evaluate=evaluate is not None)
+    record = run(arms, schedule, observer=Observer(pair=_told(say, schedule)), evaluate=held_out)
     checks = None
-    if control_blocks > 0:
+    if design.control_blocks > 0:
         say("controls")
-        placebo, delay, floor = controls.timing_controls(
-            arms[1].twin, blocks=control_blocks, block_steps=control_steps, seed=seed
-        )
-        items = [placebo, delay]
-        if shuffle is not None:
-            items.append(_shuffled(arms[1], shuffle, schedule, entropies))
-        checks = controls.Controls(tuple(items), floor)
-    return Comparison(
-        results.assemble(
-            results.Found([TrainingPair(seed, record)], controls=checks),
-            [_facts(arm, same_numerics=same_numerics) for arm in arms],
-            schedule,
-            settings,
-            name=name,
-            data={"items_per_step": items_per_step, "held_out": evaluate is not None},
-            entropies=entropies,
-            manifest=manifest.machine(describe_devices(), describe_processor()),
-            artifacts={},
-            stated_at=stated_at,
-            warnings=[] if jit else ["The steps were not compiled here: that they differ was not checked."],
-        )
+        checks = _controls(arms[1], design)
+    return results.assemble(
+        results.Measurements([TrainingPair(schedule.seed, record)], controls=checks),
+        [_facts(arm, same_numerics=design.same_numerics) for arm in arms],
+        schedule,
+        design.settings,
+        name=design.name,
+        data={"items_per_step": schedule.tokens_per_step, "held_out": held_out},
+        entropies=design.entropies,
+        manifest=manifest.machine(describe_devices(), describe_processor()),
+        artifacts={},
+        stated_at=stated_at,
+        warnings=[] if design.jit else ["The steps were not compiled here: that they differ was not checked."],
     )
+
+
+def _controls(arm: FunctionArm, design: _Design) -> Controls:
+    placebo, delay, floor = controls.timing_controls(
+        arm.twin, blocks=design.control_blocks, block_steps=design.control_steps, seed=design.schedule.seed
+    )
+    items: tuple[Control, ...] = (placebo, delay)
+    if design.shuffle is not None:
+        items = (*items, _shuffled(arm, design.shuffle, design.schedule, design.entropies))
+    return Controls(items, floor)
 
 
 def _schedule(steps: int, block_steps: int, items_per_step: int, seed: int) -> Schedule:
@@ -240,9 +278,7 @@ def _told(say: Callable[[str], None], schedule: Schedule) -> Callable[[Record, P
     return tell
 
 
-def _shuffled(
-    arm: FunctionArm, shuffle: Shuffle, schedule: Schedule, entropies: Mapping[str, float]
-) -> controls.Control:
+def _shuffled(arm: FunctionArm, shuffle: Shuffle, schedule: Schedule, entropies: Mapping[str, float]) -> Control:
     """Half the steps are enough: an arm that learns shows it by then, or the criteria are too easy to mean anything."""
 
     def shuffled(step: int) -> Any:

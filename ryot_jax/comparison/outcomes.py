@@ -8,14 +8,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from ryot_jax.comparison.criteria import ArmOutcome, PairOutcome
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.record import Record
+from ryot_jax.comparison.schema import ReachedTarget, TimeToTarget
 from ryot_jax.comparison.statistics import paired_difference, speed_up
+from ryot_jax.comparison.verdict.observations import ArmOutcome, PairOutcome
 
 _SAME_LOSS = 1e-4  # relative
 
@@ -110,8 +110,8 @@ def block_seconds(record: Record, arm: str) -> np.ndarray:
     return np.array([block.seconds[arm] / block.steps for block in record.blocks], np.float64)
 
 
-def time_to_target(record: Record, compile_seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Training time until each arm's held-out loss first reaches the baseline's final one, as JSON values.
+def time_to_target(record: Record, compile_seconds: Mapping[str, float]) -> TimeToTarget:
+    """Training time until each arm's held-out loss first reaches the baseline's final one.
 
     Losses between two evaluations are interpolated linearly in the step, seconds by the steps of the blocks between;
     evaluating is no part of them. An arm that never gets there has None; one that ends within `_SAME_LOSS` of the
@@ -124,28 +124,21 @@ def time_to_target(record: Record, compile_seconds: Mapping[str, float]) -> dict
     baseline, optimized = record.arms
     trained = bool(record.heldout) and record.heldout[-1].step > 0
     target = record.heldout[-1].mean_loss[baseline] if trained else math.nan
-    arms: dict[str, dict[str, float | None]] = {}
+    arms: dict[str, ReachedTarget] = {}
     for name in record.arms:
         step = _first_step_at(target, [(e.step, e.mean_loss[name]) for e in record.heldout])
         if step is None and trained and record.heldout[-1].mean_loss[name] <= target + _SAME_LOSS * abs(target):
             step = float(record.heldout[-1].step)
         seconds = None if step is None else _seconds_until(record, name, step)
-        arms[name] = {
-            "step": step,
-            "seconds": seconds,
-            "seconds_with_compile": None if seconds is None else seconds + compile_seconds[name],
-        }
-
-    def ratio(key: str) -> float | None:
-        slow, fast = arms[baseline][key], arms[optimized][key]
-        return None if slow is None or not fast else slow / fast
-
-    return {
-        "target_loss": target,
-        "arms": arms,
-        "speedup": ratio("seconds"),
-        "speedup_with_compile": ratio("seconds_with_compile"),
-    }
+        with_compile = None if seconds is None else seconds + compile_seconds[name]
+        arms[name] = ReachedTarget(step=step, seconds=seconds, seconds_with_compile=with_compile)
+    slow, fast = arms[baseline], arms[optimized]
+    return TimeToTarget(
+        target_loss=target,
+        arms=arms,
+        speedup=_ratio(slow.seconds, fast.seconds),
+        speedup_with_compile=_ratio(slow.seconds_with_compile, fast.seconds_with_compile),
+    )
 
 
 def break_even_steps(extra_compile_seconds: float, seconds_saved_per_step: float | None) -> float | None:
@@ -170,6 +163,10 @@ def _seconds_per_step(
         name: [_geometric_mean(means[name]), *(_geometric_mean(p.seconds_per_step[name]) for p in processes)]
         for name in names
     }
+
+
+def _ratio(slow: float | None, fast: float | None) -> float | None:
+    return None if slow is None or not fast else slow / fast
 
 
 def _geometric_mean(values: Sequence[float] | np.ndarray) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ryot_jax.runtime.errors import CheckpointError
+from ryot_jax.runtime.json_values import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values."""
-        return _plain(dataclasses.asdict(self))
+        value: dict[str, Any] = plain(self, keep_non_finite=True)
+        return value
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Record":
@@ -102,12 +104,3 @@ class Record:
                 f"the comparison's record in the checkpoint is damaged or of another version ({error!r}); "
                 "start a new run without --resume"
             ) from error
-
-
-def _plain(value: Any) -> Any:
-    """`value` with tuples as lists, so that it equals its own JSON round trip."""
-    if isinstance(value, Mapping):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

@@ -17,6 +17,16 @@ EXACT_PAIRS = 16  # 2**16 = 65,536 sign patterns take 0.1 s; beyond that they ar
 MONTE_CARLO_PATTERNS = 99_999
 
 
+def check_interval(name: str, interval: Interval | None) -> None:
+    """Refuses an interval whose ends are not in order.
+
+    Raises:
+      ValueError: with the name of the field.
+    """
+    if interval is not None and not interval[0] <= interval[1]:
+        raise ValueError(f"{name} is {list(interval)}, not null or [low, high]")
+
+
 @dataclasses.dataclass(frozen=True)
 class SpeedUp:
     """How many times as fast the optimized arm is, from the times of block pairs.
@@ -37,6 +47,10 @@ class SpeedUp:
     p_sign_flip: float | None
     log_ratio_sd: float | None
 
+    def __post_init__(self) -> None:
+        """Checks the interval."""
+        check_interval("ci95", self.ci95)
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -53,6 +67,10 @@ class Difference:
     ci95: Interval | None
     pairs: int
     correlation: float | None
+
+    def __post_init__(self) -> None:
+        """Checks the interval."""
+        check_interval("ci95", self.ci95)
 
 
 @dataclasses.dataclass(frozen=True)

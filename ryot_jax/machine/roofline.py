@@ -6,11 +6,11 @@ a run's steps is counted in `ryot_jax.runs.roofline`.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 
 from ryot_jax.machine.peaks import Peaks
+from ryot_jax.machine.roofline_records import ArmUnderRoof, MeasuredPeaks, Roofline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class StepWork:
     seconds: float
 
 
-def place(steps: Mapping[str, StepWork], peaks: Peaks, *, units: int = 1) -> dict[str, Any]:
-    """Places arms under the roof: the field `roofline` of `results.json`, plain values.
+def place(steps: Mapping[str, StepWork], peaks: Peaks, *, units: int = 1) -> Roofline:
+    """Places arms under the roof: the field `roofline` of `results.json`.
 
     No step can take less than max(flops / peak, traffic / bandwidth); the roof is its flops over that. Traffic is the
     state's and the batch's without `cached_bytes`, the part of the state that caches can at best keep from one step to
@@ -50,45 +50,46 @@ def place(steps: Mapping[str, StepWork], peaks: Peaks, *, units: int = 1) -> dic
         in_compute = step.flops / (units * _peak(peaks, step.dtype))
         in_memory = (step.state_bytes + step.batch_bytes - cached) / (units * peaks.copy_bytes)
         least_seconds = max(in_compute, in_memory)
-        arms[name] = {
-            "dtype": step.dtype,
-            "flops": step.flops,
-            "bytes": step.state_bytes + step.batch_bytes,
-            "cached_bytes": cached,
-            "seconds": step.seconds,
-            "flops_per_second": step.flops / step.seconds,
-            "roof": step.flops / least_seconds,
-            "bound": "compute" if in_compute >= in_memory else "memory",
-            "share": least_seconds / step.seconds,
-            "above_roof": step.seconds < least_seconds,
-        }
-    return {
-        "peaks": {
-            "matmul_flops": {dtype: units * rate for dtype, rate in peaks.matmul_flops.items()},
-            "copy_bytes": units * peaks.copy_bytes,
-            "sources": dict(peaks.sources),
-            "cache_bytes": None if peaks.cache_bytes is None else units * peaks.cache_bytes,
-        },
-        "arms": arms,
-    }
+        arms[name] = ArmUnderRoof(
+            dtype=step.dtype,
+            flops=step.flops,
+            bytes=step.state_bytes + step.batch_bytes,
+            cached_bytes=cached,
+            seconds=step.seconds,
+            flops_per_second=step.flops / step.seconds,
+            roof=step.flops / least_seconds,
+            bound="compute" if in_compute >= in_memory else "memory",
+            share=least_seconds / step.seconds,
+            above_roof=step.seconds < least_seconds,
+        )
+    return Roofline(
+        peaks=MeasuredPeaks(
+            matmul_flops={dtype: units * rate for dtype, rate in peaks.matmul_flops.items()},
+            copy_bytes=units * peaks.copy_bytes,
+            sources=dict(peaks.sources),
+            cache_bytes=None if peaks.cache_bytes is None else units * peaks.cache_bytes,
+        ),
+        arms=arms,
+    )
 
 
-def warnings(roofline: Mapping[str, Any]) -> list[str]:
+def warnings(roofline: Roofline) -> list[str]:
     """A sentence for each arm above its roof."""
-    return [_warning(name, arm, roofline["peaks"]) for name, arm in roofline["arms"].items() if arm["above_roof"]]
+    return [_warning(name, arm, roofline.peaks) for name, arm in roofline.arms.items() if arm.above_roof]
 
 
-def _warning(name: str, arm: Mapping[str, Any], peaks: Mapping[str, Any]) -> str:
+def _warning(name: str, arm: ArmUnderRoof, peaks: MeasuredPeaks) -> str:
+    assert arm.flops_per_second is not None and arm.share is not None and arm.roof is not None  # `place` gives them
     faults = "the clock is wrong, or a step does fewer operations than the closed form counts"
-    limit = f"the machine's {arm['dtype']} products"
-    if arm["bound"] == "memory":
+    limit = f"the machine's {arm.dtype} products"
+    if arm.bound == "memory":
         faults = "the clock is wrong, or a step moves fewer bytes than the closed form counts"
         limit = "the machine's memory traffic"
-        if peaks["cache_bytes"] is None:
+        if peaks.cache_bytes is None:
             faults += " (a cache whose size is not known may keep the state)"
     return (
         f"Roofline: the {name} arm is above the roof, which no program can be. It attained "
-        f"{arm['flops_per_second'] / 1e9:,.1f} GFLOP/s, {arm['share']:.2f} times the {arm['roof'] / 1e9:,.1f} that "
+        f"{arm.flops_per_second / 1e9:,.1f} GFLOP/s, {arm.share:.2f} times the {arm.roof / 1e9:,.1f} that "
         f"{limit} as measured here allow. This is a bug: {faults}, or the peak was measured too low, as on a machine "
         "with other work. Until it is found, rely on no speed of this run."
     )

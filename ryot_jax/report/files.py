@@ -2,8 +2,9 @@
 
 import pathlib
 
-from ryot_jax.report import html, markdown, plots
-from ryot_jax.report.words import Results
+from ryot_jax.comparison.schema import Results
+from ryot_jax.report import plots
+from ryot_jax.report.formats import html, markdown
 from ryot_jax.runtime.files import write_text
 
 

@@ -60,6 +60,11 @@ class Command:
 Part = Paragraph | Bullets | Table | Pictures | Command
 
 
+def sentence_or_none(text: str | None) -> Paragraph | None:
+    """The text as a paragraph, or nothing."""
+    return None if text is None else Paragraph(text)
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
     """A titled part of a report.

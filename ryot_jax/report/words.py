@@ -1,12 +1,12 @@
 """How numbers and names are put into words, the same in every report.
 
-Plain strings in ASCII; what is said with them is left to `summary` and `tables`.
+Plain strings in ASCII; what is said with them is left to `topics`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-Results = Mapping[str, Any]
+from ryot_jax.comparison.schema import ArmResult, Results
+
 NOTHING = "n/a"
 
 
@@ -18,6 +18,11 @@ def number(value: float | None, form: str = ".3f", unit: str = "") -> str:
 def scaled(value: float | None, scale: float, form: str = ",.1f") -> str:
     """`value / scale` in format `form`; `n/a` for None."""
     return NOTHING if value is None else f"{value / scale:{form}}"
+
+
+def mebibytes(value: float | None) -> str:
+    """Bytes as a number of MiB; `n/a` for None."""
+    return scaled(value, 2**20)
 
 
 def duration(value: float | None, scale: float = 1.0) -> str:
@@ -48,21 +53,24 @@ def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def ordered_arms(results: Results) -> dict[str, Mapping[str, Any]]:
+def ordered_arms(results: Results) -> dict[str, ArmResult]:
     """The arms, the baseline first: a JSON file may hold them in any order."""
-    comparison = results["comparison"]
-    names = list(results["arms"]) if comparison is None else [comparison["baseline"], comparison["optimized"]]
-    return {name: results["arms"][name] for name in names}
+    return results.ordered_arms
 
 
 def of_language_model(results: Results) -> bool:
-    """Whether the run is one of this package's models; else two step functions were brought (`comparison.compare`)."""
-    return "unigram" in results["data"]["entropies"]
+    """Whether the run is of this package's models; else of user-supplied step functions (`comparison.compare`)."""
+    return "unigram" in results.entropies
+
+
+def pick(results: Results, ours: str, supplied: str) -> str:
+    """The words for a run of this package, or those for user-supplied step functions."""
+    return ours if of_language_model(results) else supplied
 
 
 def loss_name(results: Results) -> str:
     """`held-out loss`, or `training loss` where nothing was held out and training losses stand in."""
-    return "held-out loss" if results["settings"].get("held_out", True) else "training loss"
+    return results.settings.loss_name
 
 
 def loss_unit(results: Results) -> str:
@@ -76,10 +84,5 @@ def titled(name: str, unit: str) -> str:
 
 
 def item_name(results: Results) -> str:
-    """What throughput counts: tokens, or the items of a batch that somebody else brought."""
+    """What throughput counts: tokens, or the items of a user-supplied batch."""
     return "token" if of_language_model(results) else "item"
-
-
-def traffic_bytes(arm: Mapping[str, Any]) -> float | None:
-    """Bytes a step between processor and memory, what caches may keep left out, of an arm of the roofline."""
-    return None if arm["bytes"] is None else arm["bytes"] - (arm.get("cached_bytes") or 0)

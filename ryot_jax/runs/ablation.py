@@ -1,6 +1,6 @@
 """The effect of each optimization of a config on the time of a step, alone and beside the others, for `ryot ablate`.
 
-`comparison.ablation` times the arms, `comparison.attribution` computes the effects and `report.ablation_summary` puts
+`comparison.ablation` times the arms, `comparison.attribution` computes the effects and `report.topics.ablation` puts
 them into words; here they meet in one run directory.
 """
 
@@ -16,18 +16,19 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison import ablation, attribution, results
 from ryot_jax.comparison.ablation import Built, Design
-from ryot_jax.comparison.attribution import Subset
+from ryot_jax.comparison.attribution import Attribution, Subset
 from ryot_jax.config import to_json
 from ryot_jax.data.pipeline import prepare
 from ryot_jax.kernels import Spec
 from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.optimizations import Resolution
-from ryot_jax.report import ablation_summary
+from ryot_jax.report.topics import ablation as ablation_summary
 from ryot_jax.runs.compiled_arms import collect_manifest, tune_kernels
 from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS
 from ryot_jax.runtime.files import shown, write_json, write_text
+from ryot_jax.runtime.json_values import plain
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import create_run
 from ryot_jax.training.setup import TrainingSetup, build_setup
@@ -71,13 +72,14 @@ def ablate(config: ConfigDict, workdir: Path, extent: Extent, allocator: Allocat
         corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, console.line)
         written = collect_manifest(session, corpus, allocator, {"optimized": optimized})
         write_json(directory.manifest, written)
-        document = _ablate(build_setup(config, session.model, corpus), design, session.spec, extent, optimized, console)
+        setup = build_setup(config, session.model, corpus)
+        attributed, document = _ablate(setup, design, session.spec, extent, optimized, console)
         seconds = time.perf_counter() - start
         document["manifest"] = {**written, "seconds_in_all": seconds}
         path = directory.path / "attribution.json"
         results.write(path, document)
         console.line()
-        for line in ablation_summary.lines(document):
+        for line in ablation_summary.lines(attributed, document["warnings"]):
             console.line(line)
         console.line()
         console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {shown(path)}")
@@ -86,8 +88,11 @@ def ablate(config: ConfigDict, workdir: Path, extent: Extent, allocator: Allocat
 
 def _ablate(
     setup: TrainingSetup, design: Design, spec: Spec, extent: Extent, optimized: Resolution, console: Console
-) -> dict[str, Any]:
-    """Times the arms and returns `attribution.json`; warnings that are known beforehand are printed first."""
+) -> tuple[Attribution, dict[str, Any]]:
+    """Times the arms and returns the effects and `attribution.json`.
+
+    Warnings that are known beforehand are printed before the time is spent.
+    """
     for player in design.players:
         console.line(f"{player.name}: {player.implementation} ({optimized.reasons[player.name]})")
     warnings = [*_few_rounds(extent.rounds, design), *_left_out(design, design.missing)]
@@ -96,16 +101,18 @@ def _ablate(
     built, unproven = ablation.build(setup, design, spec, log=console.line)
     seconds = ablation.measure(setup, built, rounds=extent.rounds, block_steps=extent.block_steps, log=console.line)
     missing = {**design.missing, **unproven}
+    attributed = attribution.attribute(seconds, design.players)
     document = {
         "schema_version": SCHEMA_VERSION,
         "name": setup.config.name,
-        "attribution": dataclasses.asdict(attribution.attribute(seconds, design.players)),
+        "attribution": attributed,
         "block_steps": extent.block_steps,
         "arms": [_arm(subset, arm, seconds[subset]) for subset, arm in built.items()],
         "missing": [{"on": sorted(subset), "reason": reason} for subset, reason in missing.items()],
         "warnings": [*warnings, *_left_out(design, unproven), *ablation.doubts(built), *_outliers(seconds, built)],
     }
-    return dict(results.plain(document))
+    value: dict[str, Any] = plain(document)
+    return attributed, value
 
 
 def _few_rounds(rounds: int, design: Design) -> list[str]:

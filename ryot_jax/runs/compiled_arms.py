@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison import estimands
 from ryot_jax.comparison.arms import Arm
-from ryot_jax.comparison.estimands import Settings
 from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.schema import Settings
 from ryot_jax.comparison.variants import Variant, check_active, is_statistical
 from ryot_jax.config import to_json
 from ryot_jax.data.pipeline import Corpus
@@ -131,12 +131,14 @@ def _settings(config: ConfigDict) -> Settings:
         training_pairs=comparison.pairs,
         processes=comparison.processes,
         controls=both and comparison.controls,
+        arms=len(comparison.arms),
+        decodes=config.decoding.enabled and config.checkpoint.enabled,
     )
 
 
 def _write_estimands(directory: RunDirectory, settings: Settings, *, statistical: bool) -> str:
     """Writes down what is to be estimated, before anything is measured; returns when that was (UTC, ISO 8601)."""
-    items = estimands.state(settings, statistical=statistical)
+    items = estimands.describe_estimands(settings, statistical=statistical)
     if directory.estimands.is_file():  # of the run that is resumed
         try:
             stated = json.loads(directory.estimands.read_text(encoding="utf-8"))
@@ -149,7 +151,8 @@ def _write_estimands(directory: RunDirectory, settings: Settings, *, statistical
             "go on with the version that began it, or start a new run"
         )
     stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_json(directory.estimands, {"sha256": estimands.digest(items), "stated_at": stated_at, "items": items})
+    statement = {"sha256": estimands.digest(items), "stated_at": stated_at, "items": estimands.plain(items)}
+    write_json(directory.estimands, statement)
     return stated_at
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import textwrap
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,13 +14,15 @@ import numpy as np
 
 from ryot_jax import decoding
 from ryot_jax.comparison.interleaving import interleave
+from ryot_jax.comparison.schema import CompressionResult, Measured, TradeOffPoint
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.compression import FileSize, Judge, compress, load, save
 from ryot_jax.compression.budget import Budget, parse
 from ryot_jax.compression.lossless import smallest
+from ryot_jax.compression.quality import Quality
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.model import functional
-from ryot_jax.report.compression import size_and_cost
+from ryot_jax.report.topics.compression import size_and_cost
 from ryot_jax.runs import pareto
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
 from ryot_jax.runs.chosen import ChosenCheckpoint, best_of
@@ -66,7 +67,7 @@ def compress_run(session: Session, chosen: ChosenCheckpoint, budget_text: str | 
         f"next: ryot generate --run={shown(checkpoint.directory.path)} --arm={chosen.arm} "
         f"--checkpoint={chosen.checkpoint} --compressed --prompt='def '"
     )
-    return EXIT_PASS if found["kept"] else EXIT_CRITERION
+    return EXIT_PASS if found.kept else EXIT_CRITERION
 
 
 def parse_budget(text: str) -> Budget:
@@ -83,7 +84,7 @@ def parse_budget(text: str) -> Budget:
 
 def compress_checkpoint(
     checkpoint: CheckpointOfRun, chosen: ChosenCheckpoint, corpus: Corpus, budget: Budget, console: Console
-) -> dict[str, Any]:
+) -> CompressionResult:
     """Compresses a checkpoint into the run's `compressed/` and measures the file: `compression` of `results.json`.
 
     Everything that is reported is measured with what was read back from the file.
@@ -117,27 +118,37 @@ def compress_checkpoint(
     heldout = batches(corpus.heldout, config, ALL_SEQUENCES)
     quality = Judge(subject.logits, params, heldout)(small)
     lossless_bytes, coder = smallest(params)
-    points = []
+    points: tuple[TradeOffPoint, ...] = ()
     if config.compression.pareto:
         losses = subject.evaluator(corpus.heldout, config, _PARETO_SEQUENCES, params)
         points = pareto.points(params, found, losses, (lossless_bytes, coder))
     interval = quality.loss_change.ci95
-    return {
-        "arm": chosen.arm,
-        "step": checkpoint.step,
-        "budget": budget.text,
-        "kept": budget.kept(size.total, found.n_parameters, None if interval is None else interval[1]),
-        "file": str(path.relative_to(checkpoint.directory.path)),
-        "parameters": found.n_parameters,
-        "training_tokens": checkpoint.step * config.training.batch_size * config.training.seq_len,
+    return CompressionResult(
+        arm=chosen.arm,
+        step=checkpoint.step,
+        budget=budget.text,
+        kept=budget.kept(size.total, found.n_parameters, None if interval is None else interval[1]),
+        file=str(path.relative_to(checkpoint.directory.path)),
+        parameters=found.n_parameters,
+        training_tokens=checkpoint.step * config.training.batch_size * config.training.seq_len,
         **_sizes(size, found.n_parameters),
-        "lossless_bytes": lossless_bytes,
-        "lossless_coder": coder,
-        **dataclasses.asdict(quality),
+        lossless_bytes=lossless_bytes,
+        lossless_coder=coder,
+        **_quality(quality),
         **_speed(model, params, small, heldout),
-        "arrays": pareto.arrays(params, found),
-        "pareto": points,
-        "seconds": time.perf_counter() - start,
+        arrays=pareto.arrays(params, found),
+        pareto=points,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _quality(quality: Quality) -> dict[str, Any]:
+    changes = {name: getattr(quality, name) for name in ("loss_change", "perplexity_change", "kl", "agreement")}
+    return {
+        "sequences": quality.sequences,
+        "float_loss": quality.float_loss,
+        "loss": quality.loss,
+        **{name: Measured(estimate=one.estimate, ci95=one.ci95) for name, one in changes.items()},
     }
 
 
@@ -178,17 +189,17 @@ def _speed(model: Any, params: Any, small: Any, heldout: list[dict[str, np.ndarr
     return {
         "tokens_per_second": float(new_tokens / np.median(seconds["compressed"])),
         "float_tokens_per_second": float(new_tokens / np.median(seconds["float"])),
-        "speed": {"estimate": found.estimate, "ci95": found.ci95},
+        "speed": Measured(estimate=found.estimate, ci95=found.ci95),
     }
 
 
-def _generating(found: Mapping[str, Any]) -> str:
-    speed = found["speed"]
-    if speed is None or speed["ci95"] is None:
+def _generating(found: CompressionResult) -> str:
+    speed = found.speed
+    if speed is None or speed.ci95 is None:
         return ""
     return (
-        f"It generates {found['tokens_per_second']:,.0f} tokens/s at batch 1, {speed['estimate']:.2f} times as many as "
-        f"in float32 (95 % interval {speed['ci95'][0]:.2f} to {speed['ci95'][1]:.2f})."
+        f"It generates {found.tokens_per_second:,.0f} tokens/s at batch 1, {speed.estimate:.2f} times as many as "
+        f"in float32 (95 % interval {speed.ci95[0]:.2f} to {speed.ci95[1]:.2f})."
     )
 
 
@@ -196,7 +207,7 @@ def _applies(run: Run, arm: str) -> bool:
     return bool(run.config.compression.enabled and run.config.checkpoint.enabled)
 
 
-def _compress_best(run: Run, arm: str) -> StageResult[Mapping[str, Any] | None]:
+def _compress_best(run: Run, arm: str) -> StageResult[CompressionResult | None]:
     chosen, budget = best_of(run.directory, arm), parse_budget(run.config.compression.budget)
     return StageResult(compress_checkpoint(restore(run.session, chosen), chosen, run.corpus, budget, run.console))
 

@@ -3,15 +3,15 @@
 import dataclasses
 import resource
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ryot_jax.comparison import results
 from ryot_jax.comparison.criteria import EXIT_CODES
-from ryot_jax.comparison.results import ArmFacts, Found
+from ryot_jax.comparison.results import ArmFacts, Measurements
+from ryot_jax.comparison.schema import CompressionResult
 from ryot_jax.data.entropy import NgramEntropies
 from ryot_jax.report import files as report_files
-from ryot_jax.report import terminal
+from ryot_jax.report.formats import terminal
 from ryot_jax.runs.compiled_arms import CompiledArms
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.stage import Stages
@@ -25,7 +25,7 @@ def conclude(
     compiled: CompiledArms,
     entropies: NgramEntropies,
     facts: Sequence[ArmFacts],
-    measurements: Found,
+    measurements: Measurements,
     *,
     peak_memory: int,
 ) -> int:
@@ -68,7 +68,7 @@ def conclude(
     console.line(f"finished in {format_duration(stages.total())}; report: {shown(path / 'report.html')}")
     if run.config.checkpoint.enabled:
         console.line(f"next: ryot generate --run={shown(path)} --prompt='def '")
-    return EXIT_CODES[found["verdict"]]
+    return EXIT_CODES[found.verdict]
 
 
 def peak_memory_bytes() -> int:
@@ -77,7 +77,7 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _artifacts(run: Run, compression: Mapping[str, Any] | None) -> dict[str, str]:
+def _artifacts(run: Run, compression: CompressionResult | None) -> dict[str, str]:
     """The files that the run leaves, by what they are, relative to its directory."""
     directory = run.directory
     paths = {
@@ -92,5 +92,5 @@ def _artifacts(run: Run, compression: Mapping[str, Any] | None) -> dict[str, str
     if run.config.checkpoint.enabled:
         paths["checkpoints"] = directory.checkpoints
     if compression is not None:
-        paths["compressed"] = directory.path / compression["file"]
+        paths["compressed"] = directory.path / compression.file
     return {name: str(path.relative_to(directory.path)) for name, path in paths.items()}

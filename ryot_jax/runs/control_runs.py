@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from ryot_jax.comparison import criteria
 from ryot_jax.comparison.arms import Arm
-from ryot_jax.comparison.controls import Control, Controls, judge_shuffled, timing_controls
+from ryot_jax.comparison.controls import judge_shuffled, timing_controls
 from ryot_jax.comparison.criteria import ArmOutcome
-from ryot_jax.comparison.estimands import Settings
 from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.schema import Control, Controls, Settings
 from ryot_jax.data.entropy import NgramEntropies
 from ryot_jax.runs.compiled_arms import CompiledArms
 from ryot_jax.runs.run import Run

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ryot_jax import decoding
+from ryot_jax.comparison.schema import DecodingResult, Measured
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.data.batches import IGNORED, heldout_batches
 from ryot_jax.data.pipeline import Corpus
@@ -33,7 +34,7 @@ _MEASURED = (
 Way = Callable[[np.ndarray], Generated]
 
 
-def measure(checkpoint: CheckpointOfRun, chosen: ChosenCheckpoint, corpus: Corpus, console: Console) -> dict[str, Any]:
+def measure(checkpoint: CheckpointOfRun, chosen: ChosenCheckpoint, corpus: Corpus, console: Console) -> DecodingResult:
     """Continues held-out prompts greedily and times it: `decoding` of `results.json`.
 
     A prompt takes a quarter of the model's positions, and what is generated the rest. What is measured is None where
@@ -50,18 +51,18 @@ def measure(checkpoint: CheckpointOfRun, chosen: ChosenCheckpoint, corpus: Corpu
         f"new ones each ({decoder.engine} engine in {decoder.dtype})"
     )
     measured = _measured(decoder, prompt_BS, new_tokens) if new_tokens > 0 else dict.fromkeys(_MEASURED)
-    return {
-        "arm": chosen.arm,
-        "step": checkpoint.step,
-        "engine": decoder.engine,
-        "dtype": decoder.dtype,
-        "prompts": B,
-        "prompt_tokens": S,
-        "new_tokens": new_tokens,
-        "draft": "lookup",
+    return DecodingResult(
+        arm=chosen.arm,
+        step=checkpoint.step,
+        engine=decoder.engine,
+        dtype=decoder.dtype,
+        prompts=B,
+        prompt_tokens=S,
+        new_tokens=new_tokens,
+        draft="lookup",
         **measured,
-        "seconds": time.perf_counter() - start,
-    }
+        seconds=time.perf_counter() - start,
+    )
 
 
 def _prompts(ids: np.ndarray, config: ConfigDict, length: int) -> np.ndarray:
@@ -87,7 +88,7 @@ def _measured(decoder: Decoder, prompt_BS: np.ndarray, new_tokens: int) -> dict[
     return {
         "tokens_per_second": float(new_tokens / plain_B.mean()),
         "speculative_tokens_per_second": float(new_tokens / speculative_B.mean()),
-        "speed": {"estimate": found.estimate, "ci95": found.ci95},
+        "speed": Measured(estimate=found.estimate, ci95=found.ci95),
         "acceptance": n_accepted / n_drafted if n_drafted else None,
         # The first new token comes with the prompt; without a draft each other one takes a step.
         "tokens_per_step": (new_tokens - 1) * len(prompt_BS) / n_steps if n_steps else None,
@@ -136,13 +137,14 @@ def _applies(run: Run, arm: str) -> bool:
     return bool(run.config.decoding.enabled and run.config.checkpoint.enabled)
 
 
-def _measured_before(run: Run, arm: str) -> Mapping[str, Any] | None:
-    before = redraw.measured_before(run.directory.results, "decoding")
+def _measured_before(run: Run, arm: str) -> DecodingResult | None:
+    earlier = redraw.measured_before(run.directory.results)
+    before = None if earlier is None else earlier.decoding
     step = restore(run.session, best_of(run.directory, arm)).step
-    return before if before is not None and (before["arm"], before["step"]) == (arm, step) else None
+    return before if before is not None and (before.arm, before.step) == (arm, step) else None
 
 
-def _measure_best(run: Run, arm: str) -> StageResult[Mapping[str, Any] | None]:
+def _measure_best(run: Run, arm: str) -> StageResult[DecodingResult | None]:
     chosen = best_of(run.directory, arm)
     return StageResult(measure(restore(run.session, chosen), chosen, run.corpus, run.console))
 

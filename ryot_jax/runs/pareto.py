@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ryot_jax.comparison.schema import CompressedGroup, Measured, TradeOffPoint
 from ryot_jax.comparison.statistics import paired_difference
 from ryot_jax.compression import Compression, balanced, decode, quantize
 from ryot_jax.compression.compress import code_bits
@@ -16,8 +17,8 @@ _BITS = (3, 4, 5, 6)
 _MULTIPLES = (0.25, 1.0, 4.0)  # of the file's own settings
 
 
-def points(params: Any, found: Compression, losses: Evaluator, lossless: tuple[int, str]) -> list[dict[str, Any]]:
-    """Points (method, setting, bytes, change of perplexity with its interval), as `results.json` holds them.
+def points(params: Any, found: Compression, losses: Evaluator, lossless: tuple[int, str]) -> tuple[TradeOffPoint, ...]:
+    """Points (method, setting, bytes, change of perplexity with its interval).
 
     All methods have the same entropy coder and the same codes for vectors: what differs is how the codes of matrices
     are chosen, and how bits are shared out.
@@ -43,25 +44,22 @@ def points(params: Any, found: Compression, losses: Evaluator, lossless: tuple[i
         after = losses(decode(compressed)).sequence_losses
         made.append(_point(method, setting, to_bytes(compressed)[1].total, before, after))
     n_bytes, coder = lossless
-    no_change = {"estimate": 0.0, "ci95": (0.0, 0.0)}
-    exact = {"method": "lossless", "setting": coder, "bytes": n_bytes, "sequences": len(before)}
-    return [*made, exact | {"perplexity_change": no_change}]
+    no_change = Measured(estimate=0.0, ci95=(0.0, 0.0))
+    return (*made, _trade_off_point("lossless", coder, n_bytes, no_change, len(before)))
 
 
-def _point(method: str, setting: str, n_bytes: int, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+def _point(method: str, setting: str, n_bytes: int, before: np.ndarray, after: np.ndarray) -> TradeOffPoint:
     change = paired_difference(before, after)
-    ci95 = None if change.ci95 is None else tuple(float(np.expm1(end)) for end in change.ci95)
+    ci95 = None if change.ci95 is None else (float(np.expm1(change.ci95[0])), float(np.expm1(change.ci95[1])))
     estimate = None if change.estimate is None else float(np.expm1(change.estimate))
-    return {
-        "method": method,
-        "setting": setting,
-        "bytes": n_bytes,
-        "perplexity_change": {"estimate": estimate, "ci95": ci95},
-        "sequences": len(before),
-    }
+    return _trade_off_point(method, setting, n_bytes, Measured(estimate=estimate, ci95=ci95), len(before))
 
 
-def arrays(params: Any, found: Compression) -> list[dict[str, Any]]:
+def _trade_off_point(method: str, setting: str, n_bytes: int, change: Measured, sequences: int) -> TradeOffPoint:
+    return TradeOffPoint(method=method, setting=setting, bytes=n_bytes, perplexity_change=change, sequences=sequences)
+
+
+def arrays(params: Any, found: Compression) -> tuple[CompressedGroup, ...]:
     """Each group of arrays: bits a parameter, and the rise of the loss that it was measured and expected to cost.
 
     The measured rise is that of the setting that was tried which is nearest to the one taken, in proportion.
@@ -73,12 +71,12 @@ def arrays(params: Any, found: Compression) -> list[dict[str, Any]]:
         taken = found.settings[group]
         near = min(found.table[group], key=lambda trial: abs(np.log(trial.setting / taken)))
         rows.append(
-            {
-                "name": group,
-                "parameters": n,
-                "bits_per_parameter": code_bits({name: compressed[name] for name in members}) / n,
-                "rise": near.rise * taken / near.setting,
-                "expected_rise": taken * n,
-            }
+            CompressedGroup(
+                name=group,
+                parameters=n,
+                bits_per_parameter=code_bits({name: compressed[name] for name in members}) / n,
+                rise=near.rise * taken / near.setting,
+                expected_rise=taken * n,
+            )
         )
-    return rows
+    return tuple(rows)

@@ -1,14 +1,17 @@
-"""Results of finished runs: reading them back, and drawing their report again from `results.json` alone."""
+"""The report of a finished run, drawn again from its `results.json` alone."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ryot_jax.comparison.results import write
-from ryot_jax.comparison.schema import SCHEMA_VERSION, validate_results
+from msgspec.structs import replace
+
+from ryot_jax.comparison.attribution import Attribution
+from ryot_jax.comparison.results import convert, read, write
+from ryot_jax.comparison.results.file import refuse_constant
+from ryot_jax.comparison.schema import Results
 from ryot_jax.config import differences, load
-from ryot_jax.report import files, terminal
+from ryot_jax.report import files
+from ryot_jax.report.formats import terminal
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS, ConfigError
 from ryot_jax.runtime.run_directory import RunDirectory
@@ -29,7 +32,7 @@ def redraw(run: Path, attribution: Path | None, console: Console) -> int:
     path = RunDirectory(run).results
     results = read(path)
     if attribution is not None:
-        results = {**results, "attribution": _attribution(run, attribution)}
+        results = replace(results, attribution=_attribution(run, attribution))
     try:
         if attribution is not None:
             write(path, results)
@@ -40,7 +43,7 @@ def redraw(run: Path, attribution: Path | None, console: Console) -> int:
             "or copy results.json and config.json to another"
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise ConfigError(f"{path} cannot be drawn ({error!r}): it is damaged; {_REMEDY}") from error
+        raise ConfigError(f"{path} cannot be drawn ({error!r}): it is damaged; restore the file") from error
     terminal.show(results, console)
     console.line()
     for report in written[:2]:
@@ -52,11 +55,12 @@ def redraw(run: Path, attribution: Path | None, console: Console) -> int:
 _OF_THE_STEP = ("model.", "optimizations.", "training.batch_size", "training.seq_len", "training.accumulation")
 
 
-def _attribution(run: Path, ablated: Path) -> Any:
+def _attribution(run: Path, ablated: Path) -> Attribution:
     """The outcome of `ryot ablate`, for a run with the same step."""
     path = ablated / "attribution.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)["attribution"]
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)["attribution"]
+        found = convert(value, Attribution, "attribution")
     except FileNotFoundError as error:
         raise ConfigError(f"--attribution={ablated}: there is no {path.name}; is it a run of ryot ablate?") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -69,49 +73,9 @@ def _attribution(run: Path, ablated: Path) -> Any:
     return found
 
 
-_REMEDY = "restore the file, or go on with the run (ryot --resume=RUN), which writes it anew"
-
-
-def read(path: Path) -> Mapping[str, Any]:
-    """The results of a run.
-
-    Args:
-      path: a `results.json`.
-
-    Raises:
-      ConfigError: there is none, it is damaged, or it is of another version.
-    """
+def measured_before(path: Path) -> Results | None:
+    """A run's results; None: there are none yet, or they are damaged and will be written anew."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path} does not exist: the run is not finished; go on with it by ryot --resume={path.parent}"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged, it is not JSON: {error}; {_REMEDY}") from error
-    version = results.get("schema_version") if isinstance(results, dict) else None
-    if type(version) is int and version != SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path} is of version {version}, and this program draws version {SCHEMA_VERSION}; draw it with the "
-            "version of ryot_jax that made it (manifest.json names it), or run it again"
-        )
-    try:
-        validate_results(results)
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}; {_REMEDY}") from error
-    return results
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-def measured_before(path: Path, field: str) -> Mapping[str, Any] | None:
-    """A field of a run's results; None: there are none yet, or they are damaged and will be written anew."""
-    try:
-        value: Mapping[str, Any] | None = read(path).get(field)
+        return read(path)
     except ConfigError:
         return None
-    return value

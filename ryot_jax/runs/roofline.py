@@ -4,7 +4,6 @@ Operations and bytes are the closed forms of `model.accounting`; peaks and the r
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from ryot_jax.machine import roofline
 from ryot_jax.machine.devices import Devices, describe_devices
 from ryot_jax.machine.peaks import SECONDS, Peaks, measure_peaks
 from ryot_jax.machine.roofline import StepWork
+from ryot_jax.machine.roofline_records import Roofline
 from ryot_jax.machine.workloads import XLA, Product, Shape
 from ryot_jax.model.accounting import batch_bytes, least_flops_per_step, least_state_bytes_per_step
 from ryot_jax.model.config import ModelConfig
@@ -30,7 +30,7 @@ _CPP = Product("C++", lambda x_NK, w_KM: dense(x_NK, w_KM, implementation="cpu")
 
 def of_run(
     shared: TrainingSetup, variants: Sequence[Variant], record: Record, *, seconds: float = SECONDS
-) -> tuple[dict[str, Any] | None, list[str]]:
+) -> tuple[Roofline | None, list[str]]:
     """Measures the machine's peaks and places the arms of a finished run under them.
 
     Measuring takes `seconds`, and up to three times as long where an arm seems to be above its roof, as other work on

@@ -9,11 +9,10 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.outcomes import TrainingPair, final_losses, pair_outcome
+from ryot_jax.comparison.schema import ExecutedSteps, Measured, StepKind, TimeToLoss, Training
 from ryot_jax.comparison.statistics import paired_difference
 from ryot_jax.config import to_json, total_steps
 from ryot_jax.data.pipeline import Corpus
@@ -42,7 +41,7 @@ def measure(
     console: Console,
     *,
     directory: RunDirectory | None = None,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[TimeToLoss, list[str]]:
     """Trains as often as the config plans it: `time_to_loss` of `results.json`, and what the reader should know.
 
     A block of the optimized arm's steps runs before and after each training. It tells how long the whole of that arm
@@ -81,7 +80,8 @@ def measure(
                 f"{trained.heldout.mean_loss:.4f} (baseline {target:.4f})"
             )
         before = after
-    return {"target_loss": target, "trainings": found, "seconds": time.perf_counter() - start}, warnings
+    measured = TimeToLoss(target_loss=target, trainings=tuple(found), seconds=time.perf_counter() - start)
+    return measured, warnings
 
 
 def _entry(
@@ -91,7 +91,7 @@ def _entry(
     baseline: Arm,
     pair: TrainingPair,
     kernels_step_seconds: float,
-) -> dict[str, Any]:
+) -> Training:
     """One training as the results hold it; `kernels_step_seconds`: of the optimized arm at that time."""
     planned_steps = total_steps(setup.config)
     kernels_seconds, speedup = planned_steps * kernels_step_seconds, pair_outcome([pair]).speedup.estimate
@@ -100,42 +100,42 @@ def _entry(
     if speedup is not None and trained.from_cache == baseline.from_cache:  # else one of them did not compile
         whole = speedup * kernels_seconds + sum(baseline.compile_seconds.values())
         with_compile = (trained.seconds + trained.compile_seconds) / whole
-    return {
-        "name": planned.name,
-        "recipe": list(planned.parts),
-        "phases": planned.phases,
-        "learning_rate": trained.config.training.learning_rate,
-        "steps": trained.schedule.total_steps,
-        "tokens": trained.schedule.total_tokens,
-        "tokens_share": trained.schedule.total_tokens / (planned_steps * setup.tokens_per_step),
-        "programs": len(trained.schedule.programs()),
-        "unplanned_compilations": trained.unplanned,
-        "checks_failed": sum(not check.ok for check in trained.checks.values()),
-        "seconds": trained.seconds,
-        "compile_seconds": trained.compile_seconds,
-        "compiled_from_cache": trained.from_cache,
-        "loss": trained.heldout.mean_loss,
-        "loss_difference": {"estimate": difference.estimate, "ci95": difference.ci95},
-        "reached": _reached(difference.ci95),
-        "kernels_seconds": kernels_seconds,
-        "share_of_kernels": trained.seconds / kernels_seconds,
-        "share_of_baseline": None if speedup is None else trained.seconds / kernels_seconds / speedup,
-        "share_of_baseline_with_compile": with_compile,
-        "executed": trained.schedule.to_json(),
-        "kinds": [_kind(timing, trained) for timing in trained.timings],
-    }
+    return Training(
+        name=planned.name,
+        recipe=tuple(planned.parts),
+        phases=planned.phases,
+        learning_rate=trained.config.training.learning_rate,
+        steps=trained.schedule.total_steps,
+        tokens=trained.schedule.total_tokens,
+        tokens_share=trained.schedule.total_tokens / (planned_steps * setup.tokens_per_step),
+        programs=len(trained.schedule.programs()),
+        unplanned_compilations=trained.unplanned,
+        checks_failed=sum(not check.ok for check in trained.checks.values()),
+        seconds=trained.seconds,
+        compile_seconds=trained.compile_seconds,
+        compiled_from_cache=trained.from_cache,
+        loss=trained.heldout.mean_loss,
+        loss_difference=Measured(estimate=difference.estimate, ci95=difference.ci95),
+        reached=_reached(difference.ci95),
+        kernels_seconds=kernels_seconds,
+        share_of_kernels=trained.seconds / kernels_seconds,
+        share_of_baseline=None if speedup is None else trained.seconds / kernels_seconds / speedup,
+        share_of_baseline_with_compile=with_compile,
+        executed=tuple(ExecutedSteps(**steps) for steps in trained.schedule.to_json()),
+        kinds=tuple(_kind(timing, trained) for timing in trained.timings),
+    )
 
 
-def _kind(timing: ProgramTiming, trained: TrainingOutcome) -> dict[str, Any]:
+def _kind(timing: ProgramTiming, trained: TrainingOutcome) -> StepKind:
     saved = saved_seconds(timing, trained.timings)
-    return {
+    return StepKind(
         **dataclasses.asdict(timing.static),
-        "steps": timing.steps,
-        "seconds": timing.seconds,
-        "compile_seconds": timing.compile_seconds,
-        "saved_seconds": saved,
-        "repaid": None if saved is None else saved > timing.compile_seconds,
-    }
+        steps=timing.steps,
+        seconds=timing.seconds,
+        compile_seconds=timing.compile_seconds,
+        saved_seconds=saved,
+        repaid=None if saved is None else saved > timing.compile_seconds,
+    )
 
 
 def _keep(planned: PlannedTraining, trained: TrainingOutcome, directory: RunDirectory) -> None:
@@ -174,13 +174,14 @@ def _applies(run: Run, compiled: CompiledArms, pair: TrainingPair) -> bool:
     return bool(run.config.scaling.enabled and len(compiled.arms) == 2 and planned_trainings(run.config))
 
 
-def _measured_before(run: Run, compiled: CompiledArms, pair: TrainingPair) -> Mapping[str, Any] | None:
-    before = redraw.measured_before(run.directory.results, "time_to_loss")
-    complete = before is not None and len(before["trainings"]) == len(planned_trainings(run.config))
+def _measured_before(run: Run, compiled: CompiledArms, pair: TrainingPair) -> TimeToLoss | None:
+    earlier = redraw.measured_before(run.directory.results)
+    before = None if earlier is None else earlier.time_to_loss
+    complete = before is not None and len(before.trainings) == len(planned_trainings(run.config))
     return before if complete else None
 
 
-def _measure(run: Run, compiled: CompiledArms, pair: TrainingPair) -> StageResult[Mapping[str, Any] | None]:
+def _measure(run: Run, compiled: CompiledArms, pair: TrainingPair) -> StageResult[TimeToLoss | None]:
     keep = run.directory if run.config.checkpoint.enabled else None
     baseline, optimized = compiled.arms
     measured, warnings = measure(run.setup, (baseline, optimized), pair, run.corpus, run.console, directory=keep)

@@ -4,7 +4,6 @@ One row for each `(arm, step, kind)`; what is measured, and when, is left to tho
 """
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Any
 
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 from ryot_jax.runtime.files import write_text
+from ryot_jax.runtime.json_values import plain
 
 
 class MetricsWriter:
@@ -47,7 +47,7 @@ class MetricsWriter:
           **values: numbers (NumPy and JAX scalars too), strings or None. JSON has no NaN and no infinity:
             they become null.
         """
-        row = {"arm": arm, "step": int(step)} | {name: _plain(value) for name, value in values.items()}
+        row = {"arm": arm, "step": int(step)} | {name: plain(value) for name, value in values.items()}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         if self._event_class is not None:
@@ -105,12 +105,6 @@ def drop_rows_after(path: Path, steps: Mapping[str, int]) -> int:
     kept = [row for row in rows if row["step"] <= steps.get(row["arm"], -1)]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     return len(rows) - len(kept)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensorboard_writer() -> Any:

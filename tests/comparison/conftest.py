@@ -3,11 +3,13 @@
 import dataclasses
 import hashlib
 
+import msgspec
 import numpy as np
 import pytest
 
-from ryot_jax.comparison import estimands, protocol, results, variants
+from ryot_jax.comparison import protocol, results, variants
 from ryot_jax.comparison.outcomes import TrainingPair
+from ryot_jax.comparison.schema import Settings
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.kernels.declaration import Evidence
 from ryot_jax.optimizations import KernelPlan
@@ -138,10 +140,11 @@ def assemble(run, schedule):
             "artifacts": {"results": "results.json"},
             **changes,
         }
-        settings = arguments.pop("settings", estimands.Settings(0.1, 0.02, "bigram"))
+        settings = arguments.pop("settings", Settings(0.1, 0.02, "bigram"))
+        settings = msgspec.structs.replace(settings, arms=len(arms), controls=controls is not None)
         pairs = [TrainingPair(seed, run(each, use_schedule)) for seed, each in enumerate([arms, *more_pairs])]
         beside = {"compression": compression, "decoding": decoding, "time_to_loss": time_to_loss}
-        found = results.Found(pairs, processes, controls, **beside)
-        return results.assemble(found, [facts_of(arm) for arm in arms], use_schedule, settings, **arguments)
+        measured = results.Measurements(pairs, processes, controls, **beside)
+        return results.assemble(measured, [facts_of(arm) for arm in arms], use_schedule, settings, **arguments)
 
     return assembled

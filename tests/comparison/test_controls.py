@@ -7,7 +7,6 @@ import pytest
 
 from ryot_jax.comparison.controls import (
     CONFIDENCE,
-    Controls,
     delayed_steps,
     judge_delay,
     judge_placebo,
@@ -15,6 +14,7 @@ from ryot_jax.comparison.controls import (
     noise_floor,
     timing_controls,
 )
+from ryot_jax.comparison.schema import Controls
 
 
 class Machine:

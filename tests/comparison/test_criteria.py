@@ -4,9 +4,11 @@ import dataclasses
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from ryot_jax.comparison import criteria
-from ryot_jax.comparison.criteria import ArmOutcome, Criterion, PairOutcome
+from ryot_jax.comparison.criteria import ArmOutcome, Criterion, Observations, PairOutcome, Terms
+from ryot_jax.comparison.schema import DecodingResult, Settings
 from ryot_jax.comparison.statistics import Difference, SpeedUp
 
 GOOD = ArmOutcome(
@@ -27,13 +29,12 @@ PAIR = PairOutcome(
 ENTROPIES = {"unigram": 6.3, "bigram": 4.0}
 
 
-MARGINS = {"margin": 0.1, "tight_margin": 0.02}
-
-
 def judge(arm=GOOD, pair=PAIR, beat="bigram", statistical=False):
     """Verdicts by criterion name; `arm` is the optimized one."""
-    arms = {"baseline": [GOOD], "optimized": [arm]}
-    found = criteria.judge(arms, pair, entropies=ENTROPIES, beat=beat, statistical=statistical, **MARGINS)
+    found = criteria.judge(
+        Observations({"baseline": [GOOD], "optimized": [arm]}, pair, ENTROPIES),
+        Terms(Settings(0.1, 0.02, beat), statistical),
+    )
     return {criterion.name: criterion.verdict for criterion in found}
 
 
@@ -145,15 +146,25 @@ def test_the_bigram_criterion_is_there_only_where_the_config_asks_for_it():
 
 
 def test_one_token_that_a_draft_changed_fails():
-    assert criteria.same_tokens(32, 32).verdict == "PASS"
-    changed = criteria.same_tokens(31, 32)
+    decoded = DecodingResult(
+        arm="optimized", step=1, engine="cpu", dtype="float32", prompts=32, prompt_tokens=8, new_tokens=8,
+        draft="lookup", tokens_per_second=1.0, speculative_tokens_per_second=1.0, speed=None, acceptance=None,
+        tokens_per_step=None, identical=True, identical_prompts=32, batch32_tokens_per_second=1.0, seconds=1.0,
+    )  # fmt: skip
+
+    def judged(decoded):
+        observed = Observations({"optimized": [GOOD]}, decoding=decoded)
+        return criteria.judge(observed, Terms(Settings(0.1, 0.02, "", arms=1), statistical=False))[-1]
+
+    assert judged(decoded).verdict == "PASS"
+    changed = judged(replace(decoded, identical_prompts=31))
     assert (changed.verdict, changed.actual) == ("FAIL", "identical for 31 of 32 prompts")
+    assert changed.name == "speculation_changes_no_token"
 
 
 def test_one_arm_alone_has_no_pair_criteria():
-    found = criteria.judge(
-        {"baseline": [GOOD]}, None, entropies=ENTROPIES, beat="unigram", statistical=False, **MARGINS
-    )
+    settings = Settings(0.1, 0.02, "unigram", arms=1)
+    found = criteria.judge(Observations({"baseline": [GOOD]}, None, ENTROPIES), Terms(settings, statistical=False))
     assert [c.name for c in found] == [
         "trains_end_to_end",
         "loss_falls",

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ryot_jax.comparison import Comparison, compare, protocol
-from ryot_jax.comparison.controls import Controls, judge_placebo, judge_shuffled
+from ryot_jax.comparison.controls import judge_placebo, judge_shuffled
+from ryot_jax.comparison.schema import Controls
 from ryot_jax.comparison.variants import Variant, check_active
 from ryot_jax.kernels import Spec
 from ryot_jax.optimizations import KernelPlan
@@ -34,7 +35,7 @@ SPEC = Spec(
 
 def test_an_honest_pair_passes(make_arms, assemble):
     """Without which none of what follows would say anything."""
-    assert assemble(make_arms())["verdict"] == "PASS"
+    assert assemble(make_arms()).verdict == "PASS"
 
 
 def test_other_initial_weights_are_an_error(make_arms, run):
@@ -52,8 +53,8 @@ def test_one_run_of_each_after_the_other_is_inconclusive(make_arms, run, assembl
     sequential = dataclasses.replace(schedule, epochs=1, steps_per_epoch=100, block_steps=100)
     assert len(protocol.run(make_arms(step_seconds=0.001), sequential).blocks) == 1
     single = assemble(make_arms(step_seconds=0.001), use_schedule=sequential)
-    assert single["comparison"]["step_time_speedup"]["estimate"] > 9
-    assert single["verdict"] == "INCONCLUSIVE"
+    assert single.comparison.step_time_speedup.estimate > 9
+    assert single.verdict == "INCONCLUSIVE"
 
 
 def test_random_labels_fail(make_arms, assemble):
@@ -61,7 +62,7 @@ def test_random_labels_fail(make_arms, assemble):
     for end_loss in (6.9, 6.05):
         arms = make_arms(end_loss=end_loss)
         arms[0].end_loss = end_loss
-        assert assemble(arms)["verdict"] == "FAIL"
+        assert assemble(arms).verdict == "FAIL"
 
 
 def test_samples_counted_as_tokens_are_an_error(make_arms, run):
@@ -96,7 +97,7 @@ def test_only_a_pass_ends_with_exit_code_zero(make_arms, assemble):
 
 def test_a_better_loss_from_a_faster_kernel_does_not_pass(make_arms, assemble):
     """12 % better, from a change that promised a training run of the same quality."""
-    assert assemble(make_arms(loss_offset=-0.36))["verdict"] == "FAIL"
+    assert assemble(make_arms(loss_offset=-0.36)).verdict == "FAIL"
 
 
 def test_noise_that_looks_like_a_speedup_does_not_pass(make_arms, assemble):
@@ -105,8 +106,8 @@ def test_noise_that_looks_like_a_speedup_does_not_pass(make_arms, assemble):
     placebo = judge_placebo(*rng.lognormal(0.0, 0.3, (2, 16)))
     assert placebo.verdict == "PASS"
     found = assemble(make_arms(), controls=Controls((placebo,), noise_floor=0.3))
-    assert found["verdict"] == "INCONCLUSIVE"
-    assert {c["name"] for c in found["criteria"] if c["verdict"] != "PASS"} == {"speedup_above_zero"}
+    assert found.verdict == "INCONCLUSIVE"
+    assert {c.name for c in found.criteria if c.verdict != "PASS"} == {"speedup_above_zero"}
 
 
 @pytest.mark.parametrize(
@@ -116,9 +117,9 @@ def test_noise_that_looks_like_a_speedup_does_not_pass(make_arms, assemble):
 )
 def test_a_control_that_fails_makes_good_figures_inconclusive(make_arms, assemble, control):
     found = assemble(make_arms(), controls=Controls((control,), noise_floor=0.001))
-    assert {c["verdict"] for c in found["criteria"]} == {"PASS"}
-    assert found["verdict"] == "INCONCLUSIVE"
-    assert any("proves nothing" in warning for warning in found["warnings"])
+    assert {c.verdict for c in found.criteria} == {"PASS"}
+    assert found.verdict == "INCONCLUSIVE"
+    assert any("proves nothing" in warning for warning in found.warnings)
 
 
 def test_a_change_that_costs_nothing_and_gains_nothing_does_not_pass():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.comparison import compare
-from ryot_jax.comparison.schema import validate_results
+from ryot_jax.comparison.results import decode
 from ryot_jax.runtime.errors import ConfigError, NonFiniteLossError
 
 CLASSES, WIDTH, BATCH = 5, 8, 64
@@ -56,22 +56,21 @@ def compared():
 
 def test_a_faster_step_of_the_same_numbers_is_found(compared):
     found, lines = compared
-    verdicts = {c["name"]: c["verdict"] for c in found.results["criteria"]}
+    verdicts = {c.name: c.verdict for c in found.results.criteria}
     assert found.speedup > 1  # by some ten times
     certain = {verdicts[name] for name in ("trains_end_to_end", "loss_falls", "loss_within_0.1", "no_divergence")}
     assert certain == {"PASS"}
     assert verdicts["speedup_above_zero"] in ("PASS", "INCONCLUSIVE")  # as the noise floor of a busy machine wants it
-    assert found.results["comparison"]["heldout_loss_difference"]["pairs"] == BATCH
+    assert found.results.comparison.heldout_loss_difference.pairs == BATCH
     assert any(line.startswith("block pair 4 of 4") for line in lines)
 
 
 def test_the_outcome_is_a_results_file_and_has_a_summary(compared):
     found, _ = compared
-    validate_results(found.results)
-    assert json.loads(found.to_json()) == found.results
+    assert decode(json.loads(found.to_json())) == found.results
     assert found.verdict in found.summary() and "speed" in found.summary()
     assert {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}[found.verdict] == found.exit_code
-    assert [control["name"] for control in found.results["controls"]["items"]] == ["placebo", "known_delay"]
+    assert [control.name for control in found.results.controls.items] == ["placebo", "known_delay"]
 
 
 def test_the_report_is_one_file(compared, tmp_path):
@@ -83,10 +82,10 @@ def test_the_report_is_one_file(compared, tmp_path):
 
 def test_losses_of_training_stand_in_where_nothing_is_held_out():
     found = compare(_slow_step, _step, STATE, [_batch(0), _batch(1)], **{**FAST, "control_blocks": 0})
-    difference = found.results["comparison"]["heldout_loss_difference"]
-    assert (difference["unit"], difference["pairs"]) == ("block pair", 2)
-    assert found.results["controls"] is None
-    assert found.results["comparison"]["time_to_target"]["target_loss"] is None
+    difference = found.results.comparison.heldout_loss_difference
+    assert (difference.unit, difference.pairs) == ("block pair", 2)
+    assert found.results.controls is None
+    assert found.results.comparison.time_to_target.target_loss is None
 
 
 def test_a_better_loss_from_a_step_that_promises_the_same_numbers_is_a_defect():
@@ -94,8 +93,8 @@ def test_a_better_loss_from_a_step_that_promises_the_same_numbers_is_a_defect():
         return _step(w, batch, rate=2.0)
 
     promised = compare(_step, better, STATE, _batch, evaluate=_evaluate, same_numerics=True, **FAST)
-    worded = {c["name"]: c for c in promised.results["criteria"]}["loss_within_0.02"]
-    assert worded["verdict"] == "FAIL" and "a defect and not a gain" in worded["actual"]
+    worded = {c.name: c for c in promised.results.criteria}["loss_within_0.02"]
+    assert worded.verdict == "FAIL" and "a defect and not a gain" in worded.actual
     assert promised.verdict in ("FAIL", "INCONCLUSIVE")
 
 
@@ -104,10 +103,10 @@ def test_shuffled_labels_are_one_more_control():
         return {**batch, "y": rng.permutation(batch["y"])}
 
     found = compare(_slow_step, _step, STATE, _batch, shuffle=shuffle, evaluate=_evaluate, **FAST)
-    control = found.results["controls"]["items"][2]
-    assert (control["name"], control["verdict"]) == ("shuffled_targets", "PASS")
+    control = found.results.controls.items[2]
+    assert (control.name, control.verdict) == ("shuffled_targets", "PASS")
     no_shuffle = compare(_slow_step, _step, STATE, _batch, shuffle=lambda rng, batch: batch, evaluate=_evaluate, **FAST)
-    assert no_shuffle.results["controls"]["items"][2]["verdict"] == "FAIL"
+    assert no_shuffle.results.controls.items[2].verdict == "FAIL"
     assert no_shuffle.verdict == "INCONCLUSIVE"
 
 
@@ -123,8 +122,8 @@ def test_guessing_is_no_learning():
         compare(_slow_step, _step, bad_start, _batch, evaluate=_evaluate, shuffle=shuffle, chance_loss=limit, **FAST)
         for limit in (None, chance)
     ]
-    assert [one.results["controls"]["items"][2]["verdict"] for one in found] == ["FAIL", "PASS"]
-    assert "beats_chance_entropy" in {criterion["name"] for criterion in found[1].results["criteria"]}
+    assert [one.results.controls.items[2].verdict for one in found] == ["FAIL", "PASS"]
+    assert "beats_chance_entropy" in {criterion.name for criterion in found[1].results.criteria}
 
 
 def test_steps_may_be_jitted_already_and_may_donate_their_state():
@@ -138,7 +137,7 @@ def test_steps_that_cannot_be_compiled_are_called_as_they_are():
         return w - 0.1 * np.ones_like(w), float(np.mean(batch["x"]) + 2)
 
     found = compare(python_step, python_step, np.zeros(3), _batch, jit=False, **{**FAST, "control_blocks": 0})
-    assert any("were not compiled" in warning for warning in found.results["warnings"])
+    assert any("were not compiled" in warning for warning in found.results.warnings)
 
 
 def test_two_steps_that_compile_to_one_program_are_an_error():

@@ -7,6 +7,7 @@ import pytest
 from ryot_jax.comparison import outcomes
 from ryot_jax.comparison.outcomes import ProcessTimes, TrainingPair
 from ryot_jax.comparison.record import Block, HeldOut, Record
+from ryot_jax.comparison.schema import ReachedTarget
 
 NAMES = ("baseline", "optimized")
 
@@ -57,23 +58,23 @@ def test_over_processes_this_one_counts_once_however_many_pairs_it_trained():
 
 def test_time_to_target_is_interpolated_and_counts_compilation_apart():
     found = outcomes.time_to_target(record(CURVES), {"baseline": 1.0, "optimized": 3.0})
-    assert found["target_loss"] == 4.0
-    assert found["arms"]["baseline"] == {"step": 20.0, "seconds": 4.0, "seconds_with_compile": 5.0}
-    assert found["arms"]["optimized"] == {"step": 10.0, "seconds": 1.0, "seconds_with_compile": 4.0}
-    assert (found["speedup"], found["speedup_with_compile"]) == (4.0, 1.25)
+    assert found.target_loss == 4.0
+    assert found.arms["baseline"] == ReachedTarget(step=20.0, seconds=4.0, seconds_with_compile=5.0)
+    assert found.arms["optimized"] == ReachedTarget(step=10.0, seconds=1.0, seconds_with_compile=4.0)
+    assert (found.speedup, found.speedup_with_compile) == (4.0, 1.25)
     between = outcomes.time_to_target(record([(7.0, 7.0), (5.0, 6.0), (4.0, 2.0)]), dict.fromkeys(NAMES, 0.0))
-    assert between["arms"]["optimized"]["step"] == 15.0 and between["arms"]["optimized"]["seconds"] == 1.5
+    assert between.arms["optimized"].step == 15.0 and between.arms["optimized"].seconds == 1.5
 
 
 def test_rounding_does_not_decide_whether_the_target_is_reached():
     found = outcomes.time_to_target(record([(7.0, 7.0), (4.0, 4.0 + 1e-7)]), dict.fromkeys(NAMES, 0.0))
-    assert found["arms"]["optimized"]["step"] == 10.0 and found["speedup"] == 2.0
+    assert found.arms["optimized"].step == 10.0 and found.speedup == 2.0
 
 
 def test_an_arm_that_never_gets_there_has_no_time():
     found = outcomes.time_to_target(record([(7.0, 7.0), (4.0, 4.5)]), dict.fromkeys(NAMES, 0.0))
-    assert found["arms"]["optimized"] == dict.fromkeys(("step", "seconds", "seconds_with_compile"))
-    assert found["speedup"] is None
+    assert found.arms["optimized"] == ReachedTarget(step=None, seconds=None, seconds_with_compile=None)
+    assert found.speedup is None
 
 
 @pytest.mark.parametrize(
@@ -94,4 +95,4 @@ def test_without_held_out_examples_training_losses_of_the_last_half_stand_in():
 def test_a_run_without_blocks_has_no_numbers():
     found = outcomes.pair_outcome([TrainingPair(0, Record(NAMES, ""))])
     assert found.speedup.estimate is None and found.heldout_loss.estimate is None
-    assert math.isnan(outcomes.time_to_target(Record(NAMES, ""), dict.fromkeys(NAMES, 0.0))["target_loss"])
+    assert math.isnan(outcomes.time_to_target(Record(NAMES, ""), dict.fromkeys(NAMES, 0.0)).target_loss)

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from ryot_jax.report.ablation_summary import lines
 
 NAMES = ("activations", "linear_cross_entropy", "attention")

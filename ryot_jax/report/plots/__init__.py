@@ -1,4 +1,4 @@
-"""The plots of a report, drawn by matplotlib from the results dict without a display.
+"""The plots of a report, drawn by matplotlib from the results without a display.
 
 `write` leaves those of `report.md` as PNG files; `svg` gives any of them as a piece of HTML.
 """
@@ -12,10 +12,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from ryot_jax.report.plots import compression, evidence, loss, timing
+from ryot_jax.comparison.schema import Results
+from ryot_jax.report.plots import attribution, compilation, compression, controls, loss, roofline, timing
 from ryot_jax.report.plots.style import STYLE
 from ryot_jax.report.plots.svg import to_svg
-from ryot_jax.report.words import Results
 
 DOTS_PER_INCH = 140
 
@@ -36,7 +36,7 @@ class Plot:
 
 
 PLOTS = {
-    "controls": Plot("Controls against their known answers", evidence.controls, evidence.describe_controls),
+    "controls": Plot("Controls against their known answers", controls.controls, controls.describe_controls),
     "paired_speedup": Plot(
         "Speed-up by block pair, seed and process", timing.paired_speedup, timing.describe_paired_speedup
     ),
@@ -47,9 +47,9 @@ PLOTS = {
         "Distribution of step times", timing.step_time_distribution, timing.describe_step_time_distribution
     ),
     "step_time": Plot("Step time over the run", timing.step_time, timing.describe_step_time),
-    "compilation": Plot("Seconds of compilation", evidence.compilation, evidence.describe_compilation),
-    "attribution": Plot("Attribution waterfall", evidence.attribution, evidence.describe_attribution),
-    "roofline": Plot("Roofline", evidence.roofline, evidence.describe_roofline),
+    "compilation": Plot("Seconds of compilation", compilation.compilation, compilation.describe_compilation),
+    "attribution": Plot("Attribution waterfall", attribution.attribution, attribution.describe_attribution),
+    "roofline": Plot("Roofline", roofline.roofline, roofline.describe_roofline),
     "compression": Plot("Bytes against the rise of perplexity", compression.trade_off, compression.describe_trade_off),
 }
 

@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from ryot_jax.comparison.schema import CompressionResult, Results, TradeOffPoint
 from ryot_jax.report.plots import style
-from ryot_jax.report.words import Results, counted, percent
+from ryot_jax.report.words import counted, percent
 
+_File = TradeOffPoint | CompressionResult
 _LOOKS: tuple[dict[str, Any], ...] = (
     {"color": style.BLUE, "marker": "o", "linestyle": "-"},
     {"color": style.VERMILLION, "marker": "s", "linestyle": "--"},
@@ -30,18 +32,20 @@ def trade_off(results: Results) -> Figure | None:
     methods = _methods(results)
     if not methods:
         return None
-    found = results["compression"]
+    found = results.compression
     made, (axis,) = style.figure(height=4.2)
     axis.axhline(0.0, color=style.GREY, linestyle=":", linewidth=1.2)
     for (method, points), look in zip(methods.items(), itertools.cycle(_LOOKS), strict=False):
         line = look if len(points) > 1 else look | {"linestyle": "none"}
         axis.errorbar(
-            [point["bytes"] for point in points], [_rise(point) for point in points],
+            [point.bytes for point in points], [_rise(point) for point in points],
             yerr=_bars(points), label=style.plain(method, 22), markersize=5, capsize=2.5, elinewidth=1.2, **line,
         )  # fmt: skip
-    lines = [*methods.values(), [found]] if _is_drawn(found) else list(methods.values())
+    lines: list[Sequence[_File]] = list(methods.values())
+    if found is not None and _is_drawn(found):
+        lines.append([found])
     _scale(axis, [abs(_rise(point)) for points in lines for point in points])
-    if _is_drawn(found):
+    if found is not None and _is_drawn(found):
         _mark_chosen(axis, found)
         _label_chosen(axis, found, lines)
     style.legend(made, [axis])
@@ -50,58 +54,58 @@ def trade_off(results: Results) -> Figure | None:
 
 def describe_trade_off(results: Results) -> str:
     """The ends of each line and the chosen file in words."""
-    found = results["compression"]
+    found = results.compression
     words = [_span(method, points) for method, points in _methods(results).items()]
-    if _is_drawn(found):
+    if found is not None and _is_drawn(found):
         words.append(f"the chosen file, marked by a star, {_place(found)}")
     return f"Rise of perplexity over the bytes of the file: {'; '.join(words)}."
 
 
-def _methods(results: Results) -> dict[str, list[Any]]:
+def _methods(results: Results) -> dict[str, list[TradeOffPoint]]:
     """The measured points of each method, from the fewest bytes to the most."""
-    found = results.get("compression")
-    methods: dict[str, list[Any]] = {}
-    for point in [] if found is None else found["pareto"]:
+    found = results.compression
+    methods: dict[str, list[TradeOffPoint]] = {}
+    for point in () if found is None else found.pareto:
         if _is_drawn(point):
-            methods.setdefault(point["method"], []).append(point)
-    return {method: sorted(points, key=lambda point: point["bytes"]) for method, points in methods.items()}
+            methods.setdefault(point.method, []).append(point)
+    return {method: sorted(points, key=lambda point: point.bytes) for method, points in methods.items()}
 
 
-def _is_drawn(point: Any) -> bool:
-    return point["bytes"] > 0 and point["perplexity_change"]["estimate"] is not None
+def _is_drawn(point: _File) -> bool:
+    return point.bytes > 0 and point.perplexity_change.estimate is not None
 
 
-def _rise(point: Any) -> float:
+def _rise(point: _File) -> float:
     """Per cent."""
-    return 100 * float(point["perplexity_change"]["estimate"])
+    return 100 * (point.perplexity_change.estimate or 0.0)
 
 
-def _bars(points: Sequence[Any]) -> tuple[list[float], list[float]]:
+def _bars(points: Sequence[_File]) -> tuple[list[float], list[float]]:
     """What each interval extends below and above its estimate; nothing where there is none."""
     below, above = [], []
     for point in points:
-        estimate, ci = point["perplexity_change"]["estimate"], point["perplexity_change"]["ci95"]
+        estimate, ci = point.perplexity_change.estimate or 0.0, point.perplexity_change.ci95
         low, high = (estimate, estimate) if ci is None else ci
         below.append(100 * max(0.0, estimate - low))
         above.append(100 * max(0.0, high - estimate))
     return below, above
 
 
-def _mark_chosen(axis: Axes, found: Any) -> None:
+def _mark_chosen(axis: Axes, found: CompressionResult) -> None:
     look: dict[str, Any] = {"markersize": 15, "markerfacecolor": style.ORANGE, "markeredgecolor": style.INK}
     axis.errorbar(
-        found["bytes"], _rise(found), yerr=_bars([found]), marker="*", color=style.INK, linestyle="none",
+        found.bytes, _rise(found), yerr=_bars([found]), marker="*", color=style.INK, linestyle="none",
         capsize=2.5, zorder=5, label="the chosen file", **look,
     )  # fmt: skip
 
 
-def _label_chosen(axis: Axes, found: Any, lines: Sequence[Sequence[Any]]) -> None:
+def _label_chosen(axis: Axes, found: CompressionResult, lines: Sequence[Sequence[_File]]) -> None:
     """Name, bytes and rise, in a corner that no line comes to."""
     right, top = _free_corner(axis, lines)
-    name = style.plain(found["file"].rpartition("/")[2], 28)
+    name = style.plain(found.file.rpartition("/")[2], 28)
     axis.annotate(
-        f"{name}\n{found['bytes']:,} bytes\n{percent(found['perplexity_change']['estimate'], '+.2f')}",
-        (found["bytes"], _rise(found)), xytext=(0.97 if right else 0.03, 0.95 if top else 0.05),
+        f"{name}\n{found.bytes:,} bytes\n{percent(found.perplexity_change.estimate, '+.2f')}",
+        (found.bytes, _rise(found)), xytext=(0.97 if right else 0.03, 0.95 if top else 0.05),
         textcoords="axes fraction", ha="right" if right else "left", va="top" if top else "bottom",
         fontsize=9, zorder=4,
         bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": style.GREY, "linewidth": 0.6},
@@ -109,13 +113,13 @@ def _label_chosen(axis: Axes, found: Any, lines: Sequence[Sequence[Any]]) -> Non
     )  # fmt: skip
 
 
-def _free_corner(axis: Axes, lines: Sequence[Sequence[Any]]) -> tuple[bool, bool]:
+def _free_corner(axis: Axes, lines: Sequence[Sequence[_File]]) -> tuple[bool, bool]:
     """Right or left and top or bottom: first that of few bytes and no rise, which files seldom come near."""
     axis.autoscale_view()
-    strokes = [[(point["bytes"], _rise(point)) for point in points] for points in lines]
+    strokes = [[(point.bytes, _rise(point)) for point in points] for points in lines]
     for point in itertools.chain(*lines):
         below, above = _bars([point])
-        strokes.append([(point["bytes"], _rise(point) - below[0]), (point["bytes"], _rise(point) + above[0])])
+        strokes.append([(point.bytes, _rise(point) - below[0]), (point.bytes, _rise(point) + above[0])])
     # Every stroke at 20 places of each of its parts, in fractions of the axes.
     seen = []
     for stroke in strokes:
@@ -146,11 +150,11 @@ def _scale(axis: Axes, rises: Sequence[float]) -> None:
     axis.set(xlabel="bytes of the file (logarithmic)", ylabel="rise of perplexity (%)")
 
 
-def _span(method: str, points: Sequence[Any]) -> str:
+def _span(method: str, points: Sequence[_File]) -> str:
     if len(points) == 1:
         return f"{method} {_place(points[0])}"
     return f"{method} from {_place(points[0])} to {_place(points[-1])} ({counted(len(points), 'setting')})"
 
 
-def _place(point: Any) -> str:
-    return f"{point['bytes']:,} bytes at {percent(point['perplexity_change']['estimate'], '+.2f')}"
+def _place(point: _File) -> str:
+    return f"{point.bytes:,} bytes at {percent(point.perplexity_change.estimate, '+.2f')}"

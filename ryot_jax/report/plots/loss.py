@@ -1,15 +1,15 @@
 """Plots of held-out losses: against steps, against seconds, and the difference of the arms with its margins."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ryot_jax.comparison.schema import ArmResult, Results
 from ryot_jax.report.plots import style
 from ryot_jax.report.words import (
-    Results,
     counted,
     duration,
     interval,
@@ -22,13 +22,13 @@ from ryot_jax.report.words import (
 )
 
 _ENTROPIES = {"unigram": style.GREY, "bigram": style.GREEN}
-_Positions = Callable[[Mapping[str, Any]], list[float]]
+_Positions = Callable[[ArmResult], list[float]]
 _MOST_PAIRS = 24  # rows of the plot of loss differences
 
 
 def convergence(results: Results) -> Figure | None:
     """Held-out loss of every arm against steps, with the target and the entropies of the same targets as lines."""
-    return _curves(results, "training steps", "step", lambda arm: [0, *(epoch["step"] for epoch in arm["epochs"])])
+    return _curves(results, "training steps", "step", lambda arm: [0, *(epoch.step for epoch in arm.epochs)])
 
 
 def wall_clock(results: Results) -> Figure | None:
@@ -38,27 +38,31 @@ def wall_clock(results: Results) -> Figure | None:
 
 def paired_loss(results: Results) -> Figure | None:
     """Difference of held-out losses by training pair and in all with its interval, and the margins it is held to."""
-    comparison = results["comparison"]
-    if comparison is None or comparison["heldout_loss_difference"]["estimate"] is None:
+    comparison = results.comparison
+    if comparison is None or comparison.heldout_loss_difference.estimate is None:
         return None
-    loss, tests = comparison["heldout_loss_difference"], comparison["loss_tests"]
-    pairs = comparison["training_pairs"] if len(comparison["training_pairs"]) > 1 else []
-    shown = [pair for pair in pairs if pair["loss_difference"] is not None][:_MOST_PAIRS]
+    loss, tests, estimate = (
+        comparison.heldout_loss_difference,
+        comparison.loss_tests,
+        comparison.heldout_loss_difference.estimate,
+    )
+    pairs = comparison.training_pairs if len(comparison.training_pairs) > 1 else []
+    shown = [(pair.seed, pair.loss_difference) for pair in pairs if pair.loss_difference is not None][:_MOST_PAIRS]
     made, (axis,) = style.figure(height=2.3 + 0.2 * len(shown))
-    axis.axvspan(-tests["tight_margin"], tests["tight_margin"], color=style.SKY, alpha=0.25, label="tight margin")
+    axis.axvspan(-tests.tight_margin, tests.tight_margin, color=style.SKY, alpha=0.25, label="tight margin")
     for side in (-1, 1):
-        axis.axvline(side * tests["margin"], color=style.INK, linestyle="--", linewidth=1.2, label="margin")
+        axis.axvline(side * tests.margin, color=style.INK, linestyle="--", linewidth=1.2, label="margin")
     axis.axvline(0.0, color=style.GREY, linestyle=":", linewidth=1.2)
-    for row, pair in enumerate(shown):
-        axis.plot(pair["loss_difference"], row, "o", color=style.BLUE, label="training pair")
+    for row, (_, difference) in enumerate(shown):
+        axis.plot(difference, row, "o", color=style.BLUE, label="training pair")
     last = len(shown)
-    if loss["ci95"] is not None:
-        axis.plot(loss["ci95"], [last, last], color=style.VERMILLION, linewidth=2.5, label="95 % interval")
-    axis.plot(loss["estimate"], last, "D", color=style.VERMILLION, label="mean")
-    axis.set_yticks(range(last + 1), [*(f"seed {pair['seed']}" for pair in shown), "all" if shown else "one pair"])
+    if loss.ci95 is not None:
+        axis.plot(loss.ci95, [last, last], color=style.VERMILLION, linewidth=2.5, label="95 % interval")
+    axis.plot(estimate, last, "D", color=style.VERMILLION, label="mean")
+    axis.set_yticks(range(last + 1), [*(f"seed {seed}" for seed, _ in shown), "all" if shown else "one pair"])
     axis.set_ylim(last + 0.6, -0.6)
     axis.margins(x=0.08)
-    names = f"{comparison['optimized']} - {comparison['baseline']}"
+    names = f"{comparison.optimized} - {comparison.baseline}"
     axis.set_xlabel(style.plain(titled(f"{loss_name(results)}, {names}", loss_unit(results)), 54))
     style.legend(made, [axis], 3)
     return made
@@ -67,10 +71,10 @@ def paired_loss(results: Results) -> Figure | None:
 def describe_convergence(results: Results) -> str:
     """The curves in words."""
     arms = (
-        f"{name} from {number(arm['initial_heldout_loss'])} to {number(arm['final_heldout_loss'])}"
+        f"{name} from {number(arm.initial_heldout_loss)} to {number(arm.final_heldout_loss)}"
         for name, arm in ordered_arms(results).items()
     )
-    entropies = results["data"]["entropies"]
+    entropies = results.entropies
     lines = [f"{kind} entropy {entropies[kind]:.3f}" for kind in _ENTROPIES if entropies.get(kind) is not None]
     return f"{_loss_words(results)}: {', '.join([*arms, *lines])}{_target_words(results)}."
 
@@ -78,7 +82,7 @@ def describe_convergence(results: Results) -> str:
 def describe_wall_clock(results: Results) -> str:
     """The ends of the curves in words."""
     arms = (
-        f"{name} ends at {number(arm['final_heldout_loss'])} after {duration(arm['train_seconds'])} s"
+        f"{name} ends at {number(arm.final_heldout_loss)} after {duration(arm.train_seconds)} s"
         for name, arm in ordered_arms(results).items()
     )
     return f"{_loss_words(results)} against training seconds: {', '.join(arms)}{_target_words(results)}."
@@ -86,11 +90,11 @@ def describe_wall_clock(results: Results) -> str:
 
 def describe_paired_loss(results: Results) -> str:
     """The difference and its margins in words."""
-    loss, tests = results["comparison"]["heldout_loss_difference"], results["comparison"]["loss_tests"]
+    loss, tests = results.compared.heldout_loss_difference, results.compared.loss_tests
     return (
-        f"Optimized minus baseline: {number(loss['estimate'], '+.4f')}{loss_unit(results)}, 95 % interval "
-        f"{interval(loss['ci95'], '+.4f')}, {counted(loss['pairs'], loss['unit'])}; margin {tests['margin']:g}, "
-        f"tight margin {tests['tight_margin']:g}."
+        f"Optimized minus baseline: {number(loss.estimate, '+.4f')}{loss_unit(results)}, 95 % interval "
+        f"{interval(loss.ci95, '+.4f')}, {counted(loss.pairs, loss.unit)}; margin {tests.margin:g}, "
+        f"tight margin {tests.tight_margin:g}."
     )
 
 
@@ -107,7 +111,7 @@ def _curves(results: Results, xlabel: str, axis_name: str, positions: _Positions
     for index, (name, (x, losses)) in enumerate(curves.items()):
         axis.plot(x, losses, label=style.plain(name), **style.arm_style(index, len(x)))
     for kind, colour in _ENTROPIES.items():
-        entropy = results["data"]["entropies"].get(kind)
+        entropy = results.entropies.get(kind)
         if entropy is not None:
             axis.axhline(entropy, color=colour, linestyle=":", linewidth=1.6, label=f"{kind} entropy {entropy:.2f}")
     _draw_target(axis, results, axis_name)
@@ -125,7 +129,7 @@ def _draw_target(axis: Axes, results: Results, axis_name: str) -> None:
     bottom = axis.get_ylim()[0]
     axis.set_ylim(bottom=bottom)
     for index, name in enumerate(ordered_arms(results)):
-        reached = results["comparison"]["time_to_target"]["arms"][name][axis_name]
+        reached = getattr(results.compared.time_to_target.arms[name], axis_name)
         if reached is not None:
             # From the target down to the axis, where the position is read.
             look: dict[str, Any] = {"color": style.COLOURS[index], "linestyle": style.DASHES[index]}
@@ -134,8 +138,8 @@ def _draw_target(axis: Axes, results: Results, axis_name: str) -> None:
 
 
 def _target(results: Results) -> float | None:
-    comparison = results["comparison"]
-    return None if comparison is None else comparison["time_to_target"]["target_loss"]
+    comparison = results.comparison
+    return None if comparison is None else comparison.time_to_target.target_loss
 
 
 def _target_words(results: Results) -> str:
@@ -145,14 +149,14 @@ def _target_words(results: Results) -> str:
     return f"; target {target:.4f}, the baseline's final loss, with a cross where each arm reaches it"
 
 
-def _losses(arm: Mapping[str, Any]) -> list[float | None]:
-    return [arm["initial_heldout_loss"], *(epoch["heldout_loss"] for epoch in arm["epochs"])]
+def _losses(arm: ArmResult) -> list[float | None]:
+    return [arm.initial_heldout_loss, *(epoch.heldout_loss for epoch in arm.epochs)]
 
 
-def _seconds(arm: Mapping[str, Any]) -> list[float]:
+def _seconds(arm: ArmResult) -> list[float]:
     seconds = [0.0]
-    for epoch in arm["epochs"]:
-        seconds.append(seconds[-1] + epoch["seconds"])
+    for epoch in arm.epochs:
+        seconds.append(seconds[-1] + epoch.seconds)
     return seconds
 
 

@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ryot_jax.comparison.schema import BlockTimes, ComparisonResult, Results
 from ryot_jax.report.plots import style
-from ryot_jax.report.words import Results, counted, duration, interval, number, percent
+from ryot_jax.report.words import counted, duration, interval, number, percent
 
 _MOST_ROWS = 24  # training pairs and processes in the forest plot
 
@@ -17,9 +18,8 @@ def step_time(results: Results) -> Figure | None:
     blocks = _blocks(results)
     if not blocks:
         return None
-    comparison = results["comparison"]
-    speed = comparison["step_time_speedup"]
-    index = [block["index"] + 1 for block in blocks]
+    speed = results.compared.step_time_speedup
+    index = [block.index + 1 for block in blocks]
     made, (times, ratios) = style.figure(2, height=4.8, share_x=True)
     milliseconds = _milliseconds(results)
     for number_, name in enumerate(milliseconds):
@@ -27,9 +27,9 @@ def step_time(results: Results) -> Figure | None:
     times.set_ylabel("ms per step")
     # From zero, so that the gap between the lines is seen at its true proportion.
     times.set_ylim(0, 1.1 * max(values.max() for values in milliseconds.values()) or 1.0)
-    if speed["ci95"] is not None:
-        ratios.axhspan(*speed["ci95"], color=style.PURPLE, alpha=0.3, label="95 % interval of the mean")
-    known = [(i, block["ratio"]) for i, block in zip(index, blocks, strict=True) if block["ratio"] is not None]
+    if speed.ci95 is not None:
+        ratios.axhspan(*speed.ci95, color=style.PURPLE, alpha=0.3, label="95 % interval of the mean")
+    known = [(i, block.ratio) for i, block in zip(index, blocks, strict=True) if block.ratio is not None]
     every = max(1, -(-len(known) // style.MOST_MARKERS))
     shown: dict[str, Any] = {
         "color": style.INK,
@@ -66,22 +66,23 @@ def step_time_distribution(results: Results) -> Figure | None:
 
 def paired_speedup(results: Results) -> Figure | None:
     """Speed-up of every block pair, training pair and process, and in all with its interval, beside 1."""
-    comparison = results["comparison"]
-    if comparison is None or comparison["step_time_speedup"]["estimate"] is None:
+    comparison = results.comparison
+    if comparison is None or comparison.step_time_speedup.estimate is None:
         return None
-    speed, blocks = comparison["step_time_speedup"], [b for b in _blocks(results) if b["ratio"] is not None]
+    speed, estimate = comparison.step_time_speedup, comparison.step_time_speedup.estimate
+    blocks = [(b.order[:1], b.ratio, b.index + 1) for b in speed.blocks if b.ratio is not None]
     rows = _levels(comparison)
     made, (pairs, levels) = style.figure(
         2, height=3.9 + 0.2 * len(rows), share_x=True, ratios=(2.4, 0.6 + 0.25 * len(rows))
     )
     for name, marker, colour, face in (
-        (comparison["baseline"], "o", style.BLUE, style.BLUE),
-        (comparison["optimized"], "^", style.VERMILLION, "white"),
+        (comparison.baseline, "o", style.BLUE, style.BLUE),
+        (comparison.optimized, "^", style.VERMILLION, "white"),
     ):
-        chosen = [b for b in blocks if b["order"][:1] == [name]]
+        chosen = [(ratio, index) for first, ratio, index in blocks if first == (name,)]
         every = max(1, -(-len(chosen) // style.MOST_MARKERS))
         pairs.plot(
-            [b["ratio"] for b in chosen][::every], [b["index"] + 1 for b in chosen][::every],
+            [ratio for ratio, _ in chosen][::every], [index for _, index in chosen][::every],
             marker, color=colour, markerfacecolor=face, markersize=5, label=f"{style.plain(name, 14)} first",
         )  # fmt: skip
     pairs.invert_yaxis()
@@ -89,13 +90,13 @@ def paired_speedup(results: Results) -> Figure | None:
     pairs.set_ylabel("block pair")
     for row, (_, ratio) in enumerate(rows):
         levels.plot(ratio, row, "s", color=style.INK, markersize=5)
-    if speed["ci95"] is not None:
-        levels.plot(speed["ci95"], [len(rows)] * 2, color=style.VERMILLION, linewidth=2.5, label="95 % interval")
-    levels.plot(speed["estimate"], len(rows), "D", color=style.VERMILLION, label="mean")
+    if speed.ci95 is not None:
+        levels.plot(speed.ci95, [len(rows)] * 2, color=style.VERMILLION, linewidth=2.5, label="95 % interval")
+    levels.plot(estimate, len(rows), "D", color=style.VERMILLION, label="mean")
     levels.set_yticks(range(len(rows) + 1), [*(label for label, _ in rows), "all"])
     levels.set_ylim(len(rows) + 0.7, -0.7)
     levels.set_xlabel("speed-up (baseline / optimized seconds)")
-    floor = None if results["controls"] is None else results["controls"]["noise_floor"]
+    floor = None if results.controls is None else results.controls.noise_floor
     for axis in (pairs, levels):
         axis.axvline(1.0, color=style.INK, linestyle=":", linewidth=1.4, label="no speed-up")
         if floor is not None:
@@ -126,28 +127,28 @@ def describe_step_time_distribution(results: Results) -> str:
 
 def describe_paired_speedup(results: Results) -> str:
     """The estimate, the spread and the noise floor in words."""
-    comparison, controls = results["comparison"], results["controls"]
-    speed = comparison["step_time_speedup"]
-    ratios = [block["ratio"] for block in speed["blocks"] if block["ratio"] is not None]
+    comparison, controls = results.compared, results.controls
+    speed = comparison.step_time_speedup
+    ratios = [block.ratio for block in speed.blocks if block.ratio is not None]
     spread = f"block pairs from {min(ratios):.3f} to {max(ratios):.3f}; " if ratios else ""
-    floor = "" if controls is None else f"; noise floor {percent(controls['noise_floor'])}"
+    floor = "" if controls is None else f"; noise floor {percent(controls.noise_floor)}"
     return (
-        f"Speed-up as ratio of seconds: {spread}in all {number(speed['estimate'])}, 95 % interval "
-        f"{interval(speed['ci95'])}, {counted(speed['pairs'], comparison['unit'])}{floor}."
+        f"Speed-up as ratio of seconds: {spread}in all {number(speed.estimate)}, 95 % interval "
+        f"{interval(speed.ci95)}, {counted(speed.pairs, comparison.unit)}{floor}."
     )
 
 
-def _levels(comparison: Any) -> list[tuple[str, float]]:
+def _levels(comparison: ComparisonResult) -> list[tuple[str, float]]:
     """What was repeated above blocks: training pairs by seed, and fresh processes."""
-    pairs = comparison["training_pairs"] if len(comparison["training_pairs"]) > 1 else []
-    rows = [(f"seed {pair['seed']}", pair["speedup"]) for pair in pairs]
-    rows += [(f"process {process['index']}", process["speedup"]) for process in comparison["processes"]]
+    pairs = comparison.training_pairs if len(comparison.training_pairs) > 1 else []
+    rows = [(f"seed {pair.seed}", pair.speedup) for pair in pairs]
+    rows += [(f"process {process.index}", process.speedup) for process in comparison.processes]
     return [(label, ratio) for label, ratio in rows if ratio is not None][:_MOST_ROWS]
 
 
-def _blocks(results: Results) -> list[Any]:
-    comparison = results["comparison"]
-    return [] if comparison is None else comparison["step_time_speedup"]["blocks"]
+def _blocks(results: Results) -> list[BlockTimes]:
+    comparison = results.comparison
+    return [] if comparison is None else list(comparison.step_time_speedup.blocks)
 
 
 def _milliseconds(results: Results) -> dict[str, np.ndarray]:
@@ -155,8 +156,8 @@ def _milliseconds(results: Results) -> dict[str, np.ndarray]:
     blocks = _blocks(results)
     if not blocks:
         return {}
-    comparison = results["comparison"]
+    comparison = results.compared
     return {
-        name: np.array([1e3 * block["seconds"][name] / block["steps"] for block in blocks])
-        for name in (comparison["baseline"], comparison["optimized"])
+        name: np.array([1e3 * block.seconds[name] / block.steps for block in blocks])
+        for name in (comparison.baseline, comparison.optimized)
     }

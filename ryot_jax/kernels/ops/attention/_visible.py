@@ -1,7 +1,7 @@
 """Which keys a query sees, and the forms in which an implementation takes its operands."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class Visible(NamedTuple):
         behind_QS = (queries.start + jnp.arange(len(queries)))[:, None] - (keys.start + jnp.arange(len(keys)))[None, :]
         return behind_QS >= 0 if self.window is None else (behind_QS >= 0) & (behind_QS < self.window)
 
-    def attributes(self) -> dict[str, np.int64]:
+    def attributes(self) -> dict[str, Any]:
         """The same for a handler."""
         return {"causal": np.int64(self.causal), "window": np.int64(self.window or 0)}
 

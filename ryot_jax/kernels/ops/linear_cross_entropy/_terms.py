@@ -1,6 +1,6 @@
 """The terms of a loss, and rows in chunks: shared by the implementations of the op."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ class Terms(NamedTuple):
     z_loss: float
     soft_cap: float | None
 
-    def attributes(self) -> dict[str, np.float32]:
+    def attributes(self) -> dict[str, Any]:
         """The same for a handler."""
         return {name: np.float32(value or 0) for name, value in self._asdict().items()}
 

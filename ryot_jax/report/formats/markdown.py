@@ -1,15 +1,15 @@
 """`report.md`: the whole report of a run for reading and for pasting into a pull request.
 
-A pure function of the results dict; text that came from a person is escaped so that it stays text.
+A pure function of the results; text that came from a person is escaped so that it stays text.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ryot_jax.comparison.schema import Results
 from ryot_jax.report import document, plots
 from ryot_jax.report.parts import Bullets, Command, Paragraph, Part, Pictures, Section, Table
-from ryot_jax.report.words import Results
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
 
@@ -21,7 +21,7 @@ def render(results: Results, pictures: Mapping[str, str]) -> str:
       results: content of `results.json`.
       pictures: file of each plot relative to the report, by the names in `plots.PLOTS`.
     """
-    parts = [f"# {escape(results['name'])}: {results['verdict']}"]
+    parts = [f"# {escape(results.name)}: {results.verdict}"]
     for section in document.sections(results):
         parts += _section(section, results, pictures)
     return "\n\n".join(part for part in parts if part) + "\n"

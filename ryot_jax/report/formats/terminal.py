@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ryot_jax.report import summary, tables
+from ryot_jax.comparison.schema import Results
+from ryot_jax.report import document
+from ryot_jax.report.formats.grid import grid
 from ryot_jax.report.parts import Table as Rows
-from ryot_jax.report.words import Results
+from ryot_jax.report.topics import arms, controls, verdict
 from ryot_jax.runtime import console
 from ryot_jax.runtime.console import printable
 
@@ -27,11 +29,11 @@ def render(results: Results, *, fancy: bool = False, width: int = 100) -> str:
       fancy: tables drawn with lines, for terminals that speak UTF-8; otherwise the text is pure ASCII.
       width: columns.
     """
-    wanted = [tables.deltas(results), _controls(results), tables.criteria(results)]
-    parts = [_wrapped(summary.headline(results), width)]
+    wanted = [arms.deltas(results), _controls(results), verdict.criteria(results)]
+    parts = [_wrapped(verdict.headline(results), width)]
     parts += [(_drawn if fancy else grid)(table, width) for table in wanted if table is not None]
-    parts.append("\n".join(_wrapped(sentence, width, "  ") for sentence in summary.findings(results)))
-    parts += [_wrapped(f"warning: {warning}", width) for warning in results["warnings"]]
+    parts.append("\n".join(_wrapped(sentence, width, "  ") for sentence in document.findings(results)))
+    parts += [_wrapped(f"warning: {warning}", width) for warning in results.warnings]
     text = "\n\n".join(parts) + "\n"
     return text if fancy else text.encode("ascii", "replace").decode("ascii")
 
@@ -46,7 +48,7 @@ def show(results: Results, to: console.Console) -> None:
 
 def _controls(results: Results) -> Rows | None:
     """The table of controls without what was done, for which a terminal is too narrow."""
-    table = tables.controls(results)
+    table = controls.table(results)
     if table is None:
         return None
     narrow = dataclasses.replace(table, header=(table.header[0], *table.header[2:]))
@@ -64,27 +66,6 @@ def _drawn(rows: Rows, width: int) -> str:
     with canvas.capture() as capture:
         canvas.print(table)
     return capture.get().rstrip("\n")
-
-
-def grid(rows: Rows, width: int) -> str:
-    """A table of plain text: columns at their natural width, long cells wrapped so that a line fits."""
-    lines = [tuple(map(printable, row)) for row in (rows.header, *rows.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(rows.header))]
-    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 12:
-        widths[widths.index(max(widths))] -= 1
-    out = []
-    for line in lines:
-        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(line, widths, strict=True)]
-        for height in range(max(map(len, cells))):
-            parts = [cell[height] if height < len(cell) else "" for cell in cells]
-            aligned = [
-                part.rjust(size) if index and rows.numeric else part.ljust(size)
-                for index, (part, size) in enumerate(zip(parts, widths, strict=True))
-            ]
-            out.append("  ".join(aligned).rstrip())
-        if line is lines[0]:
-            out.append("  ".join("-" * size for size in widths))
-    return "\n".join(out)
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> str:

@@ -1,6 +1,6 @@
 """`report.html`: the whole report of a run as one page that needs no network and runs no script.
 
-A pure function of the results dict. Jinja2 escapes every word that goes into the page; only the plots, which
+A pure function of the results. Jinja2 escapes every word that goes into the page; only the plots, which
 `plots.svg` has made, go in as they are.
 """
 
@@ -9,13 +9,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ryot_jax.comparison.schema import Results
 from ryot_jax.report import document, plots
 from ryot_jax.report.parts import Pictures, Section
-from ryot_jax.report.words import Results
 from ryot_jax.runtime.console import printable
 
 
-def _shown(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     """A word of the page without control characters and halves of characters, which no page may hold."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -23,7 +23,7 @@ def _shown(value: Any) -> Any:
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("ryot_jax.report"),
     autoescape=True,
-    finalize=_shown,
+    finalize=_printable,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -39,8 +39,8 @@ def render(results: Results) -> str:
     """
     sections = document.sections(results)
     return _TEMPLATES.get_template("report.html").render(
-        name=results["name"],
-        verdict=results["verdict"],
+        name=results.name,
+        verdict=results.verdict,
         sections=sections,
         drawn=_drawn(sections, results),
     )
@@ -54,7 +54,7 @@ def framed(results: Results, height: str = "40rem") -> Markup:
       height: of the frame in CSS units; longer reports scroll within it.
     """
     frame = '<iframe title="Report: {}" sandbox srcdoc="{}" style="width: 100%; height: {}; border: 0"></iframe>'
-    return Markup(frame).format(_shown(results["name"]), render(results), height)
+    return Markup(frame).format(_printable(results.name), render(results), height)
 
 
 def _drawn(sections: list[Section], results: Results) -> dict[str, Markup]:

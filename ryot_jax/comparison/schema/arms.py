@@ -1,0 +1,87 @@
+"""What one arm came to, what it ran with, and the proof of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ryot_jax.runtime.records import Record
+
+
+class Epoch(Record, frozen=True, kw_only=True):
+    """One epoch of one arm; losses in nats/token, `seconds` of training alone."""
+
+    epoch: int
+    step: int
+    train_loss: float | None
+    heldout_loss: float | None
+    seconds: float
+    tokens_per_second: float | None
+
+
+class ArmResult(Record, frozen=True, kw_only=True):
+    """What one arm came to.
+
+    Attributes:
+      parameters: number of model parameters.
+      steps: training steps done.
+      tokens: target tokens trained on.
+      initial_heldout_loss: before the first step; losses are in nats/token.
+      first_train_loss: of the very first step.
+      final_train_loss: mean over the last block.
+      final_heldout_loss: after the last step.
+      best_heldout_loss: least of all evaluations after training began.
+      best_step: step of that evaluation.
+      train_seconds: sum over the blocks.
+      tokens_per_second: target tokens trained on per second of training.
+      step_ms_median: median over blocks of the milliseconds per step.
+      compile_seconds: sum of `compile_parts`.
+      compile_parts: seconds of 'trace', 'lower' and 'compile'.
+      compile_warm_seconds: of the same programs once more, from the cache of compiled programs.
+      compiled_from_cache: whether `compile_seconds` were served from that cache too.
+      memory_bytes: arguments and temporaries of the compiled step.
+      program_check: outcome of the start-up check of each program, by its name.
+      plan: op -> implementation.
+      epochs: those that ended with an evaluation.
+    """
+
+    parameters: int
+    steps: int
+    tokens: int
+    initial_heldout_loss: float | None
+    first_train_loss: float | None
+    final_train_loss: float | None
+    final_heldout_loss: float | None
+    best_heldout_loss: float | None
+    best_step: int | None
+    train_seconds: float
+    tokens_per_second: float | None
+    step_ms_median: float | None
+    compile_seconds: float
+    compile_parts: Mapping[str, float]
+    compile_warm_seconds: float | None
+    compiled_from_cache: bool | None
+    memory_bytes: int | None
+    program_check: Mapping[str, Any] | None
+    plan: Mapping[str, Any]
+    epochs: tuple[Epoch, ...]
+
+
+class OptimizationState(Record, frozen=True, kw_only=True):
+    """An optimization as an arm has it, and the proof from the compiled program that it is on."""
+
+    name: str
+    arm: str
+    switch: str = ""
+    implementation: str
+    equivalence: str
+    description: str = ""
+    reason: str = ""
+    active: bool
+    evidence: str
+
+
+class ConfigDifference(Record, frozen=True, kw_only=True):
+    """A config field in which the arms differ."""
+
+    field: str
+    baseline: str
+    optimized: str

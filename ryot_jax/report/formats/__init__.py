@@ -1,0 +1,1 @@
+"""Lays a report out: as HTML, as Markdown, for a terminal."""

@@ -1,0 +1,71 @@
+"""What each optimization brings, as `ryot ablate` found it."""
+
+from ryot_jax.comparison.attribution import Effect
+from ryot_jax.comparison.schema import Results
+from ryot_jax.report.parts import Paragraph, Part, Pictures, Table
+from ryot_jax.report.words import NOTHING, counted, duration, interval, number
+
+
+def sentence(results: Results) -> str | None:
+    """The speed-up of all optimizations and how they interact; None where they were not ablated."""
+    found = results.attribution
+    if found is None:
+        return None
+    total, interaction = found.total, found.interaction
+    text = (
+        f"Attribution: all {len(found.players)} optimizations together are {number(total.estimate)} times as "
+        f"fast (95 % interval {interval(total.ci95)})"
+    )
+    if interaction.estimate is not None:
+        text += (
+            f"; that is {interaction.estimate:.3f} times the product of each alone "
+            f"(95 % interval {interval(interaction.ci95)}; 1 means that they multiply)"
+        )
+    return text + "."
+
+
+def table(results: Results) -> Table | None:
+    """What each optimization does alone, left out, and by its Shapley value; None where they were not ablated."""
+    found = results.attribution
+    if found is None:
+        return None
+    header = ("optimization", "implementation", "alone", "p (Holm)", "left out", "p (Holm)", "Shapley factor")
+    rows = [
+        (
+            player.name,
+            player.implementation,
+            _with_interval(player.alone),
+            number(player.alone.p_holm, ".2g"),
+            _with_interval(player.left_out),
+            number(player.left_out.p_holm, ".2g"),
+            NOTHING if player.shapley is None else _with_interval(player.shapley),
+        )
+        for player in found.players
+    ]
+    rows.append(("all together", "", _with_interval(found.total), "", "", "", ""))
+    rows.append(("interaction", "", _with_interval(found.interaction), "", "", "", ""))
+    caption = f"Speed-up by optimization (ratios with 95 % intervals, {counted(found.rounds, 'round')})"
+    return Table(caption, header, tuple(rows), numeric=True)
+
+
+def section(results: Results) -> list[Part | None]:
+    """The effects; nothing where they were not measured."""
+    if results.attribution is None:
+        return []
+    found = results.attribution
+    return [
+        Paragraph(
+            f"{sentence(results)} A step takes {duration(found.baseline_ms)} ms with nothing on "
+            f"and {duration(found.full_ms)} ms with everything on. Alone: baseline / (baseline + it). Left "
+            "out: (everything - it) / everything. p values are corrected for their number after Holm. Shapley "
+            "factors average over all orders of switching on; their product is the whole speed-up."
+        ),
+        Pictures(("attribution",)),
+        table(results),
+    ]
+
+
+def _with_interval(value: Effect) -> str:
+    if value.estimate is None:
+        return NOTHING
+    return f"{value.estimate:.3f} ({interval(value.ci95)})"

@@ -1,0 +1,44 @@
+"""What a reader must not conclude from a run, and what to do next: collected from the topics."""
+
+from ryot_jax.comparison.schema import Results
+from ryot_jax.report.parts import Bullets, Part
+from ryot_jax.report.topics import compression, controls, losses, pairs, roofline, timing, verdict
+
+
+def not_shown(results: Results) -> list[str]:
+    """What a reader must not conclude from this run."""
+    return [
+        *pairs.limits(results),
+        *controls.limits(results),
+        *timing.limits(results),
+        *losses.limits(results),
+        *roofline.limits(results),
+        "Energy was not measured.",
+        *losses.limits_of_data(results),
+    ]
+
+
+def next_steps(results: Results) -> list[str]:
+    """What to do next, by what the criteria and the controls found."""
+    found = [
+        *controls.advice(results),
+        *verdict.advice(results),
+        *roofline.advice(results),
+        *pairs.advice(results),
+        *compression.advice(results),
+    ]
+    return found or [
+        "Train a second arm (comparison.arms) to compare with this one."
+        if results.comparison is None
+        else "Repeat on the machine that the speed-up is to be claimed for."
+    ]
+
+
+def not_shown_section(results: Results) -> list[Part | None]:
+    """What this does not show."""
+    return [Bullets(tuple(not_shown(results)))]
+
+
+def next_section(results: Results) -> list[Part | None]:
+    """What next."""
+    return [Bullets(tuple(next_steps(results))), *compression.next_command(results)]

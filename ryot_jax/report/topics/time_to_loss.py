@@ -1,0 +1,148 @@
+"""Reaching the baseline's final loss by schedule and recipe: a sentence, a caution, two tables."""
+
+from collections.abc import Sequence
+
+from ryot_jax.comparison.schema import ArmResult, Results, StepKind, TimeToLoss, Training
+from ryot_jax.report.parts import Paragraph, Part, Table
+from ryot_jax.report.words import counted, duration, interval, number, percent
+
+CAUTION = (
+    "Caution: each was trained once, from one seed, and its loss interval holds the choice of held-out sequences only. "
+    "A schedule and a recipe are another training, not a faster step: no kernel has a part in their gain, and where "
+    "the baseline's own settings are poor they gain more. The time is that of a plan that was set before; a training "
+    "that ends above the baseline's loss has no such time, whatever its share is."
+)
+
+
+def section(results: Results) -> list[Part | None]:
+    """What was trained, its shares and its steps; nothing where no training came to its end."""
+    found = results.time_to_loss
+    if found is None or not found.trainings:
+        return []
+    return [Paragraph(what_was_done(found)), shares(results), steps(found), Paragraph(CAUTION)]
+
+
+def sentence(results: Results) -> str | None:
+    """Shares of the baseline's time, part by part; None where nothing was trained to its end."""
+    found, comparison = results.time_to_loss, results.comparison
+    if found is None or comparison is None or not found.trainings:
+        return None
+    trainings = found.trainings
+    speed = comparison.step_time_speedup.estimate
+    kernels = "" if speed is None else f"kernels {number(1 / speed)}; "
+    return (
+        f"Share of the baseline's time to its final loss of {found.target_loss:.4f} (one seed, compilation apart): "
+        f"{kernels}{'; '.join(map(_share, trainings))}."
+    )
+
+
+def _with(training: Training) -> str:
+    """What it was trained with, all at once."""
+    return f"kernels, {'schedule, recipe' if training.name == 'both' else training.name}"
+
+
+def _share(training: Training) -> str:
+    return f"{_with(training)} {number(training.share_of_baseline)}{_unless_reached(training)}"
+
+
+def _unless_reached(training: Training) -> str:
+    if training.reached:
+        return ""
+    change = number(training.loss_difference.estimate, "+.4f")
+    return f" (not reached: {change})" if training.reached is False else f" (not told whether reached: {change})"
+
+
+def what_was_done(found: TimeToLoss) -> str:
+    """How the times came about."""
+    recipes = sorted({", ".join(training.recipe) for training in found.trainings if training.recipe})
+    recipe = f" Recipe: {'; '.join(recipes)}." if recipes else ""
+    unplanned = sum(training.unplanned_compilations for training in found.trainings)
+    return (
+        "From fresh weights of the same seed, with the kernels of the optimized arm as far as the recipe allows, "
+        f"{counted(len(found.trainings), 'training')} to the end of a plan that the config gives.{recipe} Steps of "
+        "the optimized arm were timed before and after each: a share is of what that arm's whole training takes at "
+        "that time, and by the paired speed-up of the baseline's. The executed steps were those of the plan, and "
+        f"{counted(unplanned, 'program')} had to be compiled while they ran. What a kind of steps saves is against its "
+        "tokens in the training's own largest steps of all layers; it repays the compilation of its program where that "
+        "is more."
+    )
+
+
+def shares(results: Results) -> Table:
+    """Each training with its time and its loss, beside kernels alone."""
+    comparison, found = results.comparison, results.time_to_loss
+    assert comparison is not None and found is not None, "for runs with such trainings"
+    baseline, optimized = (results.arms[name] for name in (comparison.baseline, comparison.optimized))
+    speed = comparison.step_time_speedup.estimate
+    rows = [
+        (
+            "baseline",
+            "100 %",
+            duration(baseline.train_seconds),
+            "1",
+            "1",
+            number(found.target_loss, ".4f"),
+            "",
+            "",
+        ),
+        (
+            "kernels",
+            "100 %",
+            duration(optimized.train_seconds),
+            number(None if speed is None else 1 / speed),
+            _with_compilation(baseline, optimized),
+            number(optimized.final_heldout_loss, ".4f"),
+            number(comparison.heldout_loss_difference.estimate, "+.4f"),
+            interval(comparison.heldout_loss_difference.ci95, "+.3f"),
+        ),
+        *(_row(training) for training in found.trainings),
+    ]
+    header = (
+        *("", "tokens", "s", "share of baseline's time", "compilation counted"),
+        *("final loss", "above baseline's", "95 % interval"),
+    )
+    return Table("Time to the baseline's final loss", header, tuple(rows), numeric=True)
+
+
+def _with_compilation(baseline: ArmResult, optimized: ArmResult) -> str:
+    if baseline.compiled_from_cache != optimized.compiled_from_cache:
+        return number(None)
+    slow, fast = (arm.train_seconds + arm.compile_seconds for arm in (baseline, optimized))
+    return number(fast / slow if slow > 0 else None)
+
+
+def _row(training: Training) -> tuple[str, ...]:
+    return (
+        _with(training),
+        percent(training.tokens_share, ".0f"),
+        duration(training.seconds),
+        number(training.share_of_baseline),
+        number(training.share_of_baseline_with_compile),
+        number(training.loss, ".4f"),
+        number(training.loss_difference.estimate, "+.4f"),
+        interval(training.loss_difference.ci95, "+.3f"),
+    )
+
+
+def steps(found: TimeToLoss) -> Table:
+    """What the steps of each training were, what they took, and whether that repaid a program of their own."""
+    rows = tuple(
+        (_with(training) if i == 0 else "", *_kind(kind))
+        for training in found.trainings
+        for i, kind in enumerate(training.kinds)
+    )
+    header = ("", "steps", "batch", "length", "layers", "ms a step", "s compiling", "s saved", "repaid")
+    return Table("Kinds of steps that were executed", header, rows, numeric=True)
+
+
+def _kind(kind: StepKind) -> Sequence[str]:
+    return (
+        f"{kind.steps:,}",
+        str(kind.batch_size),
+        str(kind.seq_len),
+        str(kind.depth or "all"),
+        duration(kind.seconds / kind.steps, 1e-3),
+        duration(kind.compile_seconds),
+        "" if kind.saved_seconds is None else duration(kind.saved_seconds),
+        {None: "", True: "yes", False: "no"}[kind.repaid],
+    )
