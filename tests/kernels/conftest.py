@@ -1,6 +1,6 @@
 """How every op is compared with its textbook formula in float64, and what every op must work under."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -128,3 +128,15 @@ def assert_works_under_transformations() -> Callable[..., None]:
         assert donated.is_deleted()
 
     return check
+
+
+@pytest.fixture(params=cpu.instruction_sets() or [pytest.param("", marks=pytest.mark.skip(reason="no C++ kernels"))])
+def isa(request) -> Iterator[str]:
+    """Every instruction set of the C++ kernels that this machine has, one a case; calls in the test take that one.
+
+    Skips the case where that instruction set has no kernels for the case's `dtype` (float32 where it has none).
+    """
+    with cpu.capped_at(request.param):
+        if cpu.instruction_set(_case(request).get("dtype", "float32")) != request.param:
+            pytest.skip(f"{request.param} has no kernels for this dtype")
+        yield request.param

@@ -14,24 +14,9 @@
 #include <utility>
 
 #include "checks.h"
+#include "table.h"
 
 namespace ryot {
-
-// One row of the table, as Python reads it.
-struct Handler {
-  const char* name;
-  const char* names;  // of operands, results and attributes, see above
-  XLA_FFI_Error* (*call)(XLA_FFI_CallFrame*);
-  const Handler* next;
-};
-
-// The first of the list.
-const Handler* all_handlers();
-
-class HandlerRegistration {
- public:
-  explicit HandlerRegistration(Handler& handler);
-};
 
 // ---- What a parameter of a handler's function is ----------------------------------------------------------------
 

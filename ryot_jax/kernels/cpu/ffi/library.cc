@@ -1,7 +1,9 @@
 // All that Python sees of the library.
+#include <string>
+
 #include "../core/cache_sizes.h"
 #include "../core/targets.h"
-#include "handlers.h"
+#include "table.h"
 
 namespace ryot {
 namespace {
