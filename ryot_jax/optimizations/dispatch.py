@@ -43,5 +43,5 @@ OPTIMIZATION = Optimization(
         ),
     },
     place=9,
-    note=f"{STEPS_PER_CALL} of them",
+    note=f"{STEPS_PER_CALL} steps a call",
 )

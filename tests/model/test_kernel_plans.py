@@ -30,11 +30,11 @@ needs_cpp_bf16 = pytest.mark.skipif(
 )
 PLANS = [
     pytest.param(XLA, id="xla"),
-    pytest.param(dataclasses.replace(CPU, dense="reference"), id="cpu-dense-reference", marks=needs_cpp),
-    pytest.param(dataclasses.replace(CPU, attention="reference"), id="cpu-attention-reference", marks=needs_cpp),
+    pytest.param(CPU.replace(dense="reference"), id="cpu-dense-reference", marks=needs_cpp),
+    pytest.param(CPU.replace(attention="reference"), id="cpu-attention-reference", marks=needs_cpp),
     pytest.param(CPU, id="cpu", marks=needs_cpp),
     pytest.param(BF16_REFERENCE, id="bfloat16-reference"),
-    pytest.param(dataclasses.replace(XLA, activations="bfloat16", dense="xla"), id="bfloat16-xla"),
+    pytest.param(XLA.replace(activations="bfloat16", dense="xla"), id="bfloat16-xla"),
     pytest.param(BF16, id="bfloat16-cpu", marks=needs_cpp_bf16),
 ]
 

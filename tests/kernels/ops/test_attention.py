@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ryot_jax.kernels import attention, cpu, packed_attention
+from tests.kernels.ops import base
 
-IMPLEMENTATIONS = ["reference", "xla", "cpu"]
+IMPLEMENTATIONS = base.names("attention")
 # float32 sums of up to 131 terms, sqrt(131) * 6e-8, and the kernels' exp at 2e-7
 TOLERANCE = 3e-6
 # (B, T, S, H, G, K), options. The C++ kernel takes blocks of queries and panels of 16 or 32 columns; the blocked one

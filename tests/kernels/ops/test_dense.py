@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from ryot_jax.kernels import dense, mlp
+from tests.kernels.ops import base
 
-IMPLEMENTATIONS = ["reference", "xla", "cpu"]
-TOLERANCE = {
-    "reference": 4e-6,  # float32 sums of up to 4700 terms: sqrt(4700) * 6e-8
-    "cpu": 4e-6,  # the same, and the kernels' exp and tanh at 2e-7
-    "xla": 1e-2,  # two operands rounded to 8 bits of mantissa, each off by up to 2^-9, and the cotangent after them
-}
+# 8-bit floats have a file of their own.
+IMPLEMENTATIONS = [name for name in base.names("dense") if "float8" not in base.rounding("dense", name)]
+# float32 sums of up to 4700 terms are off by sqrt(4700) * 6e-8, and the C++ kernels' exp and tanh by 2e-7; two operands
+# rounded to 8 bits of mantissa each by up to 2^-9, and the cotangent after them.
+TOLERANCE = {name: 1e-2 if base.rounding("dense", name) == "bfloat16" else 4e-6 for name in IMPLEMENTATIONS}
 # Rows, D, F: one, odd, such that cross the C++ kernels' panels of 16 and 32 columns and chunks of rows and depth,
 # so many rows that groups of them have a gradient of the weights each, and so many with large weights that they are
 # taken in two passes.

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from ryot_jax.kernels import dropout
+from tests.kernels.ops import base
 
-IMPLEMENTATIONS = ["reference", "hash"]
+IMPLEMENTATIONS = base.names("dropout")
 ROWS, COLUMNS = 512, 1000
 KEYS = [jax.random.key(0), jax.random.key(1), jax.random.fold_in(jax.random.key(0), 1), jax.random.key(2**32 - 1)]
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ryot_jax.kernels import embedding
+from tests.kernels.ops import base
 
-IMPLEMENTATIONS = ["reference", "cpu"]
+IMPLEMENTATIONS = base.names("embedding")
 
 
 def _inputs(shape, vocabulary, width):

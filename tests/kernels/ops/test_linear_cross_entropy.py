@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ryot_jax.kernels import linear_cross_entropy
+from tests.kernels.ops import base
 
-IMPLEMENTATIONS = ["reference", "xla", "cpu"]
+IMPLEMENTATIONS = base.names("linear_cross_entropy")
 # Odd, tiny and chunk-crossing sizes: rows N, width D, vocabulary V. The C++ kernel works on chunks of rows and panels
 # of 16 or 32 columns; the scanned one on 512 rows.
 SIZES = [(1, 1, 2), (5, 3, 7), (49, 33, 65), (97, 300, 257), (600, 16, 31)]

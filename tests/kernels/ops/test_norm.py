@@ -8,8 +8,9 @@ import pytest
 
 from ryot_jax.kernels import layer_norm, rms_norm
 from ryot_jax.kernels.gpu import pallas
+from tests.kernels.ops import base
 
-IMPLEMENTATIONS = ["reference", "xla", "cpu"]
+IMPLEMENTATIONS = base.names("norm")
 NORMS = {"layer": layer_norm, "rms": rms_norm}
 EPSILON = 1e-5
 # float32: about ten roundings a number (6e-8 each), sums of up to 300 terms, and what cancels in the gradient of x.

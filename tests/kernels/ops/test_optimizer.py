@@ -8,11 +8,9 @@ import optax
 import pytest
 
 from ryot_jax.kernels import adamw, cpu
+from tests.kernels.ops import base
 
-IMPLEMENTATIONS = [
-    "reference",
-    pytest.param("cpu", marks=pytest.mark.skipif(cpu.unavailable_reason() is not None, reason="no C++ kernels")),
-]
+IMPLEMENTATIONS = base.names("optimizer")
 SIZES = {"odd": (3, 7), "vector": (5,), "scalar": (), "empty": (0, 4), "chunks": (2, 17_000)}
 SETTING = {"learning_rate": 0.01, "b1": 0.9, "b2": 0.95, "weight_decay": 0.1}
 # A step is the rate times a quotient of a few rounded numbers, each 6e-8 off; that of a square root of v counts half.

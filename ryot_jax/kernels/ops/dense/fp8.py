@@ -36,4 +36,5 @@ IMPLEMENTATION = Implementation(
     where="NVIDIA GPUs from Ada on; never by `auto`",
     rounding=str(jnp.dtype(_fp8_product.FORWARD)),
     is_tunable=False,
+    is_compiled_by_xla=True,
 )

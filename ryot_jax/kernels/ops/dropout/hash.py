@@ -93,4 +93,5 @@ IMPLEMENTATION = Implementation(
     refusal=_refusal,
     drawback=_drawback,
     where="models with dropout; never by `auto`",
+    is_compiled_by_xla=True,
 )
