@@ -97,7 +97,15 @@ def _train(run: "Run") -> int:
     compressed = stages(compression.STAGE, last)
     decoded = stages(decoding_speed.STAGE, last)
     facts = stages(arm_facts.STAGE, compiled)
-    measured = Measurements(pairs, processes, controls, roofline, compressed, decoded, reached)
+    measured = Measurements(
+        pairs=pairs,
+        processes=processes,
+        controls=controls,
+        roofline=roofline,
+        compression=compressed,
+        decoding=decoded,
+        time_to_loss=reached,
+    )
     return conclusion.conclude(run, stages, compiled, entropies, facts, measured, peak_memory=peak_memory)
 
 
