@@ -36,8 +36,8 @@ BESIDE = {
     ("runtime", "machine"): "the manifest of a run describes the machine",
 }
 
-# What is not in order, with the reason or with what is to be done. An entry that is needed no longer is a failure: these
-# lists only shrink.
+# What is not in order, with the reason or with what is to be done. An entry that is needed no longer is a failure, so
+# that these lists only shrink.
 ROOMS_TO_DO: dict[tuple[str, str], str] = {
     ("comparison", "report"): "comparison.library: report.html; comparison.library: report.terminal",
     ("machine", "comparison"): "machine.roofline: comparison.arms; machine.roofline: comparison.record; mac",
