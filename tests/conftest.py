@@ -7,6 +7,7 @@ All processes of a session (xdist's workers, and what tests start) share one cac
 suite's time is XLA's. It begins empty, unless RYOT_TEST_PROGRAMS names a folder that is kept between sessions.
 """
 
+import collections
 import gc
 import os
 import subprocess
@@ -28,6 +29,16 @@ ORACLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # 54 (the gradient of three small layers) and more as long as its function lives; at the limit XLA ends the process with
 # a segmentation fault, mostly where JAX writes a program to its cache.
 MAPPINGS_KEPT = 10_000
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter):
+    """How many tests did not run for each reason: no instruction set, library or tool goes missing in silence."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)]
+    reasons = collections.Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.section(f"{reasons.total()} tests that this machine did not run")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:5d}  {reason}")
 
 
 @pytest.fixture(scope="session")

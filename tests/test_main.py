@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ryot_jax.comparison.schema import validate_results
+from ryot_jax.kernels import cpu
 from ryot_jax.runtime.metrics import read_rows
 from ryot_jax.training.checkpoints import Checkpoints
 
@@ -93,6 +94,10 @@ def test_a_run_leaves_results_that_keep_their_schema(finished):
     assert abs(first - second) < 0.02
     active = {optimization["name"]: optimization["active"] for optimization in results["optimizations"]}
     assert active["dispatch"], "several steps a call, on any CPU"
+    if cpu.unavailable_reason() is None:
+        ops = ("linear_cross_entropy", "attention", "dense", "norm", "embedding", "optimizer")
+        assert {op: results["arms"]["optimized"]["plan"][op] for op in ops} == dict.fromkeys(ops, "cpu")
+        assert all(active[op] for op in ops), "the C++ kernels ran, not what takes their place"
 
 
 def test_a_run_ends_with_schedule_and_recipe_and_going_on_with_it_trains_nothing_twice(finished, tmp_path):
