@@ -1,26 +1,29 @@
 """What a person is told of an ablation, from made-up effects."""
 
+import dataclasses
 import re
 
 import pytest
-from ryot_jax.report.ablation_summary import lines
+
+from ryot_jax.comparison.attribution import Attribution, Effect, EffectWithP, PlayerEffects
+from ryot_jax.report.topics.ablation import lines
 
 NAMES = ("activations", "linear_cross_entropy", "attention")
 
 
 def _effect(estimate, ci95=(0.9, 1.1), **p):
-    return {"estimate": estimate, "ci95": ci95 if ci95 is None else list(ci95), **p}
+    return (EffectWithP if p else Effect)(estimate, ci95, **p)
 
 
 def _player(name, alone, left_out, shapley):
-    return {
-        "name": name,
-        "switch": f"optimizations.{name}",
-        "implementation": "bfloat16" if name == "activations" else "cpu",
-        "alone": _effect(alone, p=0.00003, p_holm=0.00018),
-        "left_out": _effect(left_out, p=0.2, p_holm=0.4),
-        "shapley": None if shapley is None else _effect(shapley),
-    }
+    return PlayerEffects(
+        name=name,
+        switch=f"optimizations.{name}",
+        implementation="bfloat16" if name == "activations" else "cpu",
+        alone=_effect(alone, p=0.00003, p_holm=0.00018),
+        left_out=_effect(left_out, p=0.2, p_holm=0.4),
+        shapley=None if shapley is None else _effect(shapley),
+    )
 
 
 @pytest.fixture
@@ -36,17 +39,17 @@ def make_document():
             "players": [_player(name, 1.0 + i / 10, 1.2 + i / 10, 1.25 ** (1 + i)) for i, name in enumerate(NAMES)],
             "interaction": _effect(1.25, (1.2, 1.3)),
         }
-        return {"attribution": attribution | changes, "warnings": list(warnings)}
+        return Attribution(**(attribution | changes)), warnings
 
     return make
 
 
 def _text(document):
-    return " ".join("\n".join(lines(document)).split())
+    return " ".join("\n".join(lines(*document)).split())
 
 
 def test_the_table_has_a_row_an_optimization_and_fits_a_terminal(make_document):
-    text = lines(make_document(["a warning " * 30]))
+    text = lines(*make_document(["a warning " * 30]))
     assert max(map(len, text)) <= 100 and "\n".join(text).isascii()
     start = next(i for i, line in enumerate(text) if line.startswith("optimization "))
     assert [line.split()[0] for line in text[start + 2 : start + 5]] == list(NAMES)
@@ -96,14 +99,13 @@ def test_one_optimization_has_nobody_to_interact_with(make_document):
 
 
 def test_effects_that_were_not_timed_are_not_numbers_and_no_tests(make_document):
-    unknown = _player("attention", 1.0, 1.0, None) | {"alone": _effect(None, None, p=None, p_holm=None)}
+    unknown = dataclasses.replace(_player("attention", 1.0, 1.0, None), alone=_effect(None, None, p=None, p_holm=None))
     text = _text(make_document(players=[unknown, _player("norm", 1.1, 1.1, None)]))
     assert "attention cpu n/a n/a 1.000" in text
     assert "corrected for all 3 of these tests" in text
 
 
 def test_very_small_p_values_and_warnings_are_told(make_document):
-    sure = _player("attention", 1.0, 1.0, 1.0)
-    sure["alone"]["p_holm"] = 0.00002
+    sure = dataclasses.replace(_player("attention", 1.0, 1.0, 1.0), alone=_effect(1.0, p=0.00003, p_holm=0.00002))
     assert "<0.0001" in _text(make_document(players=[sure]))
     assert _text(make_document(["the machine was busy"])).endswith("warning: the machine was busy")

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from ryot_jax.comparison.results import read, to_text
 from ryot_jax.config import get_default, to_json
 from ryot_jax.main import main
 from ryot_jax.report import files
-from ryot_jax.runs import redraw
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 
@@ -22,7 +22,7 @@ def run(tmp_path, situation):
     folder = tmp_path / "20261124T205807Z-scaled"
     folder.mkdir()
     (folder / "config.json").write_text(to_json(get_default()), encoding="utf-8")
-    (folder / "results.json").write_text(json.dumps(situation("failed")), encoding="utf-8")
+    (folder / "results.json").write_text(to_text(situation("failed")), encoding="utf-8")
     return folder
 
 
@@ -56,16 +56,15 @@ def ablated(tmp_path, situation):
     folder = tmp_path / "20261124T215807Z-scaled-ablate"
     folder.mkdir()
     (folder / "config.json").write_text(to_json(get_default()), encoding="utf-8")
-    document = {"attribution": situation("ablated")["attribution"]}
-    (folder / "attribution.json").write_text(json.dumps(document), encoding="utf-8")
+    document = {"attribution": situation("ablated").attribution}
+    (folder / "attribution.json").write_text(to_text(document), encoding="utf-8")
     return folder
 
 
 def test_an_attribution_becomes_part_of_the_results_and_of_the_report(run, ablated, situation):
     assert 'id="attribution"' not in (_report(f"--run={run}") and (run / "report.html").read_text(encoding="utf-8"))
     assert _report(f"--run={run}", f"--attribution={ablated}")[0] == 0
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    assert results["attribution"] == situation("ablated")["attribution"]
+    assert read(run / "results.json").attribution == situation("ablated").attribution
     assert 'id="attribution"' in (run / "report.html").read_text(encoding="utf-8")
     assert _report(f"--run={run}")[0] == 0
     assert 'id="attribution"' in (run / "report.html").read_text(encoding="utf-8")
@@ -110,10 +109,14 @@ def _set(key, value):
     [
         (_without("criteria"), "is damaged: not a results file of this program: results.criteria is missing"),
         (_set("verdict", "MAYBE"), "verdict 'MAYBE' is none of PASS, FAIL, INCONCLUSIVE"),
-        (_set("schema_version", 1), "is of version 1, and this program draws version 2"),
-        (_set("schema_version", 3), "is of version 3, and this program draws version 2"),
+        (_set("schema_version", 1), "is of version 1, and this program draws versions 2 and 3"),
+        (_set("schema_version", 4), "is of version 4, and this program draws versions 2 and 3"),
         (_set("roofline", {"peaks": {}, "arms": {"baseline": {}}}), "is damaged"),
         (_set("arms", {}), "is damaged"),
+        (
+            lambda results: results["arms"]["baseline"].update(steps=1.5),
+            "results.arms.baseline.steps is float, not int",
+        ),
         (lambda results: results["controls"].update(seconds=math.nan), "NaN is no number of JSON"),
     ],
 )
@@ -135,13 +138,13 @@ def test_a_damaged_or_foreign_file_is_refused_with_its_name_and_a_remedy(run, ch
 def test_what_is_no_results_file_at_all_is_called_damaged(run, content):
     (run / "results.json").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match="damaged"):
-        redraw.read(run / "results.json")
+        read(run / "results.json")
 
 
 def test_what_is_not_utf8_is_called_damaged(run):
     (run / "results.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ConfigError, match="damaged"):
-        redraw.read(run / "results.json")
+        read(run / "results.json")
 
 
 def test_a_run_that_is_not_finished_is_told_how_to_go_on(run):

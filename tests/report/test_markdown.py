@@ -3,8 +3,12 @@
 import re
 
 import pytest
+from msgspec.structs import replace
 
-from ryot_jax.report import document, files, markdown, plots
+from ryot_jax.comparison.results import decode
+from ryot_jax.report import document, files, plots
+from ryot_jax.report.formats import markdown
+from ryot_jax.runtime.json_values import plain
 
 SECTIONS = [
     "Executive summary",
@@ -45,40 +49,45 @@ def test_the_compression_has_a_section_where_there_is_one(situation):
 def test_decoding_has_a_section_where_there_is_some(situation):
     titles = [section.title for section in document.sections(situation("decoded"))]
     assert titles == [*SECTIONS[:9], "Decoding", *SECTIONS[9:]]
-    titles = [section.title for section in document.sections(situation("decoded") | _compression(situation))]
+    titles = [section.title for section in document.sections(_with_compression(situation("decoded"), situation))]
     assert titles == [*SECTIONS[:9], "Compression", "Decoding", *SECTIONS[9:]]
 
 
-def _compression(situation):
-    return {"compression": situation("compressed")["compression"]}
+def _with_compression(results, situation):
+    return replace(results, compression=situation("compressed").compression)
 
 
-def test_schedule_and_recipe_have_a_section_where_they_were_trained(situation):
-    titles = [section.title for section in document.sections(situation("decoded") | _schedule(situation))]
+def test_schedule_and_recipe_have_a_section_where_they_were_trained(situation, edit):
+    titles = [section.title for section in document.sections(_with_schedule(situation("decoded"), situation))]
     assert titles == [*SECTIONS[:9], "Schedule and recipe", "Decoding", *SECTIONS[9:]]
-    results = situation("scheduled")
-    results["time_to_loss"]["trainings"] = []  # none came to its end, which a warning says
+    # None came to its end, which a warning says.
+    results = edit(situation("scheduled"), "time_to_loss", trainings=())
     assert [section.title for section in document.sections(results)] == list(SECTIONS)
 
 
-def _schedule(situation):
-    return {"time_to_loss": situation("scheduled")["time_to_loss"]}
+def _with_schedule(results, situation):
+    return replace(results, time_to_loss=situation("scheduled").time_to_loss)
+
+
+def _older(results, field):
+    """The results of a file that lacks a field."""
+    values = plain(results)
+    del values[field]
+    return decode(values)
 
 
 def test_a_file_older_than_decoding_is_a_run_that_generated_nothing(results):
-    assert results["decoding"] is None
+    assert results.decoding is None
     text = markdown.render(results, {})
     assert "ecoding" not in text
-    del results["decoding"]
-    assert markdown.render(results, {}) == text
+    assert markdown.render(_older(results, "decoding"), {}) == text
 
 
 def test_a_file_older_than_the_field_is_a_run_that_compressed_nothing(results):
-    assert results["compression"] is None
+    assert results.compression is None
     text = markdown.render(results, {})
     assert "ompress" not in text
-    del results["compression"]
-    assert markdown.render(results, {}) == text
+    assert markdown.render(_older(results, "compression"), {}) == text
 
 
 def test_every_table_row_has_the_columns_of_its_header(any_results):
@@ -104,7 +113,7 @@ def test_the_epoch_table_has_one_row_per_epoch_with_both_arms(results):
 
 
 def test_the_numbers_of_what_was_found_are_in_its_tables(situation):
-    text = markdown.render(situation("many_seeds") | {"attribution": situation("ablated")["attribution"]}, {})
+    text = markdown.render(replace(situation("many_seeds"), attribution=situation("ablated").attribution), {})
     for row in (
         "| step-time speed-up (geometric mean of ratios) | 1.2510 | 1.2210 to 1.2820 | 4 processes |",
         "| time saved per step (ms) | 32.300 | 31.100 to 33.500 | 4 processes |",
@@ -166,12 +175,11 @@ def test_the_numbers_of_the_compression_are_in_its_tables(situation):
     assert text.index("rises by 0.97 %") < text.index("Caution: this model") < text.index("parameters in float32 |")
 
 
-def test_what_the_compression_lacks_is_left_out_or_said_to_be_missing(situation):
+def test_what_the_compression_lacks_is_left_out_or_said_to_be_missing(situation, edit):
     text = markdown.render(situation("compressed_alone"), {"compression": "compression.png"})
     assert "| tokens/s, one text at a time | n/a | n/a | n/a | no interval |" in text
     assert "by method" not in text and "share of the rise" not in text and "lower and further" not in text
-    results = situation("compressed")
-    results["compression"]["arrays"][1]["rise"] = None
+    results = edit(situation("compressed"), "compression.arrays.1", rise=None)
     text = markdown.render(results, {})
     assert "| mlp | 589,824 | 2.25 | n/a | +0.0059 | n/a |" in text
     assert "| all | 1,071,872 | 2.48 | n/a | +0.011 | n/a |" in text
@@ -195,29 +203,32 @@ HOSTILE = "<script>alert(1)</script> | a_b *c* `d` [e](f)\n# g"
 @pytest.mark.parametrize(
     "place", ["name", "warning", "criterion", "config", "arm", "artifact", "compression", "decoding", "schedule"]
 )
-def test_markup_in_any_text_stays_text(situation, renamed, place):
-    results = situation("decoded") | _compression(situation) | _schedule(situation)
+def test_markup_in_any_text_stays_text(situation, renamed, edit, place):
+    results = _with_schedule(_with_compression(situation("decoded"), situation), situation)
     match place:
         case "name":
-            results["name"] = HOSTILE
+            results = edit(results, name=HOSTILE)
         case "warning":
-            results["warnings"] = [HOSTILE]
+            results = edit(results, warnings=(HOSTILE,))
         case "criterion":
-            results["criteria"][0]["actual"] = HOSTILE
+            results = edit(results, "criteria.0", actual=HOSTILE)
         case "config":
-            results["config_differences"][0]["optimized"] = HOSTILE
+            results = edit(results, "config_differences.0", optimized=HOSTILE)
         case "arm":
-            renamed(results, {"optimized": HOSTILE})
+            results = renamed(results, {"optimized": HOSTILE})
         case "artifact":
-            results["artifacts"][HOSTILE] = HOSTILE
+            results = edit(results, artifacts={HOSTILE: HOSTILE})
         case "compression":
-            found = results["compression"]
-            found.update(dict.fromkeys(("arm", "budget", "file", "lossless_coder"), HOSTILE))
-            found["arrays"][0]["name"] = found["pareto"][0]["method"] = found["pareto"][1]["setting"] = HOSTILE
+            words = dict.fromkeys(("arm", "budget", "file", "lossless_coder"), HOSTILE)
+            results = edit(results, "compression", **words)
+            results = edit(results, "compression.arrays.0", name=HOSTILE)
+            results = edit(results, "compression.pareto.0", method=HOSTILE)
+            results = edit(results, "compression.pareto.1", setting=HOSTILE)
         case "decoding":
-            results["decoding"].update(dict.fromkeys(("arm", "engine", "dtype", "draft"), HOSTILE))
+            words = dict.fromkeys(("arm", "engine", "dtype", "draft"), HOSTILE)
+            results = edit(results, "decoding", **words)
         case "schedule":
-            results["time_to_loss"]["trainings"][1].update(name=HOSTILE, recipe=[HOSTILE])
+            results = edit(results, "time_to_loss.trainings.1", name=HOSTILE, recipe=(HOSTILE,))
     text = markdown.render(results, dict.fromkeys(plots.PLOTS, "x.png"))
     assert "<script>" not in text and "\n# g" not in text
     assert r"&lt;script&gt;alert(1)&lt;/script&gt; \| a\_b \*c\* \`d\` \[e\](f) \# g" in text

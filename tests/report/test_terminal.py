@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from ryot_jax.comparison.schema import validate_results
-from ryot_jax.report import terminal
+from ryot_jax.comparison.results import decode
+from ryot_jax.report.formats import terminal
+from ryot_jax.runtime.json_values import plain
 
 HEADLINE = (
     "PASS: optimized is 1.251 times as fast per step as baseline (95 % interval 1.240 to 1.262, 16 block pairs; noise "
@@ -19,7 +20,7 @@ def one_line(text: str) -> str:
 
 
 def test_the_fixtures_are_results_files(any_results):
-    validate_results(any_results)
+    assert decode(plain(any_results)) == any_results
 
 
 @pytest.mark.parametrize("fancy", [False, True])
@@ -27,9 +28,8 @@ def test_the_first_line_is_the_verdict_with_effect_and_interval(results, fancy):
     assert one_line(terminal.render(results, fancy=fancy)).startswith(HEADLINE)
 
 
-def test_without_utf8_every_character_is_ascii(results, renamed):
-    results["warnings"] = ["naïve → ✓"]
-    renamed(results, {"optimized": "öptimized"})
+def test_without_utf8_every_character_is_ascii(results, renamed, edit):
+    results = renamed(edit(results, warnings=("naïve → ✓",)), {"optimized": "öptimized"})
     assert terminal.render(results).isascii()
     assert "╭" in terminal.render(results, fancy=True)
 
@@ -41,9 +41,9 @@ def test_lines_fit_the_width(any_results, width, fancy):
     assert text.endswith("\n") and max(map(len, text.splitlines())) <= width
 
 
-def test_the_table_holds_both_arms_and_the_delta(results):
+def test_the_table_holds_both_arms_and_the_delta(results, edit):
     # A JSON file may hold the arms in any order; the baseline still stands first.
-    results["arms"] = dict(reversed(results["arms"].items()))
+    results = edit(results, arms=dict(reversed(results.arms.items())))
     lines = {line[:33].strip(): line for line in terminal.render(results).splitlines()}
     throughput = re.split(r"\s{2,}", lines["throughput (tokens/s)"])
     assert throughput[1:] == ["25,441", "31,827", "+25.1%"]
@@ -51,8 +51,8 @@ def test_the_table_holds_both_arms_and_the_delta(results):
     assert re.split(r"\s{2,}", lines["final held-out loss (nats/token)"])[3] == "+0.0040"
 
 
-def test_a_verdict_that_is_not_pass_names_its_criteria(results):
-    results["verdict"] = results["criteria"][1]["verdict"] = "INCONCLUSIVE"
+def test_a_verdict_that_is_not_pass_names_its_criteria(results, edit):
+    results = edit(edit(results, verdict="INCONCLUSIVE"), "criteria.1", verdict="INCONCLUSIVE")
     assert terminal.render(results).startswith("INCONCLUSIVE (speedup_above_zero): optimized is 1.251")
 
 
@@ -61,16 +61,16 @@ def test_one_arm_alone_says_that_nothing_was_compared(situation):
     assert "nothing was compared" in one_line(text) and "delta" not in text
 
 
-def test_missing_numbers_are_said_to_be_missing(results):
-    results["comparison"]["step_time_speedup"].update(estimate=None, ci95=None)
-    results["comparison"]["heldout_loss_difference"].update(estimate=0.0, ci95=None)
-    results["arms"]["optimized"]["final_heldout_loss"] = None
+def test_missing_numbers_are_said_to_be_missing(results, edit):
+    results = edit(results, "comparison.step_time_speedup", estimate=None, ci95=None)
+    results = edit(results, "comparison.heldout_loss_difference", estimate=0.0, ci95=None)
+    results = edit(results, "arms.optimized", final_heldout_loss=None)
     text = one_line(terminal.render(results))
     assert "how fast optimized is was not measured" in text and "no interval" in text and "n/a" in text
 
 
-def test_control_characters_and_markup_never_reach_the_terminal(results):
-    results["criteria"][0]["actual"] = "evil\x1b[2J [red]text"
+def test_control_characters_and_markup_never_reach_the_terminal(results, edit):
+    results = edit(results, "criteria.0", actual="evil\x1b[2J [red]text")
     for fancy in (False, True):
         text = terminal.render(results, fancy=fancy)
         assert "\x1b" not in text and "[red]text" in text
@@ -84,9 +84,9 @@ def test_controls_stand_between_the_figures_and_the_criteria(situation):
     assert placebo.endswith("FAIL")
 
 
-def test_the_findings_are_said_after_the_tables(situation):
-    results = situation("ablated") | {"compression": situation("compressed")["compression"]}
-    results["decoding"] = situation("decoded")["decoding"]
+def test_the_findings_are_said_after_the_tables(situation, edit):
+    beside = {"compression": situation("compressed").compression, "decoding": situation("decoded").decoding}
+    results = edit(situation("ablated"), **beside)
     text = one_line(terminal.render(results))
     said = ["Noise floor: ", "Time to target ", "Break-even: ", "Roofline: ", "Attribution: ", "Compressed: "]
     said += ["Decoding: ", "Seed noise "]
