@@ -31,7 +31,6 @@ from ryot_jax.comparison.statistics import paired_difference, speed_up
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.compression import balanced, chain, compress, decode, quantize
 from ryot_jax.config import load, total_steps, validate
-from ryot_jax.config.rules import rounded_steps
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
@@ -40,6 +39,7 @@ from ryot_jax.runs.subject import Subject, batches
 from ryot_jax.training.optimizer import evaluation_params
 from ryot_jax.training.qat import rounded
 from ryot_jax.training.setup import TrainingSetup, build_setup, reseeded
+from ryot_jax.training.steps import rounded_steps
 
 WITHOUT = "without"
 SEQUENCES = 2048  # held-out sequences that every model is judged on

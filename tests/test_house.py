@@ -18,8 +18,8 @@ FILE_LINES, FUNCTION_LINES = 300, 60
 ROWS = (
     ("main",),
     ("commands",),
-    ("runs",),
     ("cli",),
+    ("runs",),
     ("report",),
     ("comparison",),
     ("config",),

@@ -1,8 +1,8 @@
 """The config tree: its defaults, its rules, and its exact JSON form."""
 
 from ryot_jax.config.rules import validate
-from ryot_jax.config.steps import SCHEDULED_TRAININGS, ScheduledTraining, total_steps
 from ryot_jax.config.tree import differences, fields, from_json, get_default, load, to_json
+from ryot_jax.training.steps import SCHEDULED_TRAININGS, ScheduledTraining, total_steps
 
 __all__ = [
     "SCHEDULED_TRAININGS",

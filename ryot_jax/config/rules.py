@@ -4,14 +4,12 @@ A rule here needs the config alone (and, where known, the number of devices). Wh
 by the data pipeline, what depends on the machine by the kernels.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ryot_jax.config.steps import SCHEDULED_TRAININGS, total_steps
 from ryot_jax.data import rules as data_rules
 from ryot_jax.model import config as model_rules
 from ryot_jax.optimizations import OPTIMIZATIONS
@@ -30,6 +28,7 @@ from ryot_jax.runtime.suggestions import did_you_mean
 from ryot_jax.scaling import phases
 from ryot_jax.training import recipe
 from ryot_jax.training import rules as training_rules
+from ryot_jax.training.steps import SCHEDULED_TRAININGS, rounded_steps, total_steps
 
 ARMS = ("baseline", "optimized")
 
@@ -184,13 +183,6 @@ def _scaling(config: ConfigDict) -> Iterable[str]:
             parse(text) if text else ()
         except ConfigError as error:
             yield f"scaling.{field} = {text!r}: {error}"
-
-
-def rounded_steps(config: ConfigDict) -> int:
-    """How many of the last training steps see rounded weights with `optimizations.qat` = 'round'."""
-    steps = total_steps(config)
-    # A third of 300 steps is 100 of them, whatever the last digits of the product say.
-    return math.floor(round(config.compression.qat_fraction * steps, 6))
 
 
 def _get(config: ConfigDict, path: str) -> Any:

@@ -11,7 +11,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ryot_jax.config.steps import total_steps
 from ryot_jax.data.batches import heldout_batches, training_dataset
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.kernels import Spec
@@ -21,6 +20,7 @@ from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.training.evaluation import Evaluator, make_evaluator
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.state import State, init_state
+from ryot_jax.training.steps import total_steps
 
 
 @dataclasses.dataclass(frozen=True)

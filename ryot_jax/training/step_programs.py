@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ryot_jax.config.rules import rounded_steps
-from ryot_jax.config.steps import total_steps
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.optimizations import KernelPlan, activations_dtype, is_on_activations_in, products_rounding
 from ryot_jax.training import program_check
@@ -21,6 +19,7 @@ from ryot_jax.training.program_check import ProgramCheck, checked, checked_scan
 from ryot_jax.training.qat import rounded_from
 from ryot_jax.training.state import State
 from ryot_jax.training.step import train_step
+from ryot_jax.training.steps import rounded_steps, total_steps
 
 
 def step_function(

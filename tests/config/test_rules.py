@@ -8,6 +8,7 @@ from ryot_jax.config import rules as config_rules
 from ryot_jax.data import rules as data_rules
 from ryot_jax.optimizations import OPTIMIZATIONS
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.training.steps import rounded_steps
 
 
 def changed(**values):
@@ -130,7 +131,7 @@ def test_the_share_of_the_steps_that_see_rounded_weights_is_never_exceeded(fract
     config = changed(
         compression__qat_fraction=fraction, training__epochs=epochs, training__steps_per_epoch=steps_per_epoch
     )
-    assert config_rules.rounded_steps(config) == rounded
+    assert rounded_steps(config) == rounded
     validate(changed(optimizations__qat="round", compression__qat_fraction=1 / 800))
 
 

@@ -1,6 +1,7 @@
 """The numbers of training steps that a config implies, and the trainings that it may name beside the arms."""
 
 import dataclasses
+import math
 
 from ml_collections import ConfigDict
 
@@ -8,6 +9,13 @@ from ml_collections import ConfigDict
 def total_steps(config: ConfigDict) -> int:
     """Training steps of one arm: `training.epochs` times `training.steps_per_epoch`."""
     return int(config.training.epochs * config.training.steps_per_epoch)
+
+
+def rounded_steps(config: ConfigDict) -> int:
+    """How many of the last training steps see rounded weights with `optimizations.qat` = 'round'."""
+    steps = total_steps(config)
+    # A third of 300 steps is 100 of them, whatever the last digits of the product say.
+    return math.floor(round(config.compression.qat_fraction * steps, 6))
 
 
 @dataclasses.dataclass(frozen=True)
