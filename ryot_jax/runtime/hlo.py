@@ -1,6 +1,6 @@
 """What a compiled XLA program says about itself: its arrays, dots and custom calls, read from its HLO text.
 
-Only the text form of `Compiled.as_text()` is understood here; what a finding proves is left to `probes`.
+Only the text form of `Compiled.as_text()` is understood here; what a finding proves is left to probes, see `kernels.declaration`.
 """
 
 import dataclasses

@@ -21,6 +21,7 @@ from ryot_jax.kernels.ops.linear_cross_entropy._tiled import TILE_V, Tiles
 _COMPUTE_GROUPS = 2  # warpgroups that multiply; one more loads
 _WRITE_V = 64  # columns that are written at once
 _STEP_D = 64  # columns of a step: one row of the widest swizzle
+_DELAY = 1  # steps after which a tile is given back: a product is under way while the next one is issued
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,36 @@ def _padded(rows: jax.Array, multiple: int) -> jax.Array:
     return jnp.pad(rows, ((0, missing[0]), (0, missing[1]))) if any(missing) else rows
 
 
+def _pipeline(body: Any, context: Any, *, steps: int, blocks: Blocks, flip: bool) -> Any:
+    """Steps over D that load tiles of x and w in a warpgroup of their own and call `body` with each two."""
+    block_rows = _COMPUTE_GROUPS * blocks.rows
+    transforms = plgpu.TilingTransform((8, _STEP_D)), plgpu.SwizzleTransform(128)
+    return plgpu.emit_pipeline_warp_specialized(
+        body,
+        grid=(steps,),
+        memory_registers=40,
+        in_specs=[
+            plgpu.BlockSpec(
+                (block_rows, _STEP_D),
+                lambda k: (0, k),
+                transforms=transforms,
+                delay_release=_DELAY,
+                collective_axes=("cluster",) if blocks.cluster > 1 else (),
+            ),
+            plgpu.BlockSpec(
+                (_STEP_D, TILE_V) if flip else (TILE_V, _STEP_D),
+                (lambda k: (k, 0)) if flip else (lambda k: (0, k)),
+                transforms=transforms,
+                delay_release=_DELAY,
+            ),
+        ],
+        wg_axis="group",
+        num_compute_wgs=_COMPUTE_GROUPS,
+        max_concurrent_steps=min(blocks.steps, steps),
+        compute_context=context,
+    )
+
+
 def _kernel(
     x_CD: jax.Array, w_VD: jax.Array, n_columns: int, soft_cap: float | None, write: bool, blocks: Blocks
 ) -> Tiles:
@@ -98,34 +129,7 @@ def _kernel(
     n_row_blocks, n_column_blocks = pl.cdiv(C, block_rows), pl.cdiv(V, TILE_V * blocks.cluster)
     transforms = plgpu.TilingTransform((8, _STEP_D)), plgpu.SwizzleTransform(128)
     flip = pallas.is_interpreted()  # as the interpreter of jax 0.10.2 multiplies by no transposed operand
-    delay = 1  # steps after which a tile is given back: a product is under way while the next one is issued
-
-    def pipeline(body: Any, context: Any) -> Any:
-        return plgpu.emit_pipeline_warp_specialized(
-            body,
-            grid=(D // _STEP_D,),
-            memory_registers=40,
-            in_specs=[
-                plgpu.BlockSpec(
-                    (block_rows, _STEP_D),
-                    lambda k: (0, k),
-                    transforms=transforms,
-                    delay_release=delay,
-                    collective_axes=("cluster",) if blocks.cluster > 1 else (),
-                ),
-                plgpu.BlockSpec(
-                    (_STEP_D, TILE_V) if flip else (TILE_V, _STEP_D),
-                    (lambda k: (k, 0)) if flip else (lambda k: (0, k)),
-                    transforms=transforms,
-                    delay_release=delay,
-                ),
-            ],
-            wg_axis="group",
-            num_compute_wgs=_COMPUTE_GROUPS,
-            max_concurrent_steps=min(blocks.steps, D // _STEP_D),
-            compute_context=context,
-        )
-
+    pipeline = functools.partial(_pipeline, steps=D // _STEP_D, blocks=blocks, flip=flip)
     e_shape = (_COMPUTE_GROUPS, TILE_V // _WRITE_V, blocks.rows, _WRITE_V) if write else (1, 1, 8, _WRITE_V)
 
     def body(x_gmem: Any, w_gmem: Any, *outputs: Any) -> None:
@@ -154,7 +158,7 @@ def _kernel(
 
                 def product(_: Any, x_smem: Any, w_smem: Any, acc: Any) -> Any:
                     plgpu.wgmma(acc, x_smem.at[own_rows], w_smem if flip else w_smem.T)
-                    plgpu.wgmma_wait(delay)
+                    plgpu.wgmma_wait(_DELAY)
                     return acc
 
                 def compute(run: Any) -> None:

@@ -7,6 +7,7 @@ up the gradients of scale and bias in registers.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,15 +93,35 @@ def norm_backward(
     of_block = 1 if alone else warpgroups
     blocks = min(pallas.n_multiprocessors() * warpgroups, tiles) // of_block
     stages = min(stages, tiles // (blocks * of_block))  # no warpgroup has fewer tiles
-    kernel = plgpu.kernel(
+    kernel = _call(copied, s_ND.dtype, tiles=tiles, of_tile=of_tile, blocks=blocks, of_block=of_block, stages=stages)
+    dx, partial_2WD = kernel(scale_D, [tiled(x) for x in (inverse_N1, mean_N1) if x is not None], copied)
+    dscale_D, dbias_D = jnp.sum(partial_2WD, axis=1)
+    return dx.reshape(tiles * rows, d)[:n], dscale_D, dbias_D
+
+
+def _call(
+    copied: list[jax.Array],
+    dtype: Any,
+    *,
+    tiles: int,
+    of_tile: tuple[int, ...],
+    blocks: int,
+    of_block: int,
+    stages: int,
+) -> Callable[..., Any]:
+    """The kernel on a grid of `blocks` blocks of `of_block` warpgroups, for tiled arrays and an outcome of `dtype`."""
+    d = copied[0].shape[-1]
+    warps = warps_per_row(d)
+    assert warps is not None, "checked by the caller"
+    kernel: Callable[..., Any] = plgpu.kernel(
         functools.partial(_kernel, stages=stages, columns=warps * LANES * RUN, layout=_layout(warps)),
         out_type=(
-            jax.ShapeDtypeStruct((tiles, *of_tile, d), s_ND.dtype),
+            jax.ShapeDtypeStruct((tiles, *of_tile, d), dtype),
             jax.ShapeDtypeStruct((2, blocks * of_block, d), jnp.float32),
         ),
         scratch_types=(
             [plgpu.SMEM((of_block, stages, *x.shape[1:]), x.dtype) for x in copied],
-            plgpu.SMEM((of_block, 2, *of_tile, d), s_ND.dtype),
+            plgpu.SMEM((of_block, 2, *of_tile, d), dtype),
             plgpu.SMEM((*of_tile[1:], d), jnp.float32),
             plgpu.Barrier(num_arrivals=len(copied), num_barriers=of_block * stages),
             plgpu.Barrier(num_barriers=of_block),
@@ -113,9 +134,7 @@ def norm_backward(
         interpret=pallas.mosaic_interpretation(),
         kernel_name="ryot_norm_backward",
     )
-    dx, partial_2WD = kernel(scale_D, [tiled(x) for x in (inverse_N1, mean_N1) if x is not None], copied)
-    dscale_D, dbias_D = jnp.sum(partial_2WD, axis=1)
-    return dx.reshape(tiles * rows, d)[:n], dscale_D, dbias_D
+    return kernel
 
 
 def _kernel(
