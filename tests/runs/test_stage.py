@@ -22,9 +22,7 @@ class Lines:
 def run_of(*, resumed=False, checkpoints=True):
     config = get_default()
     config.checkpoint.enabled = checkpoints
-    return types.SimpleNamespace(
-        config=config, console=Lines(), resumed=resumed, started=0.0, preemption=Preemption()
-    )
+    return types.SimpleNamespace(config=config, console=Lines(), resumed=resumed, started=0.0, preemption=Preemption())
 
 
 def fails(run, *inputs):
