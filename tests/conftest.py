@@ -25,8 +25,8 @@ REPOSITORY = Path(__file__).parents[1]
 ORACLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-# Linux gives a process 65,530 memory mappings (vm.max_map_count). A compiled program holds from 3 of them (a sine) to 54
-# (the gradient of three small layers) and more, as long as its function lives; at the limit XLA ends the process with a
+# Linux gives a process 65,530 memory mappings (vm.max_map_count). A compiled program holds some of them as long as its
+# function lives: 3 for a sine, 54 for the gradient of three small layers. At the limit XLA ends the process with a
 # segmentation fault, mostly where JAX writes a program to its cache.
 MAPPINGS_KEPT = 10_000
 
@@ -103,11 +103,10 @@ def _private_caches(shared_folder: Path):
 
 @pytest.fixture
 def quick_compilation():
-    """XLA without most of its optimizations, for tests of what is computed and not of the compiled program's numbers."""
-    before = jax.config.jax_disable_most_optimizations
+    """XLA without most of its optimizations, for tests of what is computed and not of a program's own numbers."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", autouse=True)
