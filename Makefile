@@ -22,8 +22,9 @@ help:  ## show the targets
 run: setup  ## train and compare the two arms of configs/scaled.py; ARGS='...' adds options
 	$(BIN)/python -m ryot_jax.main --config=configs/scaled.py $(ARGS)
 
+# A file's tests share fixtures, so one worker takes it whole; tests/conftest.py puts the longest first.
 test: setup  ## run all tests; ARGS='...' adds options of pytest
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 setup: $(VENV)/.package  ## make .venv with the locked dependencies and the package in editable mode
 

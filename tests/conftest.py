@@ -25,10 +25,43 @@ REPOSITORY = Path(__file__).parents[1]
 ORACLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-# Linux gives a process 65,530 memory mappings (vm.max_map_count). A compiled program holds 3 of them (an addition) to
-# 54 (the gradient of three small layers) and more as long as its function lives; at the limit XLA ends the process with
-# a segmentation fault, mostly where JAX writes a program to its cache.
+# Linux gives a process 65,530 memory mappings (vm.max_map_count). A compiled program holds some of them as long as its
+# function lives: 3 for a sine, 54 for the gradient of three small layers. At the limit XLA ends the process with a
+# segmentation fault, mostly where JAX writes a program to its cache.
 MAPPINGS_KEPT = 10_000
+
+# Files that take minutes of a core, the longest first: they are begun first, so that no worker is left with one at the
+# end, and are marked `slow`.
+SLOW_FILES = (
+    "test_main.py",
+    "test_exit_codes.py",
+    "kernels/ops/test_attention.py",
+    "training/test_program_check.py",
+    "decoding/test_generate.py",
+    "decoding/test_speculation.py",
+    "training/test_parallel.py",
+    "training/test_loop.py",
+    "runs/test_tuning.py",
+    "commands/test_ablate.py",
+    "commands/test_import_model.py",
+    "comparison/test_variants.py",
+    "comparison/test_library.py",
+    "compression/test_compress.py",
+    "experiments/test_notebooks.py",
+    "kernels/choice/test_tuning.py",
+    "kernels/cpu/test_sanitizers.py",
+    "decoding/test_candidates.py",
+    "kernels/ops/test_linear_cross_entropy.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Slow files first, each file in its own order."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(SLOW_FILES)}
+    for item in items:
+        if item.path in place:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter):
@@ -66,6 +99,14 @@ def _private_caches(shared_folder: Path):
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
         yield
+
+
+@pytest.fixture
+def quick_compilation():
+    """XLA without most of its optimizations, for tests of what is computed and not of a program's own numbers."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

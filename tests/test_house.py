@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW_FILES
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "ryot_jax"
 FILE_LINES, FUNCTION_LINES = 300, 60
@@ -268,3 +270,7 @@ def test_the_help_text_loads_no_jax(run_python):
     program += "try: console()\nexcept SystemExit: pass\nfinally: print('jax' in sys.modules)\n"
     said = run_python(program).stdout
     assert "--config" in said and said.splitlines()[-1] == "False"
+
+
+def test_the_slow_files_are_there():
+    assert [name for name in SLOW_FILES if not (REPOSITORY / "tests" / name).exists()] == []

@@ -17,6 +17,8 @@ from ryot_jax.decoding import (
 )
 from ryot_jax.runtime.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PROMPT = [3, 1, 4]
 STOP = 7
 TOTAL = 8

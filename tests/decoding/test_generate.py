@@ -31,6 +31,7 @@ def greedy_without_cache(model, prompt, n):
     return ids_1T[0, len(prompt) : len(prompt) + n]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["positions"])
 def test_greedy_is_the_argmax_of_the_full_forward_pass(make_model, kind, engine):
     if engine[1] == "bfloat16":
@@ -72,6 +73,7 @@ def test_a_prompt_is_continued_alike_alone_and_in_a_ragged_batch(make_model, eng
         np.testing.assert_array_equal(found.ids_BN, generate(decoder, RAGGED, max_new_tokens=12).ids_BN)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_stop_token_ends_its_sequence_alone(make_model, engine):
     decoder = make_model().decoder(engine)
     whole = np.asarray(generate(decoder, RAGGED, max_new_tokens=12).ids_BN)
