@@ -29,7 +29,7 @@ class Binary(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.array_shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:

@@ -33,7 +33,7 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Compression:
-    """What `compress` found.
+    """The result of `compress`.
 
     Attributes:
       params: the tree, with compressed arrays.
@@ -68,7 +68,7 @@ class Compression:
         return 8 * self.size.total / self.n_parameters
 
     def transform(self, multiple: float = 1.0) -> Transform:
-        """What made it, with all settings multiplied: above one for fewer bits. It takes `stats`."""
+        """The transform that made the tree, its settings multiplied: above one for fewer bits. It takes `stats`."""
         return allocated(self.groups, self.settings, multiple)
 
 
@@ -128,7 +128,7 @@ class _Losses:
         self._before = self._of(params, len(batches))
 
     def rise(self, compressed: PyTree) -> Estimate:
-        """Of a whole tree."""
+        """The rise of the loss for a whole tree."""
         return Estimate.of(self._of(decode(compressed), len(self._batches)) - self._before)
 
     def curvature(self, decoded: Mapping[str, jax.Array], most: int = _MEASURED) -> float:
@@ -256,7 +256,7 @@ def code_bits(compressed: PyTree) -> float:
 
 
 def _safe(rise: Estimate) -> float:
-    """What the upper end of a second sample's interval stays under: it too may lie as far off as this one."""
+    """An upper bound for the interval of a second sample, which may lie as far off as this one."""
     assert rise.ci95 is not None
     return rise.estimate + (rise.ci95[1] - rise.ci95[0])
 

@@ -30,7 +30,7 @@ class LowRank(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.array_shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
@@ -44,7 +44,7 @@ class LowRank(Compressed):
         return rows.reshape(jnp.shape(ids) + self.array_shape[1:]).astype(dtype)
 
     def bits(self) -> Bits:
-        """Of both factors."""
+        """Bits of both factors."""
         return memory_bits((self.left, self.right))
 
 

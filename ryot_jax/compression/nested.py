@@ -36,11 +36,11 @@ class Nested(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of each stage."""
+        """Shape of the array, the same at each stage."""
         return self.stages[0].shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The sum, taken in float32 from the coarsest to the finest."""
+        """The sum of all stages, taken in float32 from the coarsest to the finest."""
         total = self.stages[0].decode()
         for stage in self.stages[1:]:
             total = total + stage.decode()
@@ -54,7 +54,7 @@ class Nested(Compressed):
         return total.astype(dtype)
 
     def bits(self) -> Bits:
-        """Of all stages."""
+        """Bits of all stages."""
         parts = [stage.bits() for stage in self.stages]
         return Bits(sum(part.payload for part in parts), sum(part.side for part in parts))
 

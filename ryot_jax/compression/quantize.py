@@ -148,7 +148,7 @@ def _codes(w: Any, grid: Grid, n_bits: int, offset: float, feedback: Feedback, d
 
 
 def _on_host(w: Any) -> Any:
-    """As NumPy's array, so that nothing is compiled for it; within a program there is none."""
+    """Moves an array to NumPy, so that nothing is compiled for it; traced arrays stay as they are."""
     return w if isinstance(w, jax.core.Tracer) else np.asarray(w)
 
 

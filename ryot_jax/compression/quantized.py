@@ -42,7 +42,7 @@ class Quantized(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.array_shape
 
     def integers(self) -> Any:
@@ -74,7 +74,7 @@ def quantized(codes: Any, exponents: Sequence[Any], n_bits: int, offset: float) 
 
 
 def narrowed(codes: np.ndarray, exponents: Sequence[Any], offset: int) -> Quantized:
-    """As `quantized`, in as few bits as hold the codes that there are, integers up to 16 bits apart."""
+    """Packs codes like `quantized`, in the fewest bits that hold their range, which is at most 16 bits wide."""
     lowest = int(codes.min(initial=offset))
     n_bits = max(1, int(codes.max(initial=offset) - lowest).bit_length())
     return quantized(codes - lowest, exponents, n_bits, offset - lowest)

@@ -39,7 +39,7 @@ class Sparse(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.array_shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
@@ -54,7 +54,7 @@ class Sparse(Compressed):
         return self._rows(values, positions).reshape(jnp.shape(ids) + self.array_shape[1:]).astype(dtype)
 
     def bits(self) -> Bits:
-        """Of the values, and of their positions as side information."""
+        """Bits of the values as payload, and of their positions as side information."""
         values = memory_bits(self.values)
         return Bits(values.payload, values.side + 8 * self.positions.size)
 

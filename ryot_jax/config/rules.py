@@ -75,7 +75,7 @@ POSITIVE = (*in_section("training", dict.fromkeys(training_rules.POSITIVE)), "sc
 
 
 def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
-    """Check every rule.
+    """Checks every rule and reports all broken ones at once.
 
     Args:
       config: a complete config tree.
@@ -194,7 +194,7 @@ def _scaling(config: ConfigDict) -> Iterable[str]:
 
 
 def rounded_steps(config: ConfigDict) -> int:
-    """How many of the last training steps see rounded weights with `optimizations.qat` = 'round'."""
+    """The number of last training steps that see rounded weights with `optimizations.qat` = 'round'."""
     steps = config.training.epochs * config.training.steps_per_epoch
     # A third of 300 steps is 100 of them, whatever the last digits of the product say.
     return math.floor(round(config.compression.qat_fraction * steps, 6))

@@ -15,7 +15,7 @@ from ryot_jax.runtime.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What `datasets.load_dataset` is asked for.
+    """The rows of a Hugging Face dataset, by the arguments of `datasets.load_dataset`.
 
     Attributes:
       name: name on the Hub, a local folder of data files, or a format ('json', 'parquet', 'text', 'csv').

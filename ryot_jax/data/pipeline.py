@@ -41,7 +41,7 @@ class Corpus:
 
 
 def prepare(data: ConfigDict, tokenizer: ConfigDict, vocab_size: int, log: Callable[[str], None]) -> Corpus:
-    """Token ids of the text that the config names; built once, then read from the cache.
+    """Prepares the token ids of the text that the config names; they are built once, then read from the cache.
 
     Unchanged files are known by name, size and time of change, and are not read again. A damaged cache is
     built anew, and that is logged.

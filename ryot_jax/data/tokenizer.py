@@ -22,7 +22,7 @@ _END_NAMES = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|i
 
 
 class Tokenizer(Protocol):
-    """What the rest of the package uses of a tokenizer."""
+    """The interface of a tokenizer that the rest of the package uses."""
 
     @property
     def vocab_size(self) -> int:
@@ -90,7 +90,7 @@ class JsonTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class NoTokenizer:
-    """Stands where token files came without a tokenizer: both ways raise `DataError` with the remedy."""
+    """Takes the place of a tokenizer for token files that came without one: both ways raise `DataError`."""
 
     vocab_size: int
     hash: str = "none"
@@ -179,7 +179,7 @@ def from_file(path: str, vocab_size: int) -> JsonTokenizer:
 
 
 def read(file: Path, eod: int | None = None) -> JsonTokenizer:
-    """A `tokenizer.json` that is there, whatever its vocabulary.
+    """Reads an existing `tokenizer.json` with a vocabulary of any size.
 
     Args:
       file: the file.
@@ -200,7 +200,7 @@ def read(file: Path, eod: int | None = None) -> JsonTokenizer:
 
 
 def read_gpt2(vocab: Path, merges: Path, eod: int | None = None) -> JsonTokenizer:
-    """The two files that GPT-2's tokenizer was published in: `vocab.json` and `merges.txt`.
+    """Reads the two files in which GPT-2's tokenizer was published: `vocab.json` and `merges.txt`.
 
     Args:
       vocab: token to id, JSON.
@@ -235,7 +235,7 @@ def _end(inner: tokenizers.Tokenizer, file: Path, eod: int | None) -> int:
 
 
 def settings(kind: str, path: str, vocab_size: int) -> dict[str, Any]:
-    """What decides which tokenizer comes out of a given text; JSON, for cache keys.
+    """The settings that determine the tokenizer trained on a given text; a JSON value, for cache keys.
 
     Raises:
       ConfigError: unknown kind.

@@ -1,4 +1,4 @@
-"""How many drafted tokens to check at each step: the step schedule of decoding.
+"""The number of drafted tokens to check at each decoding step, as a function of what was observed so far.
 
 A schedule is a pure function of what the loop has observed so far, and runs inside the compiled loop. Lengths are
 masked within one program, so none of them compiles anew.
@@ -16,7 +16,7 @@ from ryot_jax.runtime.errors import ConfigError
 
 
 class Observed(NamedTuple):
-    """What a schedule may look at: discounted numbers of drafted tokens, float32[B], and the checks so far, int32[]."""
+    """Observations so far: discounted numbers of drafted tokens, float32[B], and the number of checks, int32[]."""
 
     checked_B: jax.Array
     right_B: jax.Array

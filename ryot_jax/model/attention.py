@@ -61,7 +61,7 @@ class SelfAttention(nnx.Module):
         plan: KernelPlan,
         residual: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache]:
-        """The same for S positions that follow the first `length_B` of the cache, and the longer cache."""
+        """Attention of S positions that follow the first `length_B` of the cache; returns the longer cache too."""
         parts = self.qkv.parts(x_BSD, 3, plan=plan)
         q_BSHK, k_BSHK, v_BSHK = self._heads(parts, jnp.add.outer(length_B, jnp.arange(x_BSD.shape[1])))
         cache = append(cache, k_BSHK, v_BSHK, length_B)

@@ -1,4 +1,4 @@
-"""What a compiled XLA program says about itself: its arrays, dots and custom calls, read from its HLO text.
+"""Facts about a compiled XLA program, read from its HLO text: arrays, dots, loops and custom calls.
 
 Only the text form of `Compiled.as_text()` is understood here; what a finding proves is left to `probes`.
 """
@@ -113,7 +113,7 @@ def parse(text: str) -> Program:
 
 
 def launches(text: str) -> int:
-    """Instructions outside of fusions that do work: about as many kernels and library calls as one execution starts.
+    """The number of working instructions outside of fusions: about the kernels and library calls of one execution.
 
     What is within a loop counts once, however often it goes round.
     """

@@ -1,4 +1,4 @@
-"""What a run ran on and with: enough to tell why two runs differ, and nothing private.
+"""The manifest of a run: machine, software and inputs, enough to explain why two runs differ, and nothing private.
 
 Only named environment variables are kept; no user name, no host name, no path outside of the run.
 """

@@ -1,4 +1,4 @@
-"""How far each arm is: a moving display on a good terminal, a plain ASCII line now and then elsewhere.
+"""The progress of each arm: a moving display on a capable terminal, occasional plain ASCII lines elsewhere.
 
 It shows what it is told and times nothing itself: a clock only spaces the lines. The time left is that of the
 training steps; evaluation and compilation come on top.
@@ -83,7 +83,7 @@ class Progress:
             self._console.attempt(self._bars.stop)
 
     def update(self, arm: str, *, step: int, loss: float, tokens_per_second: float) -> None:
-        """Tell where an arm is.
+        """Reports the position of an arm.
 
         Args:
           arm: one of `arms`.
@@ -120,7 +120,7 @@ class Progress:
         )
 
     def _time_left(self) -> str:
-        """Of the whole run: the arms take turns, so their times add up; silent arms count as fast."""
+        """Seconds left of the whole run: the arms take turns, so their times add up; silent arms count as fast."""
         rates = [place.tokens_per_second for place in self._positions.values() if place.tokens_per_second > 0]
         if not rates:
             return "?"

@@ -31,7 +31,7 @@ class BatchIterator(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
-        """Itself."""
+        """Returns the iterator itself."""
         ...
 
     def get_state(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class BatchIterator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class BlockResult:
-    """What a block of steps took and gave.
+    """The seconds, losses and counts of one block of steps.
 
     Attributes:
       first_step: number of the first of its steps, from 0.
@@ -176,7 +176,7 @@ class Trainer:
         checkpoints.save(self.steps_taken, self.state, data_state, heldout_loss, config_json, arm=self.name)
 
     def restore(self, checkpoints: Checkpoints, which: int | str = "latest") -> dict[str, Any]:
-        """Goes on from a checkpoint as if nothing had happened, with the programs that are already compiled.
+        """Resumes from a checkpoint, bit for bit, with the programs that are already compiled.
 
         Returns:
           The facts that it was saved with.
@@ -192,7 +192,7 @@ class Trainer:
         return data_state["facts"]
 
     def _calls(self, n_steps: int) -> Iterable[CompiledStep]:
-        """The programs to call, one after the other, for so many steps."""
+        """The programs to call in turn for a number of steps."""
         if self.program_at is not None:
             return self._scheduled_calls(n_steps)
         if self.scanned_steps is None:

@@ -184,14 +184,14 @@ def compile_step(
 
 
 def stack(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """`[B, ...]` of each of several steps -> `[steps, B, ...]`, for a program that takes as many."""
+    """Stacks batches `[B, ...]` of several steps to `[steps, B, ...]`, for a program that takes that many per call."""
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _global_step(
     step_fn: StepFn, steps: int, parallelism: str, mesh: Mesh, batch_axes: P
 ) -> Callable[..., tuple[State, Metrics]]:
-    """What one call does, one step or a scan over several, as a function of whole arrays."""
+    """The function of one call, one step or a scan over several, on whole arrays."""
 
     def call(state: State, batch: Mapping[str, Any], axis_name: str | None) -> tuple[State, Metrics]:
         step = functools.partial(step_fn, axis_name=axis_name)

@@ -36,7 +36,7 @@ _NOISE_FLOOR = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class ProgramCheck:
-    """What came of the check.
+    """The outcome of checking one compiled program.
 
     Attributes:
       ok: the program agreed with the safe one, or was not checked (then `skipped` says why).
@@ -195,7 +195,7 @@ def _first_call(program: CompiledStep, state: State, batch: Mapping[str, Any]) -
 
 
 def _first_steps(program: CompiledStep, state: State, batches: Sequence[Mapping[str, Any]]) -> Any:
-    """What a program of several steps gives, from a program of one."""
+    """The results that a program of several steps must give, computed by a program of one."""
     after, rows = jax.tree.map(jnp.copy, state), []
     for batch in batches:
         after, metrics = program(after, batch)

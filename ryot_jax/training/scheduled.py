@@ -177,7 +177,7 @@ class ScheduledTrainer:
         return program
 
     def _check_executed(self, since: int) -> None:
-        """Compares every step from `since` on with the schedule; the newest one that differs is told."""
+        """Checks that every step from `since` on ran as scheduled; the error names the newest one that did not."""
         for first, end, static in reversed(self.executed):
             for step in reversed(range(max(first, since), end)):
                 if self.schedule(step)[0] != static:
