@@ -30,7 +30,7 @@ from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import ModelConfig
 from ryot_jax.model.config import from_config
 from ryot_jax.runtime.compiler import counted_compilations
-from ryot_jax.scaling import Static, StepSchedule, check, phases
+from ryot_jax.scaling import ProgramKey, StepSchedule, check, phases
 from ryot_jax.scaling.schedule import Segment
 from ryot_jax.training import recipe
 from ryot_jax.training.evaluation import Evaluation
@@ -83,7 +83,7 @@ class Kind:
       compile_seconds: of the program.
     """
 
-    static: Static
+    static: ProgramKey
     steps: int
     seconds: float
     compile_seconds: float
@@ -127,7 +127,7 @@ class Trained:
     seconds: float
     compile_seconds: float
     from_cache: bool
-    checks: dict[Static, ProgramCheck]
+    checks: dict[ProgramKey, ProgramCheck]
     heldout: Evaluation
     unplanned: int
 
@@ -222,7 +222,7 @@ def step_times(plan: Plan, config: ConfigDict, kernels: KernelPlan, *, seconds: 
     schedule = schedule_of(plan, config, steps_per_call=_steps_per_call(kernels))
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 64 * (model.max_len + 1)).astype(np.uint16)
     made = _make(config, model, schedule, kernels, ids, config.seed)
-    per_step: dict[Static, list[float]] = {static: [] for static in schedule.programs()}
+    per_step: dict[ProgramKey, list[float]] = {static: [] for static in schedule.programs()}
     for turn in range(_TURNS):
         for static in list(per_step)[:: -1 if turn % 2 else 1]:
             per_step[static].append(_seconds_per_step(made, static, seconds / _TURNS))
@@ -248,9 +248,9 @@ class _Made:
     programs: Programs
     state: State
     dataset: grain.MapDataset
-    checks: dict[Static, ProgramCheck]
+    checks: dict[ProgramKey, ProgramCheck]
 
-    def first_batches(self, static: Static) -> list[dict[str, np.ndarray]]:
+    def first_batches(self, static: ProgramKey) -> list[dict[str, np.ndarray]]:
         """As many of a kind's batches as one call takes."""
         return _first_batches(self.schedule, self.dataset, static, self.programs.compiled[static].steps)
 
@@ -279,10 +279,10 @@ def _make(
     graphdef, state = init_state(model, optimizer, seed)
     at_work = with_all_at_work(state, config, kernels)
     dataset = scheduled_dataset(ids, schedule, seed=seed)
-    checks: dict[Static, ProgramCheck] = {}
+    checks: dict[ProgramKey, ProgramCheck] = {}
     name = "scan" if steps > 1 else "step"
 
-    def compile_static(static: Static) -> CompiledStep:
+    def compile_static(static: ProgramKey) -> CompiledStep:
         step_fn = step_function(config, model, graphdef, optimizer, kernels, rate, static.depth)
         batches = _first_batches(schedule, dataset, static, steps)
         programs, found = compile_programs(step_fn, at_work, batches, config=config, model=model, plan=kernels)
@@ -297,13 +297,13 @@ def _make(
 
 
 def _first_batches(
-    schedule: StepSchedule, dataset: grain.MapDataset, static: Static, count: int
+    schedule: StepSchedule, dataset: grain.MapDataset, static: ProgramKey, count: int
 ) -> list[dict[str, np.ndarray]]:
     first = next(segment.first for segment in schedule.segments if segment.static == static)
     return [dataset[first + i] for i in range(count)]
 
 
-def _seconds_per_step(made: _Made, static: Static, seconds: float) -> float:
+def _seconds_per_step(made: _Made, static: ProgramKey, seconds: float) -> float:
     """Of as many calls as fit into the time, at least one behind the first."""
     program, batches = made.programs.compiled[static], made.first_batches(static)
     batch = stack(batches) if program.steps > 1 else batches[0]

@@ -16,7 +16,7 @@ MOST_PROGRAMS = 6
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Static:
+class ProgramKey:
     """The shapes that a training program is compiled for.
 
     Attributes:
@@ -35,7 +35,7 @@ class Static:
         return self.batch_size * self.seq_len
 
 
-class Dynamic(NamedTuple):
+class TracedValues(NamedTuple):
     """Values that a program takes as arguments, so that changing them costs no compilation.
 
     Attributes:
@@ -50,18 +50,18 @@ class Segment(NamedTuple):
 
     first: int
     end: int
-    static: Static
-    dynamic: Dynamic
+    static: ProgramKey
+    dynamic: TracedValues
     tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSchedule:
-    """step -> (Static, Dynamic), for a number of steps that is known; see `compose`."""
+    """step -> (ProgramKey, TracedValues), for a number of steps that is known; see `compose`."""
 
     segments: tuple[Segment, ...]
 
-    def __call__(self, step: int) -> tuple[Static, Dynamic]:
+    def __call__(self, step: int) -> tuple[ProgramKey, TracedValues]:
         """The program and the traced values of step 0, 1, ...
 
         Raises:
@@ -94,7 +94,7 @@ class StepSchedule:
         segment = self.segments[-1] if step == self.total_steps else self.segment(step)
         return segment.tokens + (step - segment.first) * segment.static.tokens
 
-    def programs(self) -> tuple[Static, ...]:
+    def programs(self) -> tuple[ProgramKey, ...]:
         """The programs to compile, in the order of first use."""
         return tuple(dict.fromkeys(segment.static for segment in self.segments))
 
@@ -137,8 +137,8 @@ def compose(
     firsts = sorted({first for part in parts.values() for first in part.firsts if first < total})
     segments, tokens = [], 0
     for first, end in zip(firsts, [*firsts[1:], total], strict=True):
-        static = Static(*(parts[name](first) for name in ("batch_size", "seq_len", "depth")))
-        segments.append(Segment(first, end, static, Dynamic(parts["rate"](first)), tokens))
+        static = ProgramKey(*(parts[name](first) for name in ("batch_size", "seq_len", "depth")))
+        segments.append(Segment(first, end, static, TracedValues(parts["rate"](first)), tokens))
         tokens += (end - first) * static.tokens
     return StepSchedule(tuple(_merged(segments)))
 

@@ -16,7 +16,7 @@ import optax
 from ryot_jax.data.batches import training_rows
 from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError, RyotError
-from ryot_jax.scaling.schedule import Static, StepSchedule
+from ryot_jax.scaling.schedule import ProgramKey, StepSchedule
 from ryot_jax.training.loop import BatchIterator, BlockResult, Trainer
 from ryot_jax.training.optimizer import learning_rate_schedule
 from ryot_jax.training.parallel import CompiledStep
@@ -84,10 +84,14 @@ class Programs:
     """
 
     def __init__(
-        self, schedule: StepSchedule, compile_static: Callable[[Static], CompiledStep], *, in_background: bool = False
+        self,
+        schedule: StepSchedule,
+        compile_static: Callable[[ProgramKey], CompiledStep],
+        *,
+        in_background: bool = False,
     ):
         self.schedule = schedule
-        self.compiled: dict[Static, CompiledStep] = {}
+        self.compiled: dict[ProgramKey, CompiledStep] = {}
         self._compile = compile_static
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
         self._futures = {static: self._pool.submit(self._compiled, static) for static in schedule.programs()}
@@ -111,7 +115,7 @@ class Programs:
             )
         return program
 
-    def _compiled(self, static: Static) -> CompiledStep:
+    def _compiled(self, static: ProgramKey) -> CompiledStep:
         program = self._compile(static)
         for other, known in self.compiled.items():
             same_batches = (other.batch_size, other.seq_len) == (static.batch_size, static.seq_len)
@@ -144,7 +148,7 @@ class ScheduledTrainer:
 
     def __init__(self, name: str, programs: Programs, state: State, batches: BatchIterator):
         self.schedule = programs.schedule
-        self.executed: list[tuple[int, int, Static]] = []
+        self.executed: list[tuple[int, int, ProgramKey]] = []
         start = int(state.step)
         first = programs(start, self.schedule.total_steps - start)
         self._programs, self._depth = programs, 0
@@ -164,7 +168,7 @@ class ScheduledTrainer:
 
     def saw(self, batch_size: int, seq_len: int) -> None:
         """Notes the batch of the next step."""
-        static = Static(batch_size, seq_len, self._depth)
+        static = ProgramKey(batch_size, seq_len, self._depth)
         first, end, last = self.executed[-1] if self.executed else (0, self.trainer.steps_taken, None)
         if static == last:
             self.executed[-1] = (first, end + 1, static)
