@@ -4,9 +4,9 @@
 
 A model of this machine's noise is fitted to measured step times (`step_noise`): to every series in the files of
 --times, or to what is measured now, for two minutes; --save_times keeps it. Whole runs of the config's schedule are
-then simulated step by step (`experiments.lib.simulation`), and what `ryot_jax.comparison.statistics` makes of their block seconds is held
-against what was put in: nothing (A/A), or a baseline that is 2, 5 or 10 % slower. So too on harsher machines, and for
-analyses that are often seen. About 3 minutes after the measurement.
+then simulated step by step (`experiments.lib.simulation`), and what `ryot_jax.comparison.statistics` makes of their
+block seconds is held against what was put in: nothing (A/A), or a baseline that is 2, 5 or 10 % slower. So too on
+harsher machines, and for analyses that are often seen. About 3 minutes after the measurement.
 
 Goals, on every measured machine: of 200 A/A runs at most 5 % have an interval that leaves out 1, and at most 9 % by the
 upper 95 % Clopper-Pearson bound; 93 to 97 % of the intervals cover the effect; 90 % find 5 %. On the others: at most

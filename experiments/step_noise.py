@@ -51,7 +51,7 @@ def measure(config: ConfigDict, arm_name: str, seconds: float) -> np.ndarray:
 
 
 def write(path: Path, name: str, seconds_K: np.ndarray, about: str) -> None:
-    """Writes an .npz file with one series, milliseconds of each step in the order in which they ran, and a description."""
+    """Writes a series to an .npz file, as milliseconds of each step in the order of running, with a description."""
     np.savez_compressed(path, **{name: np.round(1e3 * seconds_K, 2), f"{name}{_ABOUT}": np.array(about)})
 
 
