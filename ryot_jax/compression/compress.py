@@ -40,7 +40,7 @@ class Compression:
       stats: the moments that it was made with.
       size: where the bytes of its file go.
       n_parameters: elements of all arrays.
-      budget: what was asked for.
+      budget: the requested budget.
       rise: of the mean loss, measured jointly on batches that the rounding has not seen, which are the interval's unit.
       table: every trial by group of arrays.
       settings: expected rise for each parameter, by group.

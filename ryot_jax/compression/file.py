@@ -150,10 +150,10 @@ def load(path: str | Path, *, stages: int | None = None) -> tuple[PyTree, dict[s
         except FileError:
             raise
         except _DAMAGES as error:
-            raise FileError(f"{path} is damaged ({type(error).__name__}: {error}); make it anew") from error
+            raise FileError(f"{path} is damaged ({type(error).__name__}: {error}); write it again") from error
 
 
 def _checked(path: Path, data: bytes, length: int, checksum: int) -> bytes:
     if len(data) != length or zlib.crc32(data) != checksum:
-        raise FileError(f"{path} is damaged: a part of it is not what was written; make it anew")
+        raise FileError(f"{path} is damaged: a part of it is not what was written; write it again")
     return data

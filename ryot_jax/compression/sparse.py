@@ -109,7 +109,7 @@ def prune(
         columns = as_matrix_shape(jnp.shape(w))[1]
         if jnp.ndim(w) < min_ndim or columns <= kept_and_group(columns)[0] or not jnp.size(w):
             return None
-        # h_ij = R_ii C_jj / tr(R): elements of one row are told apart by C alone.
+        # h_ij = R_ii C_jj / tr(R): elements of one row differ by C alone.
         return () if moments is None else (np.sqrt(factor(moments, damping, sides="none").columns_D),)
 
     def compress(w: jax.Array, weights: tuple[jax.Array, ...]) -> Sparse:

@@ -148,7 +148,7 @@ def _comparison(config: ConfigDict) -> Iterable[str]:
         yield broken(
             "checkpoint.keep_latest",
             config.checkpoint.keep_latest,
-            "must be at least 2 with two arms: a run killed between their saves goes on from the one before",
+            "must be at least 2 with two arms: a run killed between their saves resumes from the one before",
         )
     for field in ("pairs", "processes"):
         if len(arms) == 1 and config.comparison[field] > 1:

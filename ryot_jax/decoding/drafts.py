@@ -64,7 +64,7 @@ def lookup_draft(
 ) -> Draft:
     """Prompt lookup: drafts the tokens that followed the last `order` tokens where they last occurred in the text.
 
-    The continuation is copied from there; where it runs into its own end it goes on in a circle, which is right for
+    The continuation is copied from there; where it runs into its own end it continues in a circle, which is right for
     text that repeats itself. Contexts of several tokens are found by a hash, whose clashes cost a wrong guess.
 
     Args:

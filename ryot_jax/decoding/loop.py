@@ -119,7 +119,7 @@ def _settle(r: Request, state: LoopState, chosen_BS: jax.Array, new_B: jax.Array
     draft = r.compiled_for.speculation.draft
     draft_BK, offered_B, draft_state = draft.propose(state.draft, text)
     wanted_B = jnp.clip(r.draft_length()(state.observed), 0, draft.length)
-    # The last token that is asked for is the model's own.
+    # The last requested token is the model's own.
     count_B = 1 + jnp.minimum(jnp.minimum(wanted_B, offered_B), room_B - new_B - 1)
     return state._replace(
         pending_BS=jnp.concatenate([last_B1, draft_BK], axis=1),

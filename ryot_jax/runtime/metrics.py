@@ -19,7 +19,7 @@ class MetricsWriter:
 
     Args:
       path: the JSON-lines file; made if need be.
-      resume_steps: for a resumed run, the step that each arm goes on from. Rows of later steps, and of arms
+      resume_steps: for a resumed run, the step from which each arm resumes. Rows of later steps, and of arms
         that are not named, are taken out first: the run writes them again.
       tensorboard: a folder for TensorBoard events, a sub-folder for each arm; None: no events.
 

@@ -128,7 +128,7 @@ def find_run(workdir: Path, wanted: str, *, trained: bool = False) -> RunDirecto
     Args:
       workdir: where run directories are.
       wanted: a run directory, the name of one in `workdir`, or `'latest'`: the newest there by name that is
-        no ablation, as those (`-ablate`) hold nothing to go on with, to write with or to report on.
+        no ablation, as those (`-ablate`) hold nothing to resume, to generate with or to report on.
       trained: whether it must be a run of training, which an imported checkpoint is not.
 
     Raises:
@@ -148,7 +148,7 @@ def find_run(workdir: Path, wanted: str, *, trained: bool = False) -> RunDirecto
             found = RunDirectory(path.absolute())
             if trained and found.imported.is_file():
                 raise ConfigError(
-                    f"{path} is an imported checkpoint: it holds no training to go on with or to report on; "
+                    f"{path} is an imported checkpoint: it holds no training to resume or to report on; "
                     "name a run that was trained"
                 )
             return found

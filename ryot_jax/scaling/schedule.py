@@ -89,7 +89,7 @@ class StepSchedule:
     def tokens_before(self, step: int) -> int:
         """Target tokens of the steps before this one: where its data begins.
 
-        A closed form, so that training may go on from any step.
+        A closed form, so that training can be resumed from any step.
         """
         segment = self.segments[-1] if step == self.total_steps else self.segment(step)
         return segment.tokens + (step - segment.first) * segment.static.tokens
@@ -133,7 +133,7 @@ def compose(
     total = max(ends.values())
     for name, end in ends.items():
         if end != total:
-            raise ConfigError(f"step {end}: {name} ends here, but the schedule goes on to step {total}")
+            raise ConfigError(f"step {end}: {name} ends here, but the schedule continues to step {total}")
     firsts = sorted({first for part in parts.values() for first in part.firsts if first < total})
     segments, tokens = [], 0
     for first, end in zip(firsts, [*firsts[1:], total], strict=True):

@@ -19,8 +19,8 @@ class Series(Generic[Value]):
 
     Attributes:
       firsts: the steps at which values begin to hold, rising from 0.
-      values: as many.
-      end: the number of steps; None: it never ends.
+      values: one for each of `firsts`.
+      end: the number of steps; None where the series never ends.
     """
 
     firsts: tuple[int, ...]

@@ -160,7 +160,7 @@ class Trainer:
 
         Args:
           checkpoints: where to.
-          heldout_loss: nats per target, by which the best is told.
+          heldout_loss: nats per target; the lowest one marks the best checkpoint.
           config_json: the resolved config.
           facts: JSON values of the caller's, handed back by `restore`.
 

@@ -110,7 +110,7 @@ def compile_step(
     Args:
       step_fn: `(state, batch, axis_name=...) -> (state, metrics)`, e.g. a partial of `train_step`.
       state: a state, for its shapes and dtypes only.
-      batch: a batch `[B, ...]`, or with `steps` > 1 as many of them, stacked: `[steps, B, ...]`. For its shapes and
+      batch: a batch `[B, ...]`, or with `steps` > 1 that many of them, stacked: `[steps, B, ...]`. For its shapes and
         dtypes only; B is shared out among the devices.
       steps: training steps that one call takes, by a scan over the batches.
       parallelism: 'jit' (the compiler places the collectives), 'shard_map' or 'pmap' (the step does).

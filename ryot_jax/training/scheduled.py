@@ -24,11 +24,11 @@ from ryot_jax.training.state import State
 
 
 def scheduled_rate(training: Mapping[str, Any], schedule: StepSchedule) -> optax.Schedule:
-    """The learning rate of each step of a schedule: the config's, by tokens, times the schedule's own multiplier.
+    """The learning rate of each step of a step schedule: the config's, by tokens, times the schedule's multiplier.
 
-    The config's schedule is laid over the tokens of the whole training, as if each step took as many as the average
-    step does: so warm-up and decay take the same share of the tokens whatever the sizes of the steps are. Where they
-    do not change it is `learning_rate_schedule`.
+    The config's learning-rate schedule is laid over the tokens of the whole training, as if each step took as many as
+    the average step does: so warm-up and decay take the same share of the tokens whatever the sizes of the steps are.
+    Where those do not change, the rate is `learning_rate_schedule`.
     """
     total = schedule.total_steps
     rate = learning_rate_schedule(training, total)
@@ -73,7 +73,7 @@ class Programs:
     Args:
       schedule: checked, see `ryot_jax.scaling.check`.
       compile_static: makes the program for steps of one kind; called once for each kind that the schedule has.
-      in_background: whether all but the first are compiled by a thread while training goes on.
+      in_background: whether all but the first are compiled by a thread during training.
 
     Attributes:
       compiled: the programs, as they finish.

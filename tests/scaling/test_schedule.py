@@ -74,7 +74,7 @@ def test_tokens_before_a_step_are_the_sum_over_the_steps_before(batches, lengths
         (lambda: compose(batch_size=8, seq_len=16), "never ends"),
         (
             lambda: compose(batch_size=constant(8, 3), seq_len=constant(16, 5)),
-            "step 3: batch_size ends here, but the schedule goes on to step 5",
+            "step 3: batch_size ends here, but the schedule continues to step 5",
         ),
         (lambda: compose(batch_size=constant(8, 3), seq_len=16)(3), "step 3"),
     ],
