@@ -122,10 +122,11 @@ def checked_scan(
     """Compiles a program of `len(batches)` steps a call, and returns a safe one if it does not do what `step` does.
 
     It is compared with the same number of calls of `step`, which `checked` has returned, and not against itself
-    without YNN: two roundings part further with every step (to 4e-3 after 5 with products of bfloat16 operands), while the loop's body
-    is the step itself and gave the very same numbers with every optimizer (smoke config) and with XLA's and the C++
-    kernels in float32 and bfloat16 (smoke, scaled). The tolerance of one step is allowed all the same, for compilers
-    that fuse the body otherwise. Compared is what `checked` compares, after the last step.
+    without YNN: two roundings diverge further with every step (to 4e-3 after 5 with products of bfloat16 operands),
+    while the loop's body is the step itself and gave the very same numbers with every optimizer (smoke config) and
+    with XLA's and the C++ kernels in float32 and bfloat16 (smoke, scaled). The tolerance of one step is allowed all
+    the same, for compilers that fuse the body otherwise. The quantities are those that `checked` compares, after the
+    last step.
 
     Args:
       step_fn: see `compile_step`.
