@@ -38,7 +38,7 @@ class Moments:
 
     @property
     def trace(self) -> float:
-        """E[|G|^2], the trace of either."""
+        """E[|G|^2], the trace that both factors have."""
         return float(_diagonal(self.columns).sum())
 
     def sensitivity(self) -> np.ndarray:

@@ -64,7 +64,7 @@ class Compression:
 
     @property
     def bits_per_parameter(self) -> float:
-        """Bits of the whole file to parameters."""
+        """Bits of the whole file per parameter of the model."""
         return 8 * self.size.total / self.n_parameters
 
     def transform(self, multiple: float = 1.0) -> Transform:
@@ -174,7 +174,7 @@ class _Search:
         return 2.0 ** _edge(keeps, good=0.0, bad=-60.0, steps=8, budget=budget)
 
     def table(self, rises: Sequence[float]) -> dict[str, list[Trial]]:
-        """Every group alone, with every setting."""
+        """The trials of every group alone, with every setting."""
         table: dict[str, list[Trial]] = {}
         for group, members in self.groups.items():
             part = {name: self.leaves[name] for name in members}

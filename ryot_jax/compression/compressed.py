@@ -44,7 +44,7 @@ class Compressed(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The array."""
+        """The decoded array."""
 
     @abc.abstractmethod
     def bits(self) -> Bits:

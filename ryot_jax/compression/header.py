@@ -17,7 +17,7 @@ _DECODING_BYTES = 32
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The header from its deflated JSON.
+    """Parses the header from its deflated JSON.
 
     Raises:
       ValueError, zlib.error: it is none.
@@ -113,7 +113,7 @@ def _arrays(node: Any, kinds: Container[str]) -> Iterator[tuple[int, int]]:
 
 
 def array_bytes(dtype: str, shape: list[int]) -> int:
-    """Bytes of an array as it lies in memory.
+    """Bytes that an array takes in memory.
 
     Raises:
       ValueError: a size that cannot be.

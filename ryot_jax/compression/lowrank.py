@@ -34,7 +34,7 @@ class LowRank(Compressed):
         return self.array_shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The product, in float32."""
+        """The product of both factors, in float32."""
         return _product(decode(self.left), decode(self.right)).reshape(self.array_shape).astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:

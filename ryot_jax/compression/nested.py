@@ -47,7 +47,7 @@ class Nested(Compressed):
         return total.astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """The sum of all stages' rows."""
+        """Rows `ids` of all stages, added."""
         total = self.stages[0].take(ids)
         for stage in self.stages[1:]:
             total = total + stage.take(ids)
@@ -59,7 +59,7 @@ class Nested(Compressed):
         return Bits(sum(part.payload for part in parts), sum(part.side for part in parts))
 
     def prefix(self, stages: int) -> "Nested":
-        """The first stages alone.
+        """The array of the first stages alone.
 
         Raises:
           ValueError: fewer than one, or more than there are.

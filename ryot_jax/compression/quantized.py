@@ -54,13 +54,13 @@ class Quantized(Compressed):
         return (self._levels(self.integers()) * scale_of(self.exponents, self.array_shape)).astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """Rows `ids`: only they are multiplied."""
+        """Decodes the rows `ids` alone."""
         scale = jnp.broadcast_to(scale_of(self.exponents, self.array_shape), self.array_shape)
         levels = self._levels(jnp.take(jnp.asarray(self.integers()), ids, axis=0))
         return (levels * jnp.take(scale, ids, axis=0)).astype(dtype)
 
     def bits(self) -> Bits:
-        """Packed codes, and 16 bits a scale."""
+        """Bits of the packed codes, and 16 bits per scale."""
         return Bits(8 * self.codes.size, 16 * sum(exponents.size for exponents in self.exponents))
 
     def _levels(self, codes: Any) -> Any:

@@ -43,11 +43,11 @@ class Sparse(Compressed):
         return self.array_shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The kept elements in their places."""
+        """The array with the kept elements in their places and zeros elsewhere."""
         return self._rows(decode(self.values), self.positions).reshape(self.array_shape).astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """Rows `ids`: only they are decoded."""
+        """Decodes the rows `ids` alone."""
         if len(self.array_shape) < 2 or not jnp.size(ids):  # unpackbits takes no empty array
             return super().take(ids, dtype)
         values, positions = (take_rows(x, self.array_shape[0], ids) for x in (self.values, self.positions))

@@ -44,7 +44,7 @@ class Survey:
 
 
 def survey(source: Source) -> Survey:
-    """Read all documents once.
+    """Reads all documents once, to count, hash and split them.
 
     Raises:
       DataError: a document cannot be used, or one of the two parts has none.

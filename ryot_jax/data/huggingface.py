@@ -32,7 +32,7 @@ class Rows:
     field: str
 
     def identity(self) -> dict[str, Any]:
-        """JSON that stays equal while the texts do.
+        """A JSON value that stays equal as long as the texts do.
 
         Local files count by size and time of change. A dataset on the Hub counts by its name: the cache
         does not see a later revision.

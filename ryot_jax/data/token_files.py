@@ -27,7 +27,7 @@ class TokenParts:
     files: tuple[Path, ...]
 
     def identity(self) -> list[tuple[str, int, int, int]]:
-        """JSON that stays equal while the files do: path, size, time of change, number of training ids."""
+        """A JSON value that stays equal as long as the files do: path, size, time of change, number of training ids."""
         stats = [(str(file.absolute()), file.stat()) for file in self.files]
         return [(name, stat.st_size, stat.st_mtime_ns, len(self.train)) for name, stat in stats]
 

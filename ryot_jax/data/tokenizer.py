@@ -40,11 +40,11 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without any special id."""
+        """Encodes `text` as ids, without any special id."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; special ids are left out."""
+        """Decodes `ids` to text; special ids are left out."""
         ...
 
 
@@ -71,15 +71,15 @@ class JsonTokenizer:
         return str(self._inner.id_to_token(self.eod))
 
     def to_json(self) -> str:
-        """The content of `tokenizer.json`."""
+        """The tokenizer as the content of a `tokenizer.json`."""
         return self._inner.to_str()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without any special id."""
+        """Encodes `text` as ids, without any special id."""
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids (uint16) of each text, on all cores."""
+        """Encodes each text as ids (uint16), on all cores."""
         encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.uint16) for encoding in encodings]
 
@@ -97,11 +97,11 @@ class NoTokenizer:
     eod: int = -1
 
     def encode(self, text: str) -> list[int]:
-        """Raise `DataError`."""
+        """Always raises `DataError` with the remedy."""
         self._refuse()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Raise `DataError`."""
+        """Always raises `DataError` with the remedy."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -151,12 +151,12 @@ def byte_tokenizer(vocab_size: int) -> JsonTokenizer:
 
 
 def from_json(text: str, eod: int) -> JsonTokenizer:
-    """The inverse of `JsonTokenizer.to_json`."""
+    """Restores a tokenizer from the text of `JsonTokenizer.to_json`."""
     return JsonTokenizer(tokenizers.Tokenizer.from_str(text), eod)
 
 
 def from_file(path: str, vocab_size: int) -> JsonTokenizer:
-    """Load a `tokenizer.json`.
+    """Loads a `tokenizer.json`.
 
     Raises:
       DataError: the file is missing or damaged, or it has no token that ends a document.

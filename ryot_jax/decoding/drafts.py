@@ -25,13 +25,13 @@ class Text(NamedTuple):
     known_B: jax.Array
 
     def last_B(self) -> jax.Array:
-        """The last known tokens."""
+        """The last known token of each sequence, int32[B]."""
         return jnp.take_along_axis(self.ids_BT, self.known_B[:, None] - 1, axis=1)[:, 0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are closed over: programs are compiled for the object
 class Draft:
-    """Guesses at the next tokens.
+    """A draft: a cheap guess at the next tokens.
 
     Attributes:
       length: K, the most tokens that it proposes at a time, at least 1.

@@ -44,7 +44,7 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether nothing is drawn."""
+        """Whether tokens are chosen greedily, without random draws."""
         return self.temperature == 0.0
 
 

@@ -27,7 +27,7 @@ class SelfAttention(nnx.Module):
         return self._of_parts(x_BTD, plan, None)
 
     def of_norm(self, x_BTD: jax.Array, norm: Norm, *, plan: KernelPlan) -> jax.Array:
-        """The sum x + attention(norm(x))."""
+        """Computes x + attention(norm(x))."""
         if self._is_packed(plan):
             kernel, bias = self.qkv.weights()
             qkv_BTE, x_BTD = norm_dense(x_BTD, norm.of(x_BTD, plan), kernel, bias, implementation=plan.dense)

@@ -37,7 +37,7 @@ class Projection(nnx.Module):
         return [dense(x, *weights, implementation=plan.dense) for weights in zip(kernels, biases, strict=True)]
 
     def weights(self) -> tuple[jax.Array, jax.Array | None]:
-        """kernel_EO and bias_O."""
+        """The weights of the layer: kernel_EO and bias_O."""
         return self.kernel[...], None if self.bias is None else self.bias[...]
 
 
@@ -54,7 +54,7 @@ class Norm(nnx.Module):
         return self.of(x_BTD, plan).alone(x_BTD)
 
     def of(self, x_BTD: jax.Array, plan: KernelPlan) -> NormOf:
-        """The norm for ops that begin with one."""
+        """The norm's weights and kind, for ops that begin with a norm."""
         return NormOf(
             self.scale[...],
             None if self.bias is None else self.bias[...],
@@ -81,7 +81,7 @@ class Mlp(nnx.Module):
         return mlp(x_BTD, *self._weights(), kind=self.kind, residual=residual, implementation=plan.dense)
 
     def of_norm(self, x_BTD: jax.Array, norm: Norm, *, plan: KernelPlan) -> jax.Array:
-        """The sum x + mlp(norm(x))."""
+        """Computes x + mlp(norm(x))."""
         return norm_mlp(x_BTD, norm.of(x_BTD, plan), *self._weights(), kind=self.kind, implementation=plan.dense)
 
     def _weights(self) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:

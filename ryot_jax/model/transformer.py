@@ -59,7 +59,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Token ids to features to logits.
+    """The model: token ids to features to logits.
 
     `blocks` is a dict 'layer_000', 'layer_001', .. of blocks, or, with `scan_layers`, one block whose weights carry
     L in front. The weights drawn from a seed are the same numbers in both layouts.

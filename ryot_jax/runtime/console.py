@@ -16,7 +16,7 @@ import rich.console
 
 
 class Console:
-    """Prints lines to a stream.
+    """A stream for lines to a person.
 
     Args:
       stream: default: standard output.

@@ -69,7 +69,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def shown(path: Path) -> Path:
-    """The path as a person would type it from here."""
+    """The path relative to the working directory where it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

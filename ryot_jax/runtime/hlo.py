@@ -34,7 +34,7 @@ class Array:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Number of elements of the array."""
         return math.prod(self.dims)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class _Instruction:
 
 
 def parse(text: str) -> Program:
-    """Read the HLO text of a compiled program.
+    """Parses the HLO text of a compiled program.
 
     Raises:
       ValueError: no instruction was found; the text is not HLO.

@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True)
 class Series(Generic[Value]):
-    """A value for each step.
+    """A value for each step, constant over ranges of steps.
 
     Attributes:
       firsts: the steps at which values begin to hold, rising from 0.

@@ -35,11 +35,11 @@ class BatchIterator(Protocol):
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """The position."""
+        """The position in the data, as a JSON value."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
+        """Moves to a position that `get_state` returned."""
         ...
 
 

@@ -167,7 +167,7 @@ class ScheduledTrainer:
         return result
 
     def saw(self, batch_size: int, seq_len: int) -> None:
-        """Notes the batch of the next step."""
+        """Records the shape of the batch of the next step."""
         static = ProgramKey(batch_size, seq_len, self._depth)
         first, end, last = self.executed[-1] if self.executed else (0, self.trainer.steps_taken, None)
         if static == last:
