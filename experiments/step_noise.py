@@ -6,6 +6,7 @@ series of the same length that the model draws.
 
 import math
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ LEAST_STEPS = 400  # eight blocks: the least that says anything of their ratios
 # Drifts that are looked for, in steps: 2 blocks of 50 steps see something between 8 steps and some thousand.
 DRIFT_STEPS = 8.0 * 4.0 ** np.arange(6)
 SMOOTH_STEPS = 25  # of the running median: about a second of scaled.py, half a block
+_ABOUT = "_about"  # a text beside a series, which says how it was measured
 SERIES = 200  # drawn from the model, to be compared with the measured one
 
 
@@ -48,25 +50,29 @@ def measure(config: ConfigDict, arm_name: str, seconds: float) -> np.ndarray:
     return np.array(times)
 
 
-def write(path: Path, seconds_K: np.ndarray, about: str) -> None:
-    """Milliseconds, one step a line, in the order in which they ran."""
-    np.savetxt(path, 1e3 * seconds_K, fmt="%.2f", header=f"milliseconds of each step, in order; {about}")
+def write(path: Path, name: str, seconds_K: np.ndarray, about: str) -> None:
+    """Writes a series to an .npz file, as milliseconds of each step in the order of running, with a description."""
+    np.savez_compressed(path, **{name: np.round(1e3 * seconds_K, 2), f"{name}{_ABOUT}": np.array(about)})
 
 
-def read(path: Path) -> np.ndarray:
-    """Seconds of each step, as `write` left them.
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Reads the series of an .npz file as `write` writes it: name -> seconds of each step, float64[K].
 
     Raises:
-      DataError: no such file, or not one positive number a line.
+      DataError: there is no such file, or a series is no list of enough positive numbers.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        seconds_K = 1e-3 * np.array([line for line in lines if line and not line.startswith("#")], np.float64)
-    except (OSError, ValueError) as error:
-        raise DataError(f"--times={path}: {error}; it holds one step's milliseconds a line") from error
-    if seconds_K.size < LEAST_STEPS or not (seconds_K > 0).all():
-        raise DataError(f"--times={path}: at least {LEAST_STEPS} positive numbers are needed, one a line")
-    return seconds_K
+        with np.load(path) as arrays:
+            series = {name: 1e-3 * array.astype(np.float64) for name, array in arrays.items() if _is_series(name)}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"--times={path}: {error}; give an .npz file with milliseconds of steps") from error
+    if not series or not all(s_K.ndim == 1 and s_K.size >= LEAST_STEPS and (s_K > 0).all() for s_K in series.values()):
+        raise DataError(f"--times={path}: every series needs at least {LEAST_STEPS} positive numbers")
+    return series
+
+
+def _is_series(name: str) -> bool:
+    return not name.endswith(_ABOUT)
 
 
 def without_pauses(seconds_K: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which array gets how many bits: measured, not guessed.
+"""Allocation of bits to arrays by measurement.
 
 Every (array, setting) is tried alone and its rise of the loss measured; the settings on the lower convex hull of
 (bits, rise) are those that some exchange rate between bits and loss asks for, and one rate for all arrays is the best

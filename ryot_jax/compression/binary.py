@@ -29,15 +29,15 @@ class Binary(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.array_shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """Signs times scales."""
+        """The array as signs times scales."""
         return self._rows(self.signs, self.exponents).reshape(self.array_shape).astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """Rows `ids`: only their bytes are looked up."""
+        """Decodes the rows `ids` alone."""
         if len(self.array_shape) < 2 or not jnp.size(ids):  # unpackbits takes no empty array
             return super().take(ids, dtype)
         signs, exponents = (take_rows(x, self.array_shape[0], ids) for x in (self.signs, self.exponents))

@@ -1,4 +1,4 @@
-"""What a compressed tree may cost: a number of bytes, or a rise of the loss."""
+"""Budgets for a compressed tree: a number of bytes, or a rise of the loss."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ class Budget:
         return self.limit if self.kind == "bytes" else 4 * n_parameters / self.limit
 
     def kept(self, n_bytes: int, n_parameters: int, loss_rise: float | None) -> bool:
-        """Whether a file of so many bytes with such a rise of the loss, None if unknown, keeps it."""
+        """Whether a file keeps the budget, given its bytes and its rise of the loss (None if unknown)."""
         most = self.bytes_of(n_parameters)
         if most is None:
             return loss_rise is not None and loss_rise <= self.limit

@@ -1,4 +1,4 @@
-"""How much the loss minds an error in each parameter: second moments of the gradient, example by example.
+"""The sensitivity of the loss to an error in each parameter: second moments of per-example gradients.
 
 For a matrix W and the gradients G_n of the negative log-likelihoods of n examples, an error E of W raises their mean by
 about 1/2 E_n[<G_n, E>^2] (the Fisher information in place of the Hessian). Its Kronecker approximation
@@ -38,7 +38,7 @@ class Moments:
 
     @property
     def trace(self) -> float:
-        """E[|G|^2], the trace of either."""
+        """E[|G|^2], the trace that both factors have."""
         return float(_diagonal(self.columns).sum())
 
     def sensitivity(self) -> np.ndarray:

@@ -30,7 +30,7 @@ _WEIGHTS = np.round(np.exp2(32 - np.arange(_PROBABILITY_RANGE + 1) / _PROBABILIT
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """What sorts the elements of a matrix into classes: the class of (i, j) is rows[i] + columns[j], clipped.
+    """Classes of a matrix's elements: that of (i, j) is rows[i] + columns[j], clipped.
 
     Attributes:
       rows, columns: int8; of length 1 where the axis has no classes of its own.
@@ -72,7 +72,7 @@ class Distribution:
     costs: np.ndarray
 
     def model(self) -> constriction.stream.model.Categorical:
-        """What the coder codes `symbol - lowest` with."""
+        """The coder's model of `symbol - lowest`."""
         weights = _WEIGHTS[self.costs]
         return constriction.stream.model.Categorical((weights / weights.sum()).astype(np.float32), perfect=False)
 
@@ -86,7 +86,7 @@ def fit(symbols: np.ndarray) -> Distribution:
 
 
 def encode(symbols: np.ndarray, classes: np.ndarray, distributions: Mapping[int, Distribution]) -> bytes:
-    """The symbols in as many bits as their distributions say, to about four bytes.
+    """Encodes symbols in the number of bits that their distributions imply, to about four bytes.
 
     Args:
       symbols: integers.
@@ -104,7 +104,7 @@ def encode(symbols: np.ndarray, classes: np.ndarray, distributions: Mapping[int,
 
 
 def decode(data: bytes, classes: np.ndarray, distributions: Mapping[int, Distribution]) -> np.ndarray:
-    """What `encode` was given: int64 of the shape of `classes`."""
+    """Decodes the symbols that `encode` was given: int64 of the shape of `classes`."""
     coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
     flat = np.ravel(classes)
     symbols = np.empty(flat.size, np.int64)
@@ -138,7 +138,7 @@ def pack_distributions(distributions: Mapping[int, Distribution]) -> bytes:
 
 
 def unpack_distributions(data: bytes) -> dict[int, Distribution]:
-    """What `pack_distributions` was given."""
+    """Restores the distributions that `pack_distributions` was given."""
     raw, found, at = inflate(data, _MOST_BYTES), {}, 0
     while at < len(raw):
         name, lowest, length = (int(x) for x in np.frombuffer(raw, "<i4", 3, at))

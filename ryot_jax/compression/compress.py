@@ -33,14 +33,14 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Compression:
-    """What `compress` found.
+    """The result of `compress`.
 
     Attributes:
       params: the tree, with compressed arrays.
       stats: the moments that it was made with.
       size: where the bytes of its file go.
       n_parameters: elements of all arrays.
-      budget: what was asked for.
+      budget: the requested budget.
       rise: of the mean loss, measured jointly on batches that the rounding has not seen, which are the interval's unit.
       table: every trial by group of arrays.
       settings: expected rise for each parameter, by group.
@@ -64,11 +64,11 @@ class Compression:
 
     @property
     def bits_per_parameter(self) -> float:
-        """Bits of the whole file to parameters."""
+        """Bits of the whole file per parameter of the model."""
         return 8 * self.size.total / self.n_parameters
 
     def transform(self, multiple: float = 1.0) -> Transform:
-        """What made it, with all settings multiplied: above one for fewer bits. It takes `stats`."""
+        """The transform that made the tree, its settings multiplied: above one for fewer bits. It takes `stats`."""
         return allocated(self.groups, self.settings, multiple)
 
 
@@ -128,7 +128,7 @@ class _Losses:
         self._before = self._of(params, len(batches))
 
     def rise(self, compressed: PyTree) -> Estimate:
-        """Of a whole tree."""
+        """The rise of the loss for a whole tree."""
         return Estimate.of(self._of(decode(compressed), len(self._batches)) - self._before)
 
     def curvature(self, decoded: Mapping[str, jax.Array], most: int = _MEASURED) -> float:
@@ -174,7 +174,7 @@ class _Search:
         return 2.0 ** _edge(keeps, good=0.0, bad=-60.0, steps=8, budget=budget)
 
     def table(self, rises: Sequence[float]) -> dict[str, list[Trial]]:
-        """Every group alone, with every setting."""
+        """The trials of every group alone, with every setting."""
         table: dict[str, list[Trial]] = {}
         for group, members in self.groups.items():
             part = {name: self.leaves[name] for name in members}
@@ -256,7 +256,7 @@ def code_bits(compressed: PyTree) -> float:
 
 
 def _safe(rise: Estimate) -> float:
-    """What the upper end of a second sample's interval stays under: it too may lie as far off as this one."""
+    """An upper bound for the interval of a second sample, which may lie as far off as this one."""
     assert rise.ci95 is not None
     return rise.estimate + (rise.ci95[1] - rise.ci95[0])
 

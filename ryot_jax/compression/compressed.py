@@ -1,4 +1,4 @@
-"""What a compressed array is: a pytree node that stands where the array stood, and decodes within a program.
+"""Compressed arrays: pytree nodes that take the place of an array and decode within a program.
 
 Its kinds are in `quantized`, `nested`, `lowrank`, `sparse` and `binary`; how to make them in the transforms. Everything
 here works under `jax.jit`; what a file of them takes is for `coding` and `file`.
@@ -18,7 +18,7 @@ T = TypeVar("T", bound="Compressed")
 
 @dataclasses.dataclass(frozen=True)
 class Bits:
-    """What an array takes in memory, in bits.
+    """The memory that an array takes, in bits.
 
     Attributes:
       payload: of the codes or values.
@@ -30,7 +30,7 @@ class Bits:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Payload and side information together, in bits."""
         return self.payload + self.side
 
 
@@ -40,15 +40,15 @@ class Compressed(abc.ABC):
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Shape of the array that it stands for."""
+        """Shape of the array that this compresses."""
 
     @abc.abstractmethod
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The array."""
+        """The decoded array."""
 
     @abc.abstractmethod
     def bits(self) -> Bits:
-        """What it takes in memory."""
+        """The memory that the compressed array takes, in bits."""
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
         """Rows `ids` of the array, [*ids.shape, *shape[1:]]: an embedding's look-up."""
@@ -56,7 +56,7 @@ class Compressed(abc.ABC):
 
     @property
     def size(self) -> int:
-        """Number of elements of the array that it stands for."""
+        """Number of elements of the array that this compresses."""
         size = 1
         for n in self.shape:
             size *= n
@@ -112,7 +112,7 @@ def take_rows(factor: Any, entries: int, ids: jax.Array) -> jax.Array:
 
 
 def memory_bits(params: PyTree) -> Bits:
-    """What a tree takes in memory; arrays that are not compressed are all payload."""
+    """The memory that a tree takes, in bits; arrays that are not compressed are all payload."""
     payload = side = 0
     for leaf in named_leaves(params).values():
         if is_compressed(leaf):

@@ -17,7 +17,7 @@ _DECODING_BYTES = 32
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The header from its deflated JSON.
+    """Parses the header from its deflated JSON.
 
     Raises:
       ValueError, zlib.error: it is none.
@@ -29,7 +29,7 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 def inflate(data: bytes, most: int) -> bytes:
-    """What deflated data hold, without ever holding more than `most` bytes of it.
+    """Inflates deflated data without ever holding more than `most` bytes of the result.
 
     Raises:
       ValueError: it is more, or cut off.
@@ -83,7 +83,7 @@ def check_memory(tree: Any, kinds: Container[str]) -> None:
 
 
 def _arrays(node: Any, kinds: Container[str]) -> Iterator[tuple[int, int]]:
-    """Of each array: bytes that it takes, and bytes that decoding it takes at the same time."""
+    """For each array, the bytes that it takes and the bytes that decoding it takes at the same time."""
     if node is None:
         return
     ((kind, content),) = node.items()
@@ -113,7 +113,7 @@ def _arrays(node: Any, kinds: Container[str]) -> Iterator[tuple[int, int]]:
 
 
 def array_bytes(dtype: str, shape: list[int]) -> int:
-    """Bytes of an array as it lies in memory.
+    """Bytes that an array takes in memory.
 
     Raises:
       ValueError: a size that cannot be.

@@ -1,4 +1,4 @@
-"""A matrix as the product of two thin ones: truncated singular value decompositions, of what the loss minds."""
+"""A matrix as the product of two thin ones: singular value decompositions, truncated by the loss's sensitivity."""
 
 import dataclasses
 from typing import Any
@@ -30,11 +30,11 @@ class LowRank(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.array_shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The product, in float32."""
+        """The product of both factors, in float32."""
         return _product(decode(self.left), decode(self.right)).reshape(self.array_shape).astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
@@ -44,7 +44,7 @@ class LowRank(Compressed):
         return rows.reshape(jnp.shape(ids) + self.array_shape[1:]).astype(dtype)
 
     def bits(self) -> Bits:
-        """Of both factors."""
+        """Bits of both factors."""
         return memory_bits((self.left, self.right))
 
 
@@ -56,7 +56,7 @@ def lowrank(
     With the moments of `calibrate`, R = L L^T and C = M M^T, the predicted rise of the loss for an error E is
     |L^T E M|^2 / (2 tr R). By Eckart and Young the best W' is L^-T SVD_k(L^T W M) M^-1, SVD_k with the k largest
     singular values alone: the whitening of SVD-LLM (arXiv:2403.07378), on both sides. Without stats it is SVD_k(W).
-    Each factor gets the square root of a singular value. A matrix that would take as many numbers is left as it is.
+    Each factor gets the square root of a singular value. A matrix for which this saves nothing is left as it is.
 
     Args:
       rank: of the product; at least 1.

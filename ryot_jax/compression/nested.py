@@ -36,30 +36,30 @@ class Nested(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of each stage."""
+        """Shape of the array, the same at each stage."""
         return self.stages[0].shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The sum, taken in float32 from the coarsest to the finest."""
+        """The sum of all stages, taken in float32 from the coarsest to the finest."""
         total = self.stages[0].decode()
         for stage in self.stages[1:]:
             total = total + stage.decode()
         return total.astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """The sum of all stages' rows."""
+        """Rows `ids` of all stages, added."""
         total = self.stages[0].take(ids)
         for stage in self.stages[1:]:
             total = total + stage.take(ids)
         return total.astype(dtype)
 
     def bits(self) -> Bits:
-        """Of all stages."""
+        """Bits of all stages."""
         parts = [stage.bits() for stage in self.stages]
         return Bits(sum(part.payload for part in parts), sum(part.side for part in parts))
 
     def prefix(self, stages: int) -> "Nested":
-        """The first stages alone.
+        """The array of the first stages alone.
 
         Raises:
           ValueError: fewer than one, or more than there are.

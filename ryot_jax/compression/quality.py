@@ -1,4 +1,4 @@
-"""What compression does to a model's predictions on held-out text: loss, perplexity, divergence, agreement."""
+"""The effect of compression on a model's predictions of held-out text: loss, perplexity, divergence, agreement."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Estimate":
-        """Of values that are independent of each other, at least one."""
+        """The estimate from independent values, at least one."""
         mean = float(values.mean())
         if len(values) < 2:
             return cls(mean, None)
@@ -33,7 +33,7 @@ class Estimate:
         return cls(mean, (mean - half, mean + half))
 
     def map(self, function: Callable[[float], float]) -> "Estimate":
-        """The same under an increasing function."""
+        """The estimate with mean and interval mapped by an increasing function."""
         ci95 = None if self.ci95 is None else (function(self.ci95[0]), function(self.ci95[1]))
         return Estimate(function(self.estimate), ci95)
 

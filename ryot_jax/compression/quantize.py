@@ -96,7 +96,7 @@ def balanced(
     """A grid on which every parameter's rounding error costs the same, for codes that are entropy-coded in the file.
 
     The step at (i, j) is sqrt(24 rise) r_i c_j with r and c by the array's moments (`feedback.Factors.step_scales`):
-    few bits where the loss hardly minds, many where it does, and no clipping. Vectors are quantized too.
+    few bits where the loss is insensitive, many where it is sensitive, and no clipping. Vectors are quantized too.
 
     Args:
       rise: expected rise of the mean loss for each parameter, in the loss's unit.
@@ -148,7 +148,7 @@ def _codes(w: Any, grid: Grid, n_bits: int, offset: float, feedback: Feedback, d
 
 
 def _on_host(w: Any) -> Any:
-    """As NumPy's array, so that nothing is compiled for it; within a program there is none."""
+    """Moves an array to NumPy, so that nothing is compiled for it; traced arrays stay as they are."""
     return w if isinstance(w, jax.core.Tracer) else np.asarray(w)
 
 

@@ -42,7 +42,7 @@ class Quantized(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.array_shape
 
     def integers(self) -> Any:
@@ -54,13 +54,13 @@ class Quantized(Compressed):
         return (self._levels(self.integers()) * scale_of(self.exponents, self.array_shape)).astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """Rows `ids`: only they are multiplied."""
+        """Decodes the rows `ids` alone."""
         scale = jnp.broadcast_to(scale_of(self.exponents, self.array_shape), self.array_shape)
         levels = self._levels(jnp.take(jnp.asarray(self.integers()), ids, axis=0))
         return (levels * jnp.take(scale, ids, axis=0)).astype(dtype)
 
     def bits(self) -> Bits:
-        """Packed codes, and 16 bits a scale."""
+        """Bits of the packed codes, and 16 bits per scale."""
         return Bits(8 * self.codes.size, 16 * sum(exponents.size for exponents in self.exponents))
 
     def _levels(self, codes: Any) -> Any:
@@ -74,7 +74,7 @@ def quantized(codes: Any, exponents: Sequence[Any], n_bits: int, offset: float) 
 
 
 def narrowed(codes: np.ndarray, exponents: Sequence[Any], offset: int) -> Quantized:
-    """As `quantized`, in as few bits as hold the codes that there are, integers up to 16 bits apart."""
+    """Packs codes like `quantized`, in the fewest bits that hold their range, which is at most 16 bits wide."""
     lowest = int(codes.min(initial=offset))
     n_bits = max(1, int(codes.max(initial=offset) - lowest).bit_length())
     return quantized(codes - lowest, exponents, n_bits, offset - lowest)

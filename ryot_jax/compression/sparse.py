@@ -39,22 +39,22 @@ class Sparse(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.array_shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The kept elements in their places."""
+        """The array with the kept elements in their places and zeros elsewhere."""
         return self._rows(decode(self.values), self.positions).reshape(self.array_shape).astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """Rows `ids`: only they are decoded."""
+        """Decodes the rows `ids` alone."""
         if len(self.array_shape) < 2 or not jnp.size(ids):  # unpackbits takes no empty array
             return super().take(ids, dtype)
         values, positions = (take_rows(x, self.array_shape[0], ids) for x in (self.values, self.positions))
         return self._rows(values, positions).reshape(jnp.shape(ids) + self.array_shape[1:]).astype(dtype)
 
     def bits(self) -> Bits:
-        """Of the values, and of their positions as side information."""
+        """Bits of the values as payload, and of their positions as side information."""
         values = memory_bits(self.values)
         return Bits(values.payload, values.side + 8 * self.positions.size)
 
@@ -109,7 +109,7 @@ def prune(
         columns = as_matrix_shape(jnp.shape(w))[1]
         if jnp.ndim(w) < min_ndim or columns <= kept_and_group(columns)[0] or not jnp.size(w):
             return None
-        # h_ij = R_ii C_jj / tr(R): elements of one row are told apart by C alone.
+        # h_ij = R_ii C_jj / tr(R): elements of one row differ by C alone.
         return () if moments is None else (np.sqrt(factor(moments, damping, sides="none").columns_D),)
 
     def compress(w: jax.Array, weights: tuple[jax.Array, ...]) -> Sparse:

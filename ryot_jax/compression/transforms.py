@@ -45,7 +45,7 @@ class Transform:
     traceable: Callable[[PyTree, State], PyTree] | None = None
 
     def __call__(self, params: PyTree, stats: Stats | None = None) -> PyTree:
-        """Fits and applies."""
+        """Fits the transform to the parameters and applies it."""
         return self.apply(params, self.init(params, stats))
 
     @property
@@ -171,19 +171,19 @@ class Sum(Compressed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of either."""
+        """Shape of the base, which is that of the correction too."""
         return self.base.shape
 
     def decode(self, dtype: Any = jnp.float32) -> jax.Array:
-        """The sum, taken in float32."""
+        """The sum of base and correction, taken in float32."""
         return (self.base.decode() + self.correction.decode()).astype(dtype)
 
     def take(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """The sum of both's rows."""
+        """Rows `ids` of base and correction, added."""
         return (self.base.take(ids) + self.correction.take(ids)).astype(dtype)
 
     def bits(self) -> Bits:
-        """Of both."""
+        """Bits of base and correction."""
         base, correction = self.base.bits(), self.correction.bits()
         return Bits(base.payload + correction.payload, base.side + correction.side)
 

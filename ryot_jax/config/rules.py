@@ -67,7 +67,7 @@ POSITIVE = (*in_section("training", dict.fromkeys(training_rules.POSITIVE)), "sc
 
 
 def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
-    """Check every rule.
+    """Checks every rule and reports all broken ones at once.
 
     Args:
       config: a complete config tree.
@@ -140,7 +140,7 @@ def _comparison(config: ConfigDict) -> Iterable[str]:
         yield broken(
             "checkpoint.keep_latest",
             config.checkpoint.keep_latest,
-            "must be at least 2 with two arms: a run killed between their saves goes on from the one before",
+            "must be at least 2 with two arms: a run killed between their saves resumes from the one before",
         )
     for field in ("pairs", "processes"):
         if len(arms) == 1 and config.comparison[field] > 1:

@@ -81,7 +81,7 @@ def get_default() -> ConfigDict:
                 "arms": ("baseline", "optimized"),
                 "block_steps": 20,  # of each arm, in two visits: A B B A
                 "pairs": 1,  # training pairs, each of its own seed; 8 for a full study
-                "processes": 1,  # in which block pairs are timed; more than 1: the others compile everything anew
+                "processes": 1,  # in which block pairs are timed; each beyond the first compiles everything again
                 "controls": True,  # placebo, known delay and shuffled targets, after two arms have been trained
                 "control_blocks": 16,
                 "control_steps": 20,  # in a block of the placebo and of the known delay

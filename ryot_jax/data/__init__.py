@@ -1,4 +1,4 @@
-"""Text to token ids to batches: `pipeline.prepare`, `batches` and `entropy` are what the others use.
+"""Text to token ids to batches. Other packages use `pipeline.prepare`, `batches` and `entropy`.
 
 Nothing here knows of models or devices; arrays are NumPy's, and JAX is never imported by this package itself.
 """

@@ -61,7 +61,7 @@ def training_dataset(
 
 
 def training_rows(train: np.ndarray, seq_len: int, seed: int) -> Callable[[int, int], dict[str, np.ndarray]]:
-    """(first, count) -> so many windows from number `first` on, of endless passes over the data.
+    """A function (first, count) -> `count` windows from number `first` on, of endless passes over the data.
 
     See `training_dataset`.
 

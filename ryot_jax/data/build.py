@@ -30,7 +30,7 @@ _TOGETHER = 2**22
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What a first reading of all documents finds.
+    """Counts and hashes from a first reading of all documents.
 
     Attributes:
       content: sha256 (hex) over the documents' bytes, order and split.
@@ -44,7 +44,7 @@ class Survey:
 
 
 def survey(source: Source) -> Survey:
-    """Read all documents once.
+    """Reads all documents once, to count, hash and split them.
 
     Raises:
       DataError: a document cannot be used, or one of the two parts has none.
@@ -70,7 +70,7 @@ def survey(source: Source) -> Survey:
 
 
 def make_tokenizer(source: Source, settings: ConfigDict, vocab_size: int, log: Log) -> JsonTokenizer:
-    """The tokenizer that the config asks for; a BPE is trained on the training documents only."""
+    """Makes the tokenizer that the config names; a BPE is trained on the training documents only."""
     if settings.kind == "byte":
         return tokenizers.byte_tokenizer(vocab_size)
     if settings.kind == "file":
@@ -129,7 +129,7 @@ def write_corpus(folder: Path, source: Source, found: Survey, tokenizer: JsonTok
 
 @contextlib.contextmanager
 def spooled(source: Source, folder: Path) -> Iterator[Source]:
-    """A source that reads `source` now, once, into a file in `folder`, and from there afterwards.
+    """Reads `source` once into a file in `folder`, and returns a source that reads from that file.
 
     Raises:
       DataError: as `source.read`.

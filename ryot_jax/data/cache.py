@@ -28,11 +28,11 @@ _ALWAYS_HASHED = 64 * 2**20
 
 
 class Damaged(Exception):
-    """A cache folder is there but is not what was written; its message says in what."""
+    """A cache folder differs from what was written; the message says how."""
 
 
 def root(cache_dir: str) -> Path:
-    """The cache's folder: `cache_dir`, or ryot_jax in $XDG_CACHE_HOME or ~/.cache; made if need be.
+    """Returns the cache's folder: `cache_dir`, or ryot_jax in $XDG_CACHE_HOME or ~/.cache; created if missing.
 
     Raises:
       DataError: it cannot be made or written.
@@ -50,7 +50,7 @@ def root(cache_dir: str) -> Path:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong while writing below `folder` into a `DataError` with the remedy."""
+    """Turns an `OSError` while writing below `folder` into a `DataError` with the remedy."""
     try:
         yield
     except OSError as error:
@@ -66,7 +66,7 @@ def key_of(identity: Any) -> str:
 
 
 def read_index(cache: Path, fingerprint: str) -> dict[str, Any] | None:
-    """What was noted for `fingerprint`, or None if nothing (readable) was."""
+    """The entry stored for `fingerprint`, or None where there is no readable one."""
     try:
         entry = json.loads((cache / "index" / f"{fingerprint}.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def read_index(cache: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def write_index(cache: Path, fingerprint: str, entry: dict[str, Any]) -> None:
-    """Note `entry` for `fingerprint`; a reader sees the old entry or the new one, never a part.
+    """Stores `entry` for `fingerprint` atomically.
 
     Raises:
       DataError: the cache cannot be written.
@@ -85,13 +85,13 @@ def write_index(cache: Path, fingerprint: str, entry: dict[str, Any]) -> None:
 
 
 def folder_of(cache: Path, key: str) -> Path:
-    """Where the corpus of that content key is, or would be."""
+    """The folder of the corpus with a content key; it may not exist."""
     return cache / "corpora" / key
 
 
 @contextlib.contextmanager
 def new_folder(cache: Path, key: str) -> Iterator[Path]:
-    """A folder to fill; at the end it takes the place of the corpus `key`, at an error it goes.
+    """Yields a folder to fill, which becomes the corpus `key` at the end and is removed on an error.
 
     When another process put a corpus there meanwhile, that one stays: the contents are the same.
 
@@ -106,7 +106,7 @@ def new_folder(cache: Path, key: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder(cache: Path) -> Iterator[Path]:
-    """A folder inside of the cache that goes at the end.
+    """Yields a folder inside the cache that is removed at the end.
 
     Raises:
       DataError: the cache cannot be written.

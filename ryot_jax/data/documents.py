@@ -32,7 +32,7 @@ Tally = collections.Counter[str]  # what was left out and why: 'duplicates', 'em
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text that stands for itself; `heldout` says which part of the corpus it is in."""
+    """One independent text; `heldout` says which part of the corpus it belongs to."""
 
     text: str
     heldout: bool
@@ -40,7 +40,7 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Documents, and what tells them apart from other documents.
+    """Documents, with an identity that changes when their texts do.
 
     Attributes:
       identity: JSON; while it stays equal, so do the documents. Found without reading them.

@@ -1,4 +1,4 @@
-"""What counting alone predicts: unigram and bigram cross-entropies of the held-out targets.
+"""Entropies of prediction by counting alone: unigram and bigram cross-entropies of the held-out targets.
 
 The marks that a language model has to beat; in nats per token on the very targets that it is evaluated on.
 """

@@ -15,7 +15,7 @@ from ryot_jax.runtime.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What `datasets.load_dataset` is asked for.
+    """The rows of a Hugging Face dataset, by the arguments of `datasets.load_dataset`.
 
     Attributes:
       name: name on the Hub, a local folder of data files, or a format ('json', 'parquet', 'text', 'csv').
@@ -32,7 +32,7 @@ class Rows:
     field: str
 
     def identity(self) -> dict[str, Any]:
-        """JSON that stays equal while the texts do.
+        """A JSON value that stays equal as long as the texts do.
 
         Local files count by size and time of change. A dataset on the Hub counts by its name: the cache
         does not see a later revision.

@@ -41,10 +41,10 @@ class Corpus:
 
 
 def prepare(data: ConfigDict, tokenizer: ConfigDict, vocab_size: int, log: Callable[[str], None]) -> Corpus:
-    """Token ids of the text that the config names; built once, then read from the cache.
+    """Prepares the token ids of the text that the config names; they are built once, then read from the cache.
 
     Unchanged files are known by name, size and time of change, and are not read again. A damaged cache is
-    built anew, and that is logged.
+    rebuilt, and that is logged.
 
     Args:
       data: `config.data`.
@@ -119,7 +119,7 @@ def _load(cache: Path, key: str, source: str, log: Callable[[str], None]) -> Cor
     try:
         meta = caches.read_meta(folder)
     except caches.Damaged as error:
-        log(f"the cache at {folder} is damaged ({error}); it is built anew")
+        log(f"the cache at {folder} is damaged ({error}); it is rebuilt")
         caches.discard(cache, key)
         return None
     if meta is None:

@@ -19,14 +19,14 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 @dataclasses.dataclass(frozen=True)
 class TextFile:
-    """A regular file: where it is, and its name below the folder that was asked for ('/' between parts)."""
+    """A regular file: its path, and its name below the requested folder ('/' between parts)."""
 
     path: Path
     name: str
 
     @property
     def is_jsonl(self) -> bool:
-        """Whether its name says that each line is a JSON object."""
+        """Whether the file's name says that each line is a JSON object."""
         return self.path.suffix.lower() in JSONL_SUFFIXES
 
 

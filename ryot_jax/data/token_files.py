@@ -1,4 +1,4 @@
-"""Token files that others made: nanoGPT's uint16 `.bin`, checked once and then used where they are.
+"""User-supplied token files: nanoGPT's uint16 `.bin`, checked once and then used in place.
 
 What was found in a check is kept in the cache's index, so a second start does not read the files.
 """
@@ -20,14 +20,14 @@ _CHUNK = 2**24  # ids that are checked at once (32 MiB)
 
 @dataclasses.dataclass(frozen=True)
 class TokenParts:
-    """Both parts as read-only memmaps (uint16), and the files that they came from."""
+    """Both parts of a corpus as read-only memmaps (uint16), and the files that they map."""
 
     train: np.ndarray
     heldout: np.ndarray
     files: tuple[Path, ...]
 
     def identity(self) -> list[tuple[str, int, int, int]]:
-        """JSON that stays equal while the files do: path, size, time of change, number of training ids."""
+        """A JSON value that stays equal as long as the files do: path, size, time of change, number of training ids."""
         stats = [(str(file.absolute()), file.stat()) for file in self.files]
         return [(name, stat.st_size, stat.st_mtime_ns, len(self.train)) for name, stat in stats]
 
@@ -95,7 +95,7 @@ def map_ids(file: Path) -> np.ndarray:
 
 
 def describe(parts: TokenParts) -> dict[str, Any]:
-    """The counts that a token file can tell, as in `Corpus.description`."""
+    """The counts that are known of token files, in the form of `Corpus.description`."""
     return {
         name: {"files": 1, "bytes": ids.nbytes, "tokens": len(ids)}
         for name, ids in (("train", parts.train), ("heldout", parts.heldout))

@@ -22,7 +22,7 @@ _END_NAMES = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|i
 
 
 class Tokenizer(Protocol):
-    """What the rest of the package uses of a tokenizer."""
+    """The interface of a tokenizer that the rest of the package uses."""
 
     @property
     def vocab_size(self) -> int:
@@ -40,11 +40,11 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without any special id."""
+        """Encodes `text` as ids, without any special id."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; special ids are left out."""
+        """Decodes `ids` to text; special ids are left out."""
         ...
 
 
@@ -71,15 +71,15 @@ class JsonTokenizer:
         return str(self._inner.id_to_token(self.eod))
 
     def to_json(self) -> str:
-        """The content of `tokenizer.json`."""
+        """The tokenizer as the content of a `tokenizer.json`."""
         return self._inner.to_str()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without any special id."""
+        """Encodes `text` as ids, without any special id."""
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids (uint16) of each text, on all cores."""
+        """Encodes each text as ids (uint16), on all cores."""
         encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.uint16) for encoding in encodings]
 
@@ -90,18 +90,18 @@ class JsonTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class NoTokenizer:
-    """Stands where token files came without a tokenizer: both ways raise `DataError` with the remedy."""
+    """Takes the place of a tokenizer for token files that came without one: both ways raise `DataError`."""
 
     vocab_size: int
     hash: str = "none"
     eod: int = -1
 
     def encode(self, text: str) -> list[int]:
-        """Raise `DataError`."""
+        """Always raises `DataError` with the remedy."""
         self._refuse()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Raise `DataError`."""
+        """Always raises `DataError` with the remedy."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -151,12 +151,12 @@ def byte_tokenizer(vocab_size: int) -> JsonTokenizer:
 
 
 def from_json(text: str, eod: int) -> JsonTokenizer:
-    """The inverse of `JsonTokenizer.to_json`."""
+    """Restores a tokenizer from the text of `JsonTokenizer.to_json`."""
     return JsonTokenizer(tokenizers.Tokenizer.from_str(text), eod)
 
 
 def from_file(path: str, vocab_size: int) -> JsonTokenizer:
-    """Load a `tokenizer.json`.
+    """Loads a `tokenizer.json`.
 
     Raises:
       DataError: the file is missing or damaged, or it has no token that ends a document.
@@ -179,7 +179,7 @@ def from_file(path: str, vocab_size: int) -> JsonTokenizer:
 
 
 def read(file: Path, eod: int | None = None) -> JsonTokenizer:
-    """A `tokenizer.json` that is there, whatever its vocabulary.
+    """Reads an existing `tokenizer.json` with a vocabulary of any size.
 
     Args:
       file: the file.
@@ -200,7 +200,7 @@ def read(file: Path, eod: int | None = None) -> JsonTokenizer:
 
 
 def read_gpt2(vocab: Path, merges: Path, eod: int | None = None) -> JsonTokenizer:
-    """The two files that GPT-2's tokenizer was published in: `vocab.json` and `merges.txt`.
+    """Reads the two files in which GPT-2's tokenizer was published: `vocab.json` and `merges.txt`.
 
     Args:
       vocab: token to id, JSON.
@@ -235,7 +235,7 @@ def _end(inner: tokenizers.Tokenizer, file: Path, eod: int | None) -> int:
 
 
 def settings(kind: str, path: str, vocab_size: int) -> dict[str, Any]:
-    """What decides which tokenizer comes out of a given text; JSON, for cache keys.
+    """The settings that determine the tokenizer trained on a given text; a JSON value, for cache keys.
 
     Raises:
       ConfigError: unknown kind.

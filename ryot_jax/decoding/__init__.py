@@ -8,7 +8,9 @@ from ryot_jax.decoding.candidates import Candidates, best_of, compiles, growing_
 from ryot_jax.decoding.draft_length import ByAcceptance, DraftLength, Observed, fixed
 from ryot_jax.decoding.drafts import DRAFT_LENGTH, Draft, Text, bigram_draft, bigrams, lookup_draft, model_draft
 from ryot_jax.decoding.engine import Decoder, prepare
-from ryot_jax.decoding.generate import Generated, Speculation, generate, stream
+from ryot_jax.decoding.generate import generate, stream
+from ryot_jax.decoding.loop import Generated
+from ryot_jax.decoding.request import Speculation
 from ryot_jax.decoding.sampling import Sampling
 
 __all__ = [

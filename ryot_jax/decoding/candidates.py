@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from ryot_jax.decoding.engine import Decoder
-from ryot_jax.decoding.generate import Speculation, generate
+from ryot_jax.decoding.generate import generate
+from ryot_jax.decoding.request import Speculation
 from ryot_jax.decoding.sampling import Sampling
 from ryot_jax.runtime.errors import ConfigError
 
@@ -28,7 +29,7 @@ CandidateBudget = Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """What was tried for one prompt.
+    """The candidate answers that were generated for one prompt.
 
     Attributes:
       ids: the new tokens of the answer: the first candidate that passes the check, else the first one of all.

@@ -1,7 +1,7 @@
-"""How many drafted tokens to check at each step: the step schedule of decoding.
+"""The number of drafted tokens to check at each decoding step, as a function of what was observed so far.
 
-A schedule is a pure function of what the loop has observed so far, and runs inside the compiled loop. Lengths are
-masked within one program, so none of them compiles anew.
+A draft length is a pure function of what the loop has observed so far, and runs inside the compiled loop. Lengths are
+masked within one program, so no length compiles again.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from ryot_jax.runtime.errors import ConfigError
 
 
 class Observed(NamedTuple):
-    """What a schedule may look at: discounted numbers of drafted tokens, float32[B], and the checks so far, int32[]."""
+    """Observations so far: discounted numbers of drafted tokens, float32[B], and the number of checks, int32[]."""
 
     checked_B: jax.Array
     right_B: jax.Array
@@ -29,7 +29,7 @@ class Observed(NamedTuple):
 
 
 DraftLength = Callable[[Observed], jax.Array]
-"""observed -> int32[B], how many drafted tokens to check. More than there are count as all of them."""
+"""observed -> int32[B], the number of drafted tokens to check; larger numbers mean all of them."""
 
 # What is observed is forgotten by this factor a step, so that the length follows the text: in a simulation of drafts
 # that are good and bad by turns for 40 steps, 0.9 gave 7 % fewer tokens per unit of cost and 0.95 15 % fewer.
@@ -41,15 +41,15 @@ CHECKED, RIGHT = 0.1, 0.03
 
 
 def nothing_observed(batch_size: int) -> Observed:
-    """Before the first check."""
+    """The observations before the first check."""
     weight = 1.0 / (1.0 - MEMORY)
     checked_B, right_B = (jnp.full(batch_size, weight * number, jnp.float32) for number in (CHECKED, RIGHT))
     return Observed(checked_B, right_B, jnp.zeros((), jnp.int32))
 
 
 def observe(observed: Observed, drafted_B: jax.Array, right_B: jax.Array) -> Observed:
-    """After a check of `drafted_B` tokens, the first `right_B` of them right: the next one was seen to be wrong."""
-    seen_B = jnp.minimum(right_B + 1, drafted_B)
+    """The observations after a check of `drafted_B` tokens, of which the first `right_B` were right."""
+    seen_B = jnp.minimum(right_B + 1, drafted_B)  # the token after the right ones was seen to be wrong
     return Observed(
         MEMORY * observed.checked_B + (CHECKED + seen_B),
         MEMORY * observed.right_B + (RIGHT + right_B),
@@ -58,7 +58,7 @@ def observe(observed: Observed, drafted_B: jax.Array, right_B: jax.Array) -> Obs
 
 
 def fixed(length: int) -> DraftLength:
-    """Always the same length; 0 checks no draft."""
+    """A constant draft length; 0 checks no draft."""
     if length < 0:
         raise ConfigError(f"draft length {length}: must be at least 0")
     return lambda observed: jnp.full(len(observed.checked_B), length, jnp.int32)

@@ -19,19 +19,19 @@ DRAFT_LENGTH = 6  # above, a guess is right too rarely to the end to pay for its
 
 
 class Text(NamedTuple):
-    """What is known of each sequence: the first `known_B` of ids_BT, int32. What lies behind may be anything."""
+    """The known tokens of each sequence: the first `known_B` of ids_BT, int32. The ids after them are arbitrary."""
 
     ids_BT: jax.Array
     known_B: jax.Array
 
     def last_B(self) -> jax.Array:
-        """The last known tokens."""
+        """The last known token of each sequence, int32[B]."""
         return jnp.take_along_axis(self.ids_BT, self.known_B[:, None] - 1, axis=1)[:, 0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are closed over: programs are compiled for the object
 class Draft:
-    """Guesses at the next tokens.
+    """A draft: a cheap guess at the next tokens.
 
     Attributes:
       length: K, the most tokens that it proposes at a time, at least 1.
@@ -62,9 +62,9 @@ class Places(NamedTuple):
 def lookup_draft(
     vocab_size: int, *, length: int = DRAFT_LENGTH, order: int = 1, successor_V: jax.Array | None = None
 ) -> Draft:
-    """What followed the last `order` tokens the last time that they stood in this text: prompt lookup.
+    """Prompt lookup: drafts the tokens that followed the last `order` tokens where they last occurred in the text.
 
-    The continuation is copied from there; where it runs into its own end it goes on in a circle, which is right for
+    The continuation is copied from there; where it runs into its own end it continues in a circle, which is right for
     text that repeats itself. Contexts of several tokens are found by a hash, whose clashes cost a wrong guess.
 
     Args:

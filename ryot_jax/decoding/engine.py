@@ -44,7 +44,7 @@ class Decoder:
 
     @property
     def platform(self) -> str:
-        """Of the device that holds the weights."""
+        """The platform of the device that holds the weights."""
         return _platform(self.weights)
 
 
@@ -95,7 +95,7 @@ def step(
     with_logits: bool = False,
     last_only: bool = False,
 ) -> tuple[jax.Array, jax.Array | None, AnyCache]:
-    """What follows each of the first `count_B` of S new tokens, as `ryot_jax.kernels.decoding.step.decode_step`.
+    """Predicts what follows each of the first `count_B` of S new tokens; see `kernels.decoding.step.decode_step`.
 
     Returns best_BS (int32), logits_BSV (float32, or None), and the cache. Where a sequence has no more room the
     reference gives NaN and token 0; the kernel raises.

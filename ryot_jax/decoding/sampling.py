@@ -18,7 +18,7 @@ _BLOCK = 32  # numbers whose sums are added up first; of the same order as the s
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; filters apply in the order of the fields, each to what the one before has left.
+    """The choice of tokens. Filters apply in the order of the fields, each to the tokens that the one before has left.
 
     Attributes:
       temperature: of the softmax; 0 is greedy, whatever the others say.
@@ -44,7 +44,7 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether nothing is drawn."""
+        """Whether tokens are chosen greedily, without random draws."""
         return self.temperature == 0.0
 
 

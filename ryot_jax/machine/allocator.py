@@ -25,7 +25,7 @@ _OTHER_ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
 
 @dataclasses.dataclass(frozen=True)
 class AllocatorRecord:
-    """What was set, for the manifest: `settings` by mallopt name, and why they were applied or not."""
+    """The allocator settings of this process: `settings` by mallopt name, and the reason why they apply or not."""
 
     applied: bool
     settings: dict[str, int]
@@ -33,7 +33,7 @@ class AllocatorRecord:
 
 
 def configure_allocator(enabled: bool = True) -> AllocatorRecord:
-    """Apply the settings to this process. Call it first of all, before JAX is imported.
+    """Applies the settings to this process. Call it first of all, before JAX is imported.
 
     Each thread that has allocated before it may have got an arena of its own. Such an arena gives memory back
     whatever is set here, and glibc hands it out again to XLA's threads: steps then take a third more time.

@@ -167,7 +167,7 @@ def _update(size: int) -> Workload:
 
 
 def _copy(size: int) -> Workload:
-    """A copy into memory that is there already: pages that the system had to map would be timed too."""
+    """Copies into memory that is mapped already; otherwise the mapping of pages would be timed too."""
     source_n, target_n = jnp.ones((size // 4,), jnp.float32), jnp.zeros((size // 4,), jnp.float32)
     copy = jax.jit(lambda source_n, target_n: jnp.copy(source_n), donate_argnums=1, keep_unused=True)
     program = copy.lower(source_n, target_n).compile()

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, floating-point operations and memory, in closed form.
+"""The cost of a model in closed form: parameters, floating-point operations and memory.
 
 Nothing is compiled or allocated here; what a program really uses is measured where it is compiled.
 """

@@ -28,7 +28,7 @@ class SelfAttention(nnx.Module):
         return self._of_parts(x_BTD, plan, None)
 
     def of_norm(self, x_BTD: jax.Array, norm: Norm, *, plan: KernelPlan) -> jax.Array:
-        """The sum x + attention(norm(x))."""
+        """Computes x + attention(norm(x))."""
         if self._is_packed(plan):
             kernel, bias = self.qkv.weights()
             qkv_BTE, x_BTD = norm_dense(x_BTD, norm.of(x_BTD, plan), kernel, bias, implementation=plan["dense"])
@@ -62,7 +62,7 @@ class SelfAttention(nnx.Module):
         plan: KernelPlan,
         residual: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache]:
-        """The same for S positions that follow the first `length_B` of the cache, and the longer cache."""
+        """Attention of S positions that follow the first `length_B` of the cache; returns the longer cache too."""
         parts = self.qkv.parts(x_BSD, 3, plan=plan)
         q_BSHK, k_BSHK, v_BSHK = self._heads(parts, jnp.add.outer(length_B, jnp.arange(x_BSD.shape[1])))
         cache = append(cache, k_BSHK, v_BSHK, length_B)

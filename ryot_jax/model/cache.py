@@ -56,7 +56,7 @@ def append(layer: LayerCache, k_BSHK: jax.Array, v_BSHK: jax.Array, length_B: ja
 
 
 def write_at(buffer_B: jax.Array, new_B: jax.Array, start_B: jax.Array, *, axis: int) -> jax.Array:
-    """Each sequence's new numbers written over those from its start on; `axis` counts without B."""
+    """Overwrites each sequence's numbers from its start on with the new ones; `axis` counts without B."""
     if len(start_B) == 1:  # no scatter, which XLA:CPU makes of the other
         return jax.lax.dynamic_update_slice_in_dim(buffer_B, new_B, start_B[0], axis + 1)
     return jax.vmap(lambda old, new, start: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis))(

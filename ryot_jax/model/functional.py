@@ -106,7 +106,7 @@ def sequence_losses(graphdef: GraphDef, params: Params, batch: Batch) -> tuple[j
 
 
 def unstack_layers(cfg: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """The same model with one entry a layer instead of arrays that carry L in front (`scan_layers` off)."""
+    """Converts parameters stacked over layers to one entry per layer (the form with `scan_layers` off)."""
     if not cfg.scan_layers:
         return cfg, params
     blocks = {layer_name(i): jax.tree.map(lambda leaf_L, i=i: leaf_L[i], params["blocks"]) for i in range(cfg.n_layers)}
@@ -114,7 +114,7 @@ def unstack_layers(cfg: ModelConfig, params: Params) -> tuple[ModelConfig, Param
 
 
 def stack_layers(cfg: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """The same model with the layers' arrays stacked for a scan over layers: inverse of `unstack_layers`."""
+    """Stacks the layers' parameters for a scan over layers: the inverse of `unstack_layers`."""
     if cfg.scan_layers:
         return cfg, params
     layers = [params["blocks"][layer_name(i)] for i in range(cfg.n_layers)]

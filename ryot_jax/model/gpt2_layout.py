@@ -57,10 +57,10 @@ _NAMED_AT_MOST = 5
 
 
 def check(cfg: ModelConfig) -> None:
-    """Returns if GPT-2 can express the model.
+    """Refuses a model that GPT-2 cannot express.
 
     Raises:
-      ConfigError: it cannot; the message names each field that is in the way.
+      ConfigError: the message names each field that GPT-2 does not have.
     """
     others = [
         f"model.{field} = {getattr(cfg, field)!r}: GPT-2 has {wanted!r} alone; train a model with it to export it"

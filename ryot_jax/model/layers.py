@@ -38,7 +38,7 @@ class Projection(nnx.Module):
         return [dense(x, *weights, implementation=plan["dense"]) for weights in zip(kernels, biases, strict=True)]
 
     def weights(self) -> tuple[jax.Array, jax.Array | None]:
-        """kernel_EO and bias_O."""
+        """The weights of the layer: kernel_EO and bias_O."""
         return self.kernel[...], None if self.bias is None else self.bias[...]
 
 

@@ -13,7 +13,7 @@ from ryot_jax.model.transformer import layer_name
 
 
 def step_weights(cfg: ModelConfig, params: Params) -> tuple[StepWeights, StepSpec]:
-    """The weights in the kernel's order, and the sizes and kinds that go with them."""
+    """A model's weights in the decoding kernel's order, with the sizes and kinds that belong to them."""
     cfg, params = unstack_layers(cfg, params)
     table_VD, positions_T = params["embedding"], jnp.arange(cfg.max_len)
     positions_PD = params.get("positions")

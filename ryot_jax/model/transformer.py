@@ -53,14 +53,14 @@ class Block(nnx.Module):
     def decode(
         self, x_BSD: jax.Array, cache: LayerCache, length_B: jax.Array, *, plan: KernelPlan
     ) -> tuple[jax.Array, LayerCache]:
-        """The same for S positions that follow those of the cache."""
+        """Decodes S positions that follow those of the cache."""
         h_BSD = self.attention_norm(x_BSD, plan=plan)
         x_BSD, cache = self.attention.decode(h_BSD, cache, length_B, plan=plan, residual=x_BSD)
         return self.mlp(self.mlp_norm(x_BSD, plan=plan), plan=plan, residual=x_BSD), cache
 
 
 class Transformer(nnx.Module):
-    """Token ids to features to logits.
+    """The model: token ids to features to logits.
 
     `blocks` is a dict 'layer_000', 'layer_001', .. of blocks, or, with `scan_layers`, one block whose weights carry
     L in front. The weights drawn from a seed are the same numbers in both layouts.

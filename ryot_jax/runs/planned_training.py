@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from ryot_jax.config import SCHEDULED_TRAININGS, total_steps
-from ryot_jax.scaling import Static, StepSchedule, phases
+from ryot_jax.scaling import ProgramKey, StepSchedule, phases
 from ryot_jax.training import recipe
 
 
@@ -70,7 +70,7 @@ class ProgramTiming:
       compile_seconds: of the program.
     """
 
-    static: Static
+    static: ProgramKey
     steps: int
     seconds: float
     compile_seconds: float

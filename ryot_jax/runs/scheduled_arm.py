@@ -25,7 +25,7 @@ from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
 from ryot_jax.runs.planned_training import PlannedTraining, ProgramTiming, schedule_of
 from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.compiler import counted_compilations
-from ryot_jax.scaling import Static, StepSchedule, check
+from ryot_jax.scaling import ProgramKey, StepSchedule, check
 from ryot_jax.scaling.schedule import Segment
 from ryot_jax.training import recipe
 from ryot_jax.training.evaluation import Evaluation
@@ -64,7 +64,7 @@ class TrainingOutcome:
     seconds: float
     compile_seconds: float
     from_cache: bool
-    checks: dict[Static, ProgramCheck]
+    checks: dict[ProgramKey, ProgramCheck]
     heldout: Evaluation
     unplanned: int
 
@@ -148,7 +148,7 @@ def step_times(
     schedule = schedule_of(planned, config, steps_per_call=_steps_per_call(kernels))
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 64 * (model.max_len + 1)).astype(np.uint16)
     compiled = _compile(config, model, schedule, kernels, ids, config.seed)
-    per_step: dict[Static, list[float]] = {static: [] for static in schedule.programs()}
+    per_step: dict[ProgramKey, list[float]] = {static: [] for static in schedule.programs()}
     for turn in range(_TURNS):
         for static in list(per_step)[:: -1 if turn % 2 else 1]:
             per_step[static].append(compiled.seconds_per_step(static, seconds / _TURNS))
@@ -179,12 +179,12 @@ class _CompiledPrograms:
     programs: Programs
     state: State
     dataset: grain.MapDataset
-    checks: dict[Static, ProgramCheck]
+    checks: dict[ProgramKey, ProgramCheck]
 
     def compile_seconds(self) -> float:
         return sum(sum(program.seconds.values()) for program in self.programs.compiled.values())
 
-    def seconds_per_step(self, static: Static, seconds: float) -> float:
+    def seconds_per_step(self, static: ProgramKey, seconds: float) -> float:
         """The mean over as many calls as fit into the time, at least one after the first."""
         program = self.programs.compiled[static]
         batches = _first_batches(self.schedule, self.dataset, static, program.steps)
@@ -229,10 +229,10 @@ def _compile(
     graphdef, state = init_state(model, optimizer, seed)
     everything_on = advance_to_first_step_with_everything_on(state, config, kernels)
     dataset = scheduled_dataset(ids, schedule, seed=seed)
-    checks: dict[Static, ProgramCheck] = {}
+    checks: dict[ProgramKey, ProgramCheck] = {}
     name = "scan" if steps > 1 else "step"
 
-    def compile_static(static: Static) -> CompiledStep:
+    def compile_static(static: ProgramKey) -> CompiledStep:
         step_fn = step_function(config, model, graphdef, optimizer, kernels, rate, static.depth)
         batches = _first_batches(schedule, dataset, static, steps)
         programs, found = compile_programs(step_fn, everything_on, batches, config=config, model=model, plan=kernels)
@@ -247,7 +247,7 @@ def _compile(
 
 
 def _first_batches(
-    schedule: StepSchedule, dataset: grain.MapDataset, static: Static, count: int
+    schedule: StepSchedule, dataset: grain.MapDataset, static: ProgramKey, count: int
 ) -> list[dict[str, np.ndarray]]:
     """The first `count` batches of the steps of one size."""
     first = next(segment.first for segment in schedule.segments if segment.static == static)

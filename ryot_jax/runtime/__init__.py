@@ -1,1 +1,1 @@
-"""Run directories, manifest, metrics, progress and errors: what every other part stands on."""
+"""Run directories, manifest, metrics, progress and errors, on which every other package builds."""

@@ -36,7 +36,7 @@ def without_ynn(platform: str | None = None) -> dict[str, str | bool] | None:
 
 
 def counted_cache_hits() -> contextlib.AbstractContextManager[list[str]]:
-    """Collects an event for each program that JAX takes from its cache of compiled programs meanwhile."""
+    """Yields a list that gets an event for each program that JAX takes from its compilation cache within the block."""
     return _counted(
         "/jax/compilation_cache/cache_hits",
         jax.monitoring.register_event_listener,
@@ -45,7 +45,7 @@ def counted_cache_hits() -> contextlib.AbstractContextManager[list[str]]:
 
 
 def counted_compilations() -> contextlib.AbstractContextManager[list[str]]:
-    """Collects an event for each program that XLA compiles meanwhile, whoever asks for it."""
+    """Yields a list that gets an event for each program that XLA compiles within the block, on any thread."""
     return _counted(
         "/jax/core/compile/backend_compile_duration",
         jax.monitoring.register_event_duration_secs_listener,

@@ -1,4 +1,4 @@
-"""Lines for a person, on whatever the output is: a terminal, a file, a pipe that nobody reads any more.
+"""Lines for a person, on any output: a terminal, a file, or a pipe whose reader has gone.
 
 Nothing printed can end a run: what the output's encoding lacks becomes '?', and an output that has gone is
 forgotten. Every line also goes to the run's log file, where one is set.
@@ -16,7 +16,7 @@ import rich.console
 
 
 class Console:
-    """Prints lines to a stream.
+    """A stream for lines to a person.
 
     Args:
       stream: default: standard output.
@@ -43,7 +43,7 @@ class Console:
             )
 
     def line(self, text: str = "") -> None:
-        """Print text and a line end. Control characters, which could move the cursor, become '?'."""
+        """Prints text and a line end. Control characters, which could move the cursor, become '?'."""
         text = printable(text)
         if self._log is not None:
             self._log.write(text + "\n")
@@ -51,12 +51,12 @@ class Console:
         self.attempt(lambda: self._print(text))
 
     def log_to(self, path: Path) -> None:
-        """From now on, append every line to this file too."""
+        """Appends every later line to this file too."""
         self.close()
         self._log = path.open("a", encoding="utf-8", newline="")
 
     def close(self) -> None:
-        """Close the log file, if there is one."""
+        """Closes the log file, if there is one."""
         if self._log is not None:
             self._log.close()
             self._log = None

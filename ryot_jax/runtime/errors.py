@@ -40,6 +40,6 @@ class NonFiniteLossError(RyotError):
 
 
 class Preempted(RyotError):
-    """The run was asked to stop and saved itself; the same command goes on with it."""
+    """The run was asked to stop and saved itself; the same command resumes it."""
 
     exit_code = 75

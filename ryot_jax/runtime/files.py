@@ -1,4 +1,4 @@
-"""Files that are either the old version or the whole new one, never a part; folders likewise.
+"""Atomic writes of files and folders: a reader sees the old version or the whole new one, never a part.
 
 Every JSON file of a run directory but the append-only `metrics.jsonl` is written here.
 """
@@ -14,12 +14,12 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of a text as UTF-8, with the line ends as they are."""
+    """Writes a text as UTF-8 by `write_bytes`, with its line ends unchanged."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file's content in one step: readers and a crash see the old content or the new one.
+    """Replaces a file's content in one step: readers and a crash see the old content or the new one.
 
     Args:
       path: the file; its folder exists.
@@ -44,7 +44,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write files into, which is at `path` once the block has ended; no part of it is there before.
+    """Yields a folder to write files into, which appears at `path`, whole, once the block has ended.
 
     Args:
       path: is not there yet, or is an empty folder; what it lies in is made if need be.
@@ -69,10 +69,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def shown(path: Path) -> Path:
-    """The path as a person would type it from here."""
+    """The path relative to the working directory where it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of a JSON value, with sorted keys; non-finite numbers are refused, as JSON has none."""
+    """Writes a JSON value with sorted keys by `write_text`; non-finite numbers are refused, as JSON has none."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")

@@ -1,6 +1,7 @@
-"""What a compiled XLA program says about itself: its arrays, dots and custom calls, read from its HLO text.
+"""Facts about a compiled XLA program, read from its HLO text: arrays, dots, loops and custom calls.
 
-Only the text form of `Compiled.as_text()` is understood here; what a finding proves is left to probes, see `kernels.declaration`.
+Only the text form of `Compiled.as_text()` is understood here; what a finding proves is left to probes, see
+`kernels.declaration`.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class Array:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Number of elements of the array."""
         return math.prod(self.dims)
 
     def __str__(self) -> str:
@@ -83,7 +84,7 @@ class _Instruction:
 
 
 def parse(text: str) -> Program:
-    """Read the HLO text of a compiled program.
+    """Parses the HLO text of a compiled program.
 
     Raises:
       ValueError: no instruction was found; the text is not HLO.
@@ -113,7 +114,7 @@ def parse(text: str) -> Program:
 
 
 def launches(text: str) -> int:
-    """Instructions outside of fusions that do work: about as many kernels and library calls as one execution starts.
+    """The number of working instructions outside of fusions: about the kernels and library calls of one execution.
 
     What is within a loop counts once, however often it goes round.
     """

@@ -1,4 +1,4 @@
-"""What a run ran on and with: enough to tell why two runs differ, and nothing private.
+"""The manifest of a run: machine, software and inputs, enough to explain why two runs differ, and nothing private.
 
 Only named environment variables are kept; no user name, no host name, no path outside of the run.
 """
@@ -12,12 +12,14 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ryot_jax
-from ryot_jax.machine.allocator import AllocatorRecord
-from ryot_jax.machine.devices import Devices
-from ryot_jax.machine.processor import Processor
+
+if TYPE_CHECKING:  # `machine` builds on `runtime`, whose functions only store its records
+    from ryot_jax.machine.allocator import AllocatorRecord
+    from ryot_jax.machine.devices import Devices
+    from ryot_jax.machine.processor import Processor
 
 SCHEMA_VERSION = 1
 
@@ -39,27 +41,27 @@ _GIT_SECONDS = 10.0
 def collect(
     *,
     config_json: str,
-    devices: Devices,
-    processor: Processor,
-    allocator: AllocatorRecord,
+    devices: "Devices",
+    processor: "Processor",
+    allocator: "AllocatorRecord",
     data_hash: str,
     tokenizer_hash: str,
     end_of_document: int,
     kernel_plans: Mapping[str, Mapping[str, str]],
     kernel_reasons: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    """The manifest as a JSON value.
+    """Collects the manifest as a JSON value.
 
     Args:
       config_json: the resolved config, as `config.to_json` writes it.
-      devices: of this process.
-      processor: of this host.
+      devices: the devices of this process.
+      processor: the processor of this host.
       allocator: what `configure_allocator` did.
       data_hash: sha256 of the token files.
       tokenizer_hash: sha256 of the tokenizer.
       end_of_document: the token id that ends a document; -1 if not known.
       kernel_plans: for each arm, op -> implementation.
-      kernel_reasons: for each arm, op -> why that one.
+      kernel_reasons: for each arm, op -> the reason for its implementation.
     """
     return {
         **machine(devices, processor),
@@ -75,7 +77,7 @@ def collect(
     }
 
 
-def machine(devices: Devices, processor: Processor) -> dict[str, Any]:
+def machine(devices: "Devices", processor: "Processor") -> dict[str, Any]:
     """The part of a manifest that is known without a config: when, with which software, on which machine."""
     return {
         "schema_version": SCHEMA_VERSION,

@@ -1,4 +1,4 @@
-"""The metrics of a run as JSON lines, and on wish as TensorBoard events.
+"""The metrics of a run as JSON lines, and optionally as TensorBoard events.
 
 One row for each `(arm, step, kind)`; what is measured, and when, is left to those who write rows.
 """
@@ -15,11 +15,11 @@ from ryot_jax.runtime.json_values import plain
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl`; each is on disk (in the kernel's hands) when `write` returns.
+    """Appends rows to `metrics.jsonl`; each has been handed to the operating system when `write` returns.
 
     Args:
       path: the JSON-lines file; made if need be.
-      resume_steps: for a resumed run, the step that each arm goes on from. Rows of later steps, and of arms
+      resume_steps: for a resumed run, the step from which each arm resumes. Rows of later steps, and of arms
         that are not named, are taken out first: the run writes them again.
       tensorboard: a folder for TensorBoard events, a sub-folder for each arm; None: no events.
 
@@ -39,7 +39,7 @@ class MetricsWriter:
         self._file = path.open("a", encoding="utf-8", newline="")
 
     def write(self, arm: str, step: int, **values: Any) -> None:
-        """Append one row.
+        """Appends one row.
 
         Args:
           arm: 'baseline' or 'optimized'.
@@ -56,7 +56,7 @@ class MetricsWriter:
                     self._events_of(arm).add_scalar(name, value, global_step=row["step"])
 
     def close(self) -> None:
-        """Close the files; the writer is of no use afterwards."""
+        """Closes the files; nothing can be written afterwards."""
         self._file.close()
         for events in self._events.values():
             events.close()
@@ -96,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def drop_rows_after(path: Path, steps: Mapping[str, int]) -> int:
-    """Take the rows out whose step is beyond `steps[arm]`, and those of other arms; in one step.
+    """Removes the rows whose step is beyond `steps[arm]`, and those of other arms, atomically.
 
     Returns:
       How many rows went.

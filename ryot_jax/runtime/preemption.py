@@ -1,4 +1,4 @@
-"""SIGTERM as a request: the machine wants its processor back, and the run is to stop where it can be gone on with."""
+"""SIGTERM as a request to stop at the next step from which the run can be resumed."""
 
 import signal
 import threading
@@ -6,18 +6,18 @@ from types import FrameType, TracebackType
 
 
 class Preemption:
-    """While it is entered, the first SIGTERM is noted and nothing more; the second ends the process as always.
+    """A context in which the first SIGTERM only sets `requested`, and the second ends the process.
 
     In another thread than the main one, where Python takes no signals, it notes nothing.
     """
 
     def __init__(self) -> None:
-        """Nothing is requested yet."""
+        """Creates the context with nothing requested."""
         self.requested = False
         self._before: signal.Handlers | object = signal.SIG_DFL
 
     def __enter__(self) -> "Preemption":
-        """Begins to listen."""
+        """Installs the handler of SIGTERM."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
@@ -25,7 +25,7 @@ class Preemption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves SIGTERM as it was."""
+        """Restores the previous handler of SIGTERM."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
-"""How far each arm is: a moving display on a good terminal, a plain ASCII line now and then elsewhere.
+"""The progress of each arm: a moving display on a capable terminal, occasional plain ASCII lines elsewhere.
 
-It shows what it is told and times nothing itself: a clock only spaces the lines. The time left is that of the
+It shows what is reported to it and times nothing itself: a clock only spaces the lines. The time left is that of the
 training steps; evaluation and compilation come on top.
 """
 

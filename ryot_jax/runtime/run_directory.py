@@ -1,4 +1,4 @@
-"""The folder that one run leaves behind: where its files are, how it is made, and how it is found again.
+"""The folder of a run: the paths of its files, its creation, and finding it again.
 
 What goes into the files is left to those who write them; that one process has the run is `run_lock.py`.
 """
@@ -28,26 +28,26 @@ class RunDirectory:
 
     @property
     def manifest(self) -> Path:
-        """What the run ran on and with."""
+        """Machine, software and inputs of the run; see `manifest`."""
         return self.path / "manifest.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line."""
+        """The metrics, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer that the run was trained with, so that a checkpoint can speak without the text."""
+        """The tokenizer that the run was trained with, so that a checkpoint can be used without the text."""
         return self.path / "tokenizer.json"
 
     def config_of(self, training: str) -> Path:
-        """The config of a training beside the arms, 'schedule', 'recipe' or 'both'; no such file: it was not kept."""
+        """The config of a training beside the arms, 'schedule', 'recipe' or 'both'; absent where it was not kept."""
         return self.path / f"config-{training}.json"
 
     @property
     def checkpoints(self) -> Path:
-        """One folder an arm."""
+        """The checkpoints, in one folder per arm."""
         return self.path / "checkpoints"
 
     def compressed(self, arm: str, checkpoint: str) -> Path:
@@ -56,7 +56,7 @@ class RunDirectory:
 
     @property
     def imported(self) -> Path:
-        """What the run was made of by `ryot import`; there is no such file where the run was trained."""
+        """The origin of a run made by `ryot import`; absent where the run was trained."""
         return self.path / "imported.json"
 
     @property
@@ -66,7 +66,7 @@ class RunDirectory:
 
     @property
     def estimands(self) -> Path:
-        """What the run is to estimate and how it will be judged, from before its first step."""
+        """The quantities that the run estimates and how they will be judged, written before its first step."""
         return self.path / "estimands.json"
 
     def training_pair(self, index: int) -> "RunDirectory":
@@ -74,7 +74,7 @@ class RunDirectory:
         return self if index == 0 else RunDirectory(self.path / "pairs" / f"{index:03d}")
 
     def process(self, index: int) -> Path:
-        """What a process that timed block pairs anew has found, a JSON file."""
+        """The JSON file with the results of a process that timed block pairs again."""
         return self.path / "processes" / f"{index:03d}.json"
 
     @property
@@ -89,12 +89,12 @@ class RunDirectory:
 
     @property
     def lock(self) -> Path:
-        """Who has the run now."""
+        """The lock of the process that works on the run."""
         return self.path / "run.lock"
 
 
 def create_run(workdir: Path, name: str, now: datetime.datetime | None = None) -> RunDirectory:
-    """Make `<workdir>/<utc>-<name>/`; a second run in the same second gets `-2` after its name, and so on.
+    """Creates `<workdir>/<utc>-<name>/`; a second run in the same second gets `-2` after its name, and so on.
 
     Args:
       workdir: made if need be.
@@ -123,12 +123,12 @@ def create_run(workdir: Path, name: str, now: datetime.datetime | None = None) -
 
 
 def find_run(workdir: Path, wanted: str, *, trained: bool = False) -> RunDirectory:
-    """The run that a person means.
+    """Finds the run that a person names.
 
     Args:
       workdir: where run directories are.
       wanted: a run directory, the name of one in `workdir`, or `'latest'`: the newest there by name that is
-        no ablation, as those (`-ablate`) hold nothing to go on with, to write with or to report on.
+        no ablation, as those (`-ablate`) hold nothing to resume, to generate with or to report on.
       trained: whether it must be a run of training, which an imported checkpoint is not.
 
     Raises:
@@ -148,7 +148,7 @@ def find_run(workdir: Path, wanted: str, *, trained: bool = False) -> RunDirecto
             found = RunDirectory(path.absolute())
             if trained and found.imported.is_file():
                 raise ConfigError(
-                    f"{path} is an imported checkpoint: it holds no training to go on with or to report on; "
+                    f"{path} is an imported checkpoint: it holds no training to resume or to report on; "
                     "name a run that was trained"
                 )
             return found

@@ -18,7 +18,7 @@ from ryot_jax.runtime.run_directory import RunDirectory
 
 @contextlib.contextmanager
 def locked(run: RunDirectory) -> Iterator[str | None]:
-    """Hold the run for the time of the `with` block.
+    """Holds the lock of a run for the time of the `with` block.
 
     Yields:
       A sentence about the process that had the run before and ended without giving it back, or None.

@@ -4,14 +4,14 @@ Schedules are put together from series and checked before anything compiles; `ry
 schedules of decoding are in `ryot_jax.decoding.draft_length` and `ryot_jax.decoding.candidates`.
 """
 
-from ryot_jax.scaling.schedule import Dynamic, Static, StepSchedule, check, compose
+from ryot_jax.scaling.schedule import ProgramKey, StepSchedule, TracedValues, check, compose
 from ryot_jax.scaling.series import Series, constant, linear_ramp, per_phase, piecewise
 
 __all__ = [
-    "Dynamic",
+    "ProgramKey",
     "Series",
-    "Static",
     "StepSchedule",
+    "TracedValues",
     "check",
     "compose",
     "constant",

@@ -24,7 +24,7 @@ _GRAMMAR = "phases such as '50% of B/2 x T/4 depth L/2 rate 0.5', with commas be
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of a training.
+    """A phase of a training, in shares of the whole.
 
     Attributes:
       share: of the training's tokens; all phases together may take more or less than 1.
@@ -42,7 +42,7 @@ class Phase:
 
 
 def parse(text: str) -> tuple[Phase, ...]:
-    """The phases of a line.
+    """Parses a line of phases.
 
     Raises:
       ConfigError: it is no such line, naming the phase.
@@ -68,7 +68,9 @@ def parse(text: str) -> tuple[Phase, ...]:
 def laid_out(
     phases: Sequence[Phase], *, batch_size: int, seq_len: int, n_layers: int, steps: int, multiple_of: int = 1
 ) -> StepSchedule:
-    """The schedule of a training that would take `steps` steps of `batch_size` sequences of `seq_len` tokens.
+    """Lays phases out as the step schedule of a training.
+
+    Without phases the training would take `steps` steps of `batch_size` sequences of `seq_len` tokens.
 
     Parts of sizes are rounded down, to at least 1; the steps of a phase to a multiple of `multiple_of`, at least one.
     All layers are written as depth 0, so that they are the same program as where depth is not scheduled.

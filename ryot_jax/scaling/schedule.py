@@ -16,8 +16,8 @@ MOST_PROGRAMS = 6
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Static:
-    """What a program is compiled for.
+class ProgramKey:
+    """The shapes that a training program is compiled for.
 
     Attributes:
       batch_size: sequences of a step.
@@ -35,8 +35,8 @@ class Static:
         return self.batch_size * self.seq_len
 
 
-class Dynamic(NamedTuple):
-    """Values that a program is given, so that they cost no compilation.
+class TracedValues(NamedTuple):
+    """Values that a program takes as arguments, so that changing them costs no compilation.
 
     Attributes:
       rate: multiplies the learning rate.
@@ -50,19 +50,19 @@ class Segment(NamedTuple):
 
     first: int
     end: int
-    static: Static
-    dynamic: Dynamic
+    static: ProgramKey
+    dynamic: TracedValues
     tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSchedule:
-    """step -> (Static, Dynamic), for a number of steps that is known; see `compose`."""
+    """step -> (ProgramKey, TracedValues), for a number of steps that is known; see `compose`."""
 
     segments: tuple[Segment, ...]
 
-    def __call__(self, step: int) -> tuple[Static, Dynamic]:
-        """What step 0, 1, ... is to be.
+    def __call__(self, step: int) -> tuple[ProgramKey, TracedValues]:
+        """The program and the traced values of step 0, 1, ...
 
         Raises:
           ConfigError: there is no such step.
@@ -78,28 +78,28 @@ class StepSchedule:
 
     @property
     def total_steps(self) -> int:
-        """Steps in all."""
+        """The number of steps of the whole schedule."""
         return self.segments[-1].end
 
     @property
     def total_tokens(self) -> int:
-        """Target tokens in all."""
+        """The number of target tokens of the whole schedule."""
         return self.tokens_before(self.total_steps)
 
     def tokens_before(self, step: int) -> int:
         """Target tokens of the steps before this one: where its data begins.
 
-        A closed form, so that training may go on from any step.
+        A closed form, so that training can be resumed from any step.
         """
         segment = self.segments[-1] if step == self.total_steps else self.segment(step)
         return segment.tokens + (step - segment.first) * segment.static.tokens
 
-    def programs(self) -> tuple[Static, ...]:
-        """What has to be compiled, in the order of its first use."""
+    def programs(self) -> tuple[ProgramKey, ...]:
+        """The programs to compile, in the order of first use."""
         return tuple(dict.fromkeys(segment.static for segment in self.segments))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """For manifests and results."""
+        """The segments as JSON values, for manifests and results."""
         return [
             {
                 "first_step": segment.first,
@@ -118,7 +118,7 @@ def compose(
     depth: Series[int] | int = 0,
     rate: Series[float] | float = 1.0,
 ) -> StepSchedule:
-    """The schedule that follows several series at once; numbers stand for constants.
+    """Composes a step schedule from one series per quantity; a number stands for a constant series.
 
     Raises:
       ConfigError: the series end at different steps, or none of them ends.
@@ -133,12 +133,12 @@ def compose(
     total = max(ends.values())
     for name, end in ends.items():
         if end != total:
-            raise ConfigError(f"step {end}: {name} ends here, but the schedule goes on to step {total}")
+            raise ConfigError(f"step {end}: {name} ends here, but the schedule continues to step {total}")
     firsts = sorted({first for part in parts.values() for first in part.firsts if first < total})
     segments, tokens = [], 0
     for first, end in zip(firsts, [*firsts[1:], total], strict=True):
-        static = Static(*(parts[name](first) for name in ("batch_size", "seq_len", "depth")))
-        segments.append(Segment(first, end, static, Dynamic(parts["rate"](first)), tokens))
+        static = ProgramKey(*(parts[name](first) for name in ("batch_size", "seq_len", "depth")))
+        segments.append(Segment(first, end, static, TracedValues(parts["rate"](first)), tokens))
         tokens += (end - first) * static.tokens
     return StepSchedule(tuple(_merged(segments)))
 
@@ -153,7 +153,7 @@ def check(
     steps_per_call: int = 1,
     most_programs: int = MOST_PROGRAMS,
 ) -> None:
-    """Refuses what cannot be trained, before anything compiles.
+    """Refuses a schedule that cannot be trained, before anything compiles.
 
     Args:
       schedule: what is to be trained.
@@ -198,7 +198,7 @@ def check(
 
 
 def _merged(segments: list[Segment]) -> Iterator[Segment]:
-    """Neighbours of one kind as one."""
+    """Merges neighbouring segments of one kind."""
     last: Segment | None = None
     for segment in segments:
         if last is not None and (last.static, last.dynamic) == (segment.static, segment.dynamic):

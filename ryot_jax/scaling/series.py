@@ -15,12 +15,12 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True)
 class Series(Generic[Value]):
-    """A value for each step.
+    """A value for each step, constant over ranges of steps.
 
     Attributes:
       firsts: the steps at which values begin to hold, rising from 0.
-      values: as many.
-      end: the number of steps; None: it never ends.
+      values: one for each of `firsts`.
+      end: the number of steps; None where the series never ends.
     """
 
     firsts: tuple[int, ...]

@@ -1,12 +1,11 @@
 """Checkpoints on disk: state, data position and a few facts in one atomic directory per step, by orbax.
 
 The latest and the best are kept side by side. The only module that knows orbax; when to save is left to the
-caller. Saving is synchronous: it happens between timed blocks, which a thread that writes on would disturb.
+caller. Saving is synchronous: it happens between timed blocks, which a writing thread would disturb.
 """
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -15,12 +14,12 @@ from typing import Any
 
 import absl.logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
+from ryot_jax.training.checkpoint_leaves import describe, in_words, named_leaves, place, sha256, to_host
 from ryot_jax.training.state import State
 
 _METRIC = "heldout_loss"
@@ -94,7 +93,7 @@ class Checkpoints:
         *,
         arm: str = "",
     ) -> None:
-        """Writes one checkpoint, returns when it is on disk, and deletes those that need not be kept.
+        """Writes one checkpoint to disk and deletes those that need not be kept; returns once that is done.
 
         Args:
           step: number of steps taken, greater than that of every checkpoint in the directory.
@@ -111,9 +110,9 @@ class Checkpoints:
         if latest is not None and step <= latest:
             raise CheckpointError(
                 f"checkpoint of step {step}: {self.directory} already holds step {latest}; "
-                "go on from the latest one, or use another directory"
+                "resume from the latest one, or use another directory"
             )
-        leaves = _to_host(state)
+        leaves = to_host(state)
         metadata = {
             "schema_version": _SCHEMA_VERSION,
             "arm": arm,
@@ -122,7 +121,7 @@ class Checkpoints:
             "config": config_json,
             "config_hash": hashlib.sha256(config_json.encode()).hexdigest(),
             "key_impl": str(jax.random.key_impl(state.key)),
-            "leaves": {name: _describe(leaf) | {"sha256": _sha256(leaf)} for name, leaf in leaves.items()},
+            "leaves": {name: describe(leaf) | {"sha256": sha256(leaf)} for name, leaf in leaves.items()},
         }
         try:
             self._manager.save(
@@ -144,7 +143,7 @@ class Checkpoints:
             ) from error
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, ascending."""
+        """The steps with a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
@@ -181,8 +180,8 @@ class Checkpoints:
         """
         step = self._resolve(which)
         metadata = self._read(step, metadata=ocp.args.JsonRestore())["metadata"]
-        wanted = _named_leaves(abstract_state)
-        self._check_structure(step, {n: _describe(x) for n, x in wanted.items()}, metadata)
+        wanted = named_leaves(abstract_state)
+        self._check_structure(step, {n: describe(x) for n, x in wanted.items()}, metadata)
         templates = {
             name: np.broadcast_to(np.zeros((), leaf["dtype"]), leaf["shape"])
             for name, leaf in metadata["leaves"].items()
@@ -190,12 +189,12 @@ class Checkpoints:
         read = self._read(step, state=ocp.args.StandardRestore(templates), data=ocp.args.JsonRestore())
         leaves = {name: np.asarray(leaf) for name, leaf in read["state"].items()}
         for name, leaf in leaves.items():
-            if _sha256(leaf) != metadata["leaves"][name]["sha256"]:
+            if sha256(leaf) != metadata["leaves"][name]["sha256"]:
                 raise CheckpointError(
                     f"checkpoint of step {step} in {self.directory}: {name} is damaged (its SHA-256 is not "
                     f"that of what was saved); restore another step, there are {self.steps()}"
                 )
-        placed = [_place(leaves[name], like, metadata["key_impl"]) for name, like in wanted.items()]
+        placed = [place(leaves[name], like, metadata["key_impl"]) for name, like in wanted.items()]
         return jax.tree.unflatten(jax.tree.structure(abstract_state), placed), read["data"]
 
     def delete_after(self, step: int) -> None:
@@ -213,7 +212,11 @@ class Checkpoints:
                 ) from error
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more; errors of writing surface here at the latest."""
+        """Waits until nothing is being written any more.
+
+        Raises:
+          CheckpointError: a checkpoint could not be written.
+        """
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -221,7 +224,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint in {self.directory} could not be written: {error}") from error
 
     def close(self) -> None:
-        """Waits, then releases what orbax holds."""
+        """Waits for writing to end, then releases orbax's resources."""
         self.wait()
         self._manager.close()
 
@@ -248,7 +251,7 @@ class Checkpoints:
             if wanted.get(name) != saved.get(name):
                 raise CheckpointError(
                     f"checkpoint of step {step} in {self.directory} is of another model or optimizer: "
-                    f"{name} is {_in_words(saved.get(name))} there and {_in_words(wanted.get(name))} here; "
+                    f"{name} is {in_words(saved.get(name))} there and {in_words(wanted.get(name))} here; "
                     "use the config that is stored in the checkpoint"
                 )
 
@@ -273,43 +276,3 @@ def _rank(metrics: dict[str, float] | None) -> float:
     """The number that is smallest for the best checkpoint; inf, never NaN, for one that must not be best."""
     metric = math.inf if metrics is None else float(metrics[_METRIC])
     return metric if math.isfinite(metric) else math.inf
-
-
-def _named_leaves(state: State) -> dict[str, Any]:
-    paths_and_leaves, _ = jax.tree.flatten_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths_and_leaves}
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _describe(leaf: Any) -> dict[str, Any]:
-    """Dtype and shape of what is stored for a leaf."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-    return {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
-
-
-def _to_host(state: State) -> dict[str, np.ndarray]:
-    """Host arrays of all leaves, typed keys as their raw words.
-
-    On a CPU they are views; they must not outlive the save, or the next step cannot take over the memory.
-    """
-    named = _named_leaves(state)
-    return jax.device_get({n: jax.random.key_data(x) if _is_key(x) else x for n, x in named.items()})
-
-
-def _place(leaf: np.ndarray, like: Any, key_impl: str) -> jax.Array:
-    sharding = like.sharding
-    if _is_key(like):
-        return jax.device_put(jax.random.wrap_key_data(jnp.asarray(leaf), impl=key_impl), sharding)
-    return jax.device_put(leaf, sharding, may_alias=False)
-
-
-def _sha256(leaf: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(leaf).view(np.uint8).data).hexdigest()
-
-
-def _in_words(leaf: dict[str, Any] | None) -> str:
-    return "absent" if leaf is None else f"{leaf['dtype']}{json.dumps(leaf['shape'])}"

@@ -22,7 +22,7 @@ SequenceLossesFn = Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Ar
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Losses in nats per token.
+    """Held-out losses in nats per token.
 
     Attributes:
       mean_loss: over all targets of the set.

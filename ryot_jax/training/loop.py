@@ -31,21 +31,21 @@ class BatchIterator(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
-        """Itself."""
+        """Returns the iterator itself."""
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """The position."""
+        """The position in the data, as a JSON value."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
+        """Moves to a position that `get_state` returned."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockResult:
-    """What a block of steps took and gave.
+    """The seconds, losses and counts of one block of steps.
 
     Attributes:
       first_step: number of the first of its steps, from 0.
@@ -160,7 +160,7 @@ class Trainer:
 
         Args:
           checkpoints: where to.
-          heldout_loss: nats per target, by which the best is told.
+          heldout_loss: nats per target; the lowest one marks the best checkpoint.
           config_json: the resolved config.
           facts: JSON values of the caller's, handed back by `restore`.
 
@@ -176,7 +176,7 @@ class Trainer:
         checkpoints.save(self.steps_taken, self.state, data_state, heldout_loss, config_json, arm=self.name)
 
     def restore(self, checkpoints: Checkpoints, which: int | str = "latest") -> dict[str, Any]:
-        """Goes on from a checkpoint as if nothing had happened, with the programs that are already compiled.
+        """Resumes from a checkpoint, bit for bit, with the programs that are already compiled.
 
         Returns:
           The facts that it was saved with.
@@ -192,7 +192,7 @@ class Trainer:
         return data_state["facts"]
 
     def _calls(self, n_steps: int) -> Iterable[CompiledStep]:
-        """The programs to call, one after the other, for so many steps."""
+        """The programs to call in turn for a number of steps."""
         if self.program_at is not None:
             return self._scheduled_calls(n_steps)
         if self.scanned_steps is None:

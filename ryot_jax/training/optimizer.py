@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules by name, built from optax.
 
-Parameters are told apart by rank and name: matrices are `kernel` or embeddings, vectors are `bias` or `scale`
+Parameters are distinguished by rank and name: matrices are `kernel` or embeddings, vectors are `bias` or `scale`
 (also where a scan over layers has stacked them). What to set the numbers to is left to the config.
 """
 
@@ -99,7 +99,7 @@ class DirectOptimizer(NamedTuple):
 
     `apply(grads, gradient_scale, opt_state, params) -> (params, opt_state, grad_norm)` does what scaling the
     gradients, `update` and `optax.apply_updates` do; `grad_norm` (f32[]) is that of the scaled gradients. The state
-    is the same, so that a run can go on with or without it.
+    is the same, so that a run can be resumed with or without it.
     """
 
     init: Callable[[Any], Any]

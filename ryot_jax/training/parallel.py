@@ -107,7 +107,7 @@ def compile_step(
     Args:
       step_fn: `(state, batch, axis_name=...) -> (state, metrics)`, e.g. a partial of `train_step`.
       state: a state, for its shapes and dtypes only.
-      batch: a batch `[B, ...]`, or with `steps` > 1 as many of them, stacked: `[steps, B, ...]`. For its shapes and
+      batch: a batch `[B, ...]`, or with `steps` > 1 that many of them, stacked: `[steps, B, ...]`. For its shapes and
         dtypes only; B is shared out among the devices.
       steps: training steps that one call takes, by a scan over the batches.
       parallelism: 'jit' (the compiler places the collectives), 'shard_map' or 'pmap' (the step does).
@@ -126,47 +126,25 @@ def compile_step(
         if rule := uneven_batch(n_rows, mesh.size):
             raise ConfigError(broken("training.batch_size", n_rows, rule))
     replicated, by_row = NamedSharding(mesh, P()), NamedSharding(mesh, batch_axes)
-    state_shapes = _shapes(state, replicated)
     donated = (0,) if donate else ()
-
     if parallelism == "pmap":
-        if steps > 1:
-            raise ConfigError(
-                "training.parallelism = 'pmap': pmap takes one step a call; set optimizations.dispatch = 'off'"
-            )
-        batch_shapes = _shapes(_split_over(batch, mesh.size), by_row)
-        # in_axes None replicates the state inside; outside it stays one tree without a device axis.
-        mapped = jax.pmap(
-            lambda s, b: step_fn(s, b, axis_name=DATA_AXIS),
-            axis_name=DATA_AXIS,
-            in_axes=(None, 0),
-            out_axes=None,
-            donate_argnums=donated,
-            devices=list(mesh.devices.flat),
-        )
-        start = traced_at = time.perf_counter()
-        lowered = mapped.lower(state_shapes, batch_shapes)
+        lowered, seconds = _lower_pmap(step_fn, state, batch, steps, replicated, by_row, donated)
     else:
-        batch_shapes = _shapes(batch, by_row)
         jitted = jax.jit(
             _global_step(step_fn, steps, parallelism, mesh, batch_axes),
             in_shardings=(replicated, by_row),
             out_shardings=(replicated, replicated),
             donate_argnums=donated,
         )
+        shapes = _shapes(state, replicated), _shapes(batch, by_row)
         start = time.perf_counter()
-        traced = jitted.trace(state_shapes, batch_shapes)
+        traced = jitted.trace(*shapes)
         traced_at = time.perf_counter()
         lowered = traced.lower()
-    lowered_at = time.perf_counter()
+        seconds = {"trace": traced_at - start, "lower": time.perf_counter() - traced_at}
+    start = time.perf_counter()
     with counted_cache_hits() as hits:
         executable = lowered.compile(compiler_options=dict(compiler_options) if compiler_options else None)
-    compiled_at = time.perf_counter()
-    seconds = {
-        "trace": traced_at - start,
-        "lower": lowered_at - traced_at,
-        "compile": compiled_at - lowered_at,
-    }
     return CompiledStep(
         executable,
         parallelism,
@@ -174,21 +152,50 @@ def compile_step(
         replicated,
         by_row,
         donate,
-        seconds,
+        seconds | {"compile": time.perf_counter() - start},
         memory_bytes=_memory_bytes(executable),
         from_cache=bool(hits),
     )
 
 
+def _lower_pmap(
+    step_fn: StepFn,
+    state: State,
+    batch: Mapping[str, Any],
+    steps: int,
+    replicated: NamedSharding,
+    by_row: NamedSharding,
+    donated: tuple[int, ...],
+) -> tuple[jax.stages.Lowered, dict[str, float]]:
+    """The lowered program of `pmap`, which takes one step, and the seconds that it took."""
+    if steps > 1:
+        raise ConfigError(
+            "training.parallelism = 'pmap': pmap takes one step a call; set optimizations.dispatch = 'off'"
+        )
+    # in_axes None replicates the state inside; outside it stays one tree without a device axis.
+    mapped = jax.pmap(
+        lambda s, b: step_fn(s, b, axis_name=DATA_AXIS),
+        axis_name=DATA_AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        donate_argnums=donated,
+        devices=list(replicated.mesh.devices.flat),
+    )
+    shapes = _shapes(state, replicated), _shapes(_split_over(batch, replicated.mesh.size), by_row)
+    start = time.perf_counter()
+    lowered = mapped.lower(*shapes)
+    return lowered, {"trace": 0.0, "lower": time.perf_counter() - start}
+
+
 def stack(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """`[B, ...]` of each of several steps -> `[steps, B, ...]`, for a program that takes as many."""
+    """Stacks batches `[B, ...]` of several steps to `[steps, B, ...]`, for a program that takes that many per call."""
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _global_step(
     step_fn: StepFn, steps: int, parallelism: str, mesh: Mesh, batch_axes: P
 ) -> Callable[..., tuple[State, Metrics]]:
-    """What one call does, one step or a scan over several, as a function of whole arrays."""
+    """The function of one call, one step or a scan over several, on whole arrays."""
 
     def call(state: State, batch: Mapping[str, Any], axis_name: str | None) -> tuple[State, Metrics]:
         step = functools.partial(step_fn, axis_name=axis_name)

@@ -2,8 +2,8 @@
 
 jaxlib 0.10.2 and 0.11.0 hand reductions on a CPU to YNNPACK and get some of them wrong (jax issue 39103: the
 last row of a vmapped matrix-vector product and sum over 32,769, 0.8 % off). Turning that off for good would
-slow every step down, so a step is run once both ways, and a program of several steps once against as many calls of
-the step that was checked. Elsewhere nothing is checked; the result says so.
+slow every step down, so a step is run once both ways, and a program of several steps once against the same
+number of calls of the step that was checked. Elsewhere nothing is checked; the result says so.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ _NOISE_FLOOR = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class ProgramCheck:
-    """What came of the check.
+    """The outcome of checking one compiled program.
 
     Attributes:
       ok: the program agreed with the safe one, or was not checked (then `skipped` says why).
@@ -121,11 +121,12 @@ def checked_scan(
 ) -> tuple[CompiledStep, ProgramCheck]:
     """Compiles a program of `len(batches)` steps a call, and returns a safe one if it does not do what `step` does.
 
-    It is held against as many calls of `step`, which `checked` has returned, and not against itself without YNN: two
-    roundings part further with every step (to 4e-3 after 5 with products of bfloat16 operands), while the loop's body
-    is the step itself and gave the very same numbers with every optimizer (smoke config) and with XLA's and the C++
-    kernels in float32 and bfloat16 (smoke, scaled). The tolerance of one step is allowed all the same, for compilers
-    that fuse the body otherwise. Compared is what `checked` compares, after the last step.
+    It is compared with the same number of calls of `step`, which `checked` has returned, and not against itself
+    without YNN: two roundings diverge further with every step (to 4e-3 after 5 with products of bfloat16 operands),
+    while the loop's body is the step itself and gave the very same numbers with every optimizer (smoke config) and
+    with XLA's and the C++ kernels in float32 and bfloat16 (smoke, scaled). The tolerance of one step is allowed all
+    the same, for compilers that fuse the body otherwise. The quantities are those that `checked` compares, after the
+    last step.
 
     Args:
       step_fn: see `compile_step`.
@@ -195,7 +196,7 @@ def _first_call(program: CompiledStep, state: State, batch: Mapping[str, Any]) -
 
 
 def _first_steps(program: CompiledStep, state: State, batches: Sequence[Mapping[str, Any]]) -> Any:
-    """What a program of several steps gives, from a program of one."""
+    """The results that a program of several steps must give, computed by a program of one."""
     after, rows = jax.tree.map(jnp.copy, state), []
     for batch in batches:
         after, metrics = program(after, batch)

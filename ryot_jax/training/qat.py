@@ -27,7 +27,7 @@ def rounded(params: Any, bits: int) -> Any:
 
 
 def rounded_from(first_step: int, bits: int) -> ParamsFn:
-    """What the loss sees, as `train_step` wants it: from step `first_step` on, counted from 0, rounded weights."""
+    """The `params_fn` of `train_step` that rounds the weights from step `first_step` on, counted from 0."""
 
     def seen(params: Any, step: jax.Array) -> Any:
         # A branch, and not a choice between two results: what is not taken costs no time.

@@ -16,7 +16,7 @@ import optax
 from ryot_jax.data.batches import training_rows
 from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError, RyotError
-from ryot_jax.scaling.schedule import Static, StepSchedule
+from ryot_jax.scaling.schedule import ProgramKey, StepSchedule
 from ryot_jax.training.loop import BatchIterator, BlockResult, Trainer
 from ryot_jax.training.optimizer import learning_rate_schedule
 from ryot_jax.training.parallel import CompiledStep
@@ -24,11 +24,11 @@ from ryot_jax.training.state import State
 
 
 def scheduled_rate(training: Mapping[str, Any], schedule: StepSchedule) -> optax.Schedule:
-    """The learning rate of each step of a schedule: the config's, by tokens, times the schedule's own multiplier.
+    """The learning rate of each step of a step schedule: the config's, by tokens, times the schedule's multiplier.
 
-    The config's schedule is laid over the tokens of the whole training, as if each step took as many as the average
-    step does: so warm-up and decay take the same share of the tokens whatever the sizes of the steps are. Where they
-    do not change it is `learning_rate_schedule`.
+    The config's learning-rate schedule is laid over the tokens of the whole training, as if each step took as many as
+    the average step does: so warm-up and decay take the same share of the tokens whatever the sizes of the steps are.
+    Where those do not change, the rate is `learning_rate_schedule`.
     """
     total = schedule.total_steps
     rate = learning_rate_schedule(training, total)
@@ -73,7 +73,7 @@ class Programs:
     Args:
       schedule: checked, see `ryot_jax.scaling.check`.
       compile_static: makes the program for steps of one kind; called once for each kind that the schedule has.
-      in_background: whether all but the first are compiled by a thread while training goes on.
+      in_background: whether all but the first are compiled by a thread during training.
 
     Attributes:
       compiled: the programs, as they finish.
@@ -84,10 +84,14 @@ class Programs:
     """
 
     def __init__(
-        self, schedule: StepSchedule, compile_static: Callable[[Static], CompiledStep], *, in_background: bool = False
+        self,
+        schedule: StepSchedule,
+        compile_static: Callable[[ProgramKey], CompiledStep],
+        *,
+        in_background: bool = False,
     ):
         self.schedule = schedule
-        self.compiled: dict[Static, CompiledStep] = {}
+        self.compiled: dict[ProgramKey, CompiledStep] = {}
         self._compile = compile_static
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
         self._futures = {static: self._pool.submit(self._compiled, static) for static in schedule.programs()}
@@ -111,7 +115,7 @@ class Programs:
             )
         return program
 
-    def _compiled(self, static: Static) -> CompiledStep:
+    def _compiled(self, static: ProgramKey) -> CompiledStep:
         program = self._compile(static)
         for other, known in self.compiled.items():
             same_batches = (other.batch_size, other.seq_len) == (static.batch_size, static.seq_len)
@@ -144,7 +148,7 @@ class ScheduledTrainer:
 
     def __init__(self, name: str, programs: Programs, state: State, batches: BatchIterator):
         self.schedule = programs.schedule
-        self.executed: list[tuple[int, int, Static]] = []
+        self.executed: list[tuple[int, int, ProgramKey]] = []
         start = int(state.step)
         first = programs(start, self.schedule.total_steps - start)
         self._programs, self._depth = programs, 0
@@ -163,8 +167,8 @@ class ScheduledTrainer:
         return result
 
     def saw(self, batch_size: int, seq_len: int) -> None:
-        """Notes the batch of the next step."""
-        static = Static(batch_size, seq_len, self._depth)
+        """Records the shape of the batch of the next step."""
+        static = ProgramKey(batch_size, seq_len, self._depth)
         first, end, last = self.executed[-1] if self.executed else (0, self.trainer.steps_taken, None)
         if static == last:
             self.executed[-1] = (first, end + 1, static)
@@ -177,7 +181,7 @@ class ScheduledTrainer:
         return program
 
     def _check_executed(self, since: int) -> None:
-        """Compares every step from `since` on with the schedule; the newest one that differs is told."""
+        """Checks that every step from `since` on ran as scheduled; the error names the newest one that did not."""
         for first, end, static in reversed(self.executed):
             for step in reversed(range(max(first, since), end)):
                 if self.schedule(step)[0] != static:

@@ -19,7 +19,7 @@ _STREAM = 1  # keeps the keys of training apart from those that drew the initial
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a training step maps to its successor.
+    """The state that a training step maps to its successor.
 
     Attributes:
       params: nested dict of f32 arrays.

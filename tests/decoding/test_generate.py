@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ryot_jax.decoding import Sampling, Speculation, generate, lookup_draft, prepare, stream
-from ryot_jax.decoding.generate import _checked, _generate, _programs
+from ryot_jax.decoding.generate import _generate, programs
+from ryot_jax.decoding.request import checked_request
 from ryot_jax.kernels import cpu
 from ryot_jax.runtime.errors import ConfigError
 
@@ -118,11 +119,11 @@ def test_sampling_depends_on_key_and_temperature_and_compiles_once(make_model):
         return np.asarray(found.ids_BN)
 
     first = draw(0, 1.0)
-    programs = _programs("cpu").generate._cache_size()
+    compiled = programs("cpu").generate._cache_size()
     np.testing.assert_array_equal(first, draw(0, 1.0))
     assert not np.array_equal(first, draw(1, 1.0))
     nearly_greedy = draw(1, 1e-4)
-    assert _programs("cpu").generate._cache_size() == programs
+    assert programs("cpu").generate._cache_size() == compiled
     np.testing.assert_array_equal(nearly_greedy, generate(decoder, PROMPT_BS, max_new_tokens=12).ids_BN)
 
 
@@ -139,8 +140,8 @@ def test_every_step_draws_anew(make_model, engine):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="YNN is a library of the CPU backend")
 def test_the_loop_has_no_ynn_fusions_on_cpu(make_model):
-    request = _checked(make_model().decoder(), PROMPT_BS, None, 12, Sampling(), (), None, None)
-    assert "__ynn" not in _programs("cpu").generate.lower(*request).compile().as_text()
+    request = checked_request(make_model().decoder(), PROMPT_BS, None, 12, Sampling(), (), None, None)
+    assert "__ynn" not in programs("cpu").generate.lower(*request).compile().as_text()
     defaults = jax.jit(_generate, static_argnums=0)
     assert "__ynn" in defaults.lower(*request).compile().as_text(), "else the option would do nothing"
 
@@ -150,8 +151,8 @@ def test_the_loop_updates_its_arrays_in_place(make_model, kernel):
     decoder = make_model().decoder(kernel)
     draft = lookup_draft(31, successor_V=jnp.zeros(31, jnp.int32))
     for speculation in (None, Speculation(draft)):
-        request = _checked(decoder, PROMPT_BS, None, 12, Sampling(), (), speculation, None)
-        text = _programs("cpu").generate.lower(*request).compile().as_text()
+        request = checked_request(decoder, PROMPT_BS, None, 12, Sampling(), (), speculation, None)
+        text = programs("cpu").generate.lower(*request).compile().as_text()
         (body,) = re.findall(r"while\(.*body=(%\S+?)[, ]", text)
         loop = re.search(rf"^{re.escape(body)} .*?^}}", text, re.MULTILINE | re.DOTALL)[0]
         assert "ryot_decode_step" in loop

@@ -21,7 +21,8 @@ from ryot_jax.decoding import (
     model_draft,
     stream,
 )
-from ryot_jax.decoding.generate import _check, _checked, _Request, _start
+from ryot_jax.decoding.loop import check, start
+from ryot_jax.decoding.request import Request, checked_request
 from ryot_jax.runtime.errors import ConfigError
 
 PROMPTS = [[3, 1, 4, 1], [5], [9, 2, 6], [3, 1, 3, 1]]
@@ -122,14 +123,14 @@ def test_the_kernel_does_the_bookkeeping_of_the_functions(make_model, kernel):
     draft = lookup_draft(31, length=5, successor_V=bigrams(decoder))
     schedule = ByAcceptance(0.1, 5)
     by_kernel, by_functions = (
-        _checked(decoder, PROMPTS, None, N, Sampling(), (4, 30), Speculation(draft, each), None)
+        checked_request(decoder, PROMPTS, None, N, Sampling(), (4, 30), Speculation(draft, each), None)
         for each in (schedule, lambda observed: schedule(observed))
     )
-    assert _Request(*by_kernel).has_kernel() and not _Request(*by_functions).has_kernel()
-    first, second = _start(*by_kernel), _start(*by_functions)
+    assert Request(*by_kernel).has_kernel() and not Request(*by_functions).has_kernel()
+    first, second = start(*by_kernel), start(*by_functions)
     rounds = 0
     while not first.is_done_B.all():
-        first, second = _check(by_kernel, first), _check(by_functions, second)
+        first, second = check(by_kernel, first), check(by_functions, second)
         rounds += 1
         for b, known in enumerate(np.asarray(first.text.known_B)):
             np.testing.assert_array_equal(first.text.ids_BT[b, :known], second.text.ids_BT[b, :known])

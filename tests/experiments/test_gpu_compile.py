@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from experiments import gpu_compile
-from experiments.gpu_compile import _GPUS, CEILINGS, GIB, PROGRAMS, in_a_process, judged
+from experiments.gpu_compile import CEILINGS, GIB, in_a_process, judged
+from experiments.lib.gpu_programs import GPUS, PROGRAMS
 
 CEILING = {
     "temp_gib": 2.0,
@@ -62,7 +63,7 @@ def test_a_failure_is_told():
 
 def test_the_ceilings_are_of_programs_and_gpus_that_there_are():
     ceilings = json.loads(CEILINGS.read_text(encoding="utf-8"))
-    assert set(ceilings) == set(_GPUS)
+    assert set(ceilings) == set(GPUS)
     for of_gpu in ceilings.values():
         assert of_gpu and set(of_gpu) <= set(PROGRAMS)
         assert all(

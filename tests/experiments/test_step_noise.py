@@ -1,6 +1,7 @@
 """A fit finds what series were drawn from, says so where it does not, and reads only what it wrote."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,14 +74,38 @@ def test_pauses_of_the_whole_machine_are_no_part_of_the_fit():
 
 def test_times_are_read_back_in_order(tmp_path):
     seconds_K = series(QUIET, 500)
-    step_noise.write(tmp_path / "times.txt", seconds_K, "a test")
-    np.testing.assert_allclose(step_noise.read(tmp_path / "times.txt"), seconds_K, atol=5.1e-6)  # to 0.01 ms
+    step_noise.write(tmp_path / "times.npz", "quiet", seconds_K, "a test")
+    (found,) = step_noise.read(tmp_path / "times.npz").items()
+    assert found[0] == "quiet"
+    np.testing.assert_allclose(found[1], seconds_K, atol=5.1e-6)  # to 0.01 ms
 
 
-@pytest.mark.parametrize("text", [None, "", "40.0\n" * 20, "40.0\n" * 500 + "-1.0\n", "forty\n" * 500, "1 2\n" * 500])
-def test_files_without_enough_times_are_refused_by_name(tmp_path, text):
-    path = tmp_path / "times.txt"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"--times=.*times\.txt"):
+def test_the_stored_times_are_those_of_the_record():
+    found = step_noise.read(Path(step_noise.__file__).parent / "results" / "step_times.npz")
+    assert {name: s_K.size for name, s_K in found.items()} == {"step_times_quiet": 2342, "step_times_shared": 4837}
+    assert found["step_times_quiet"][0] == pytest.approx(0.04285) and found["step_times_shared"][0] == pytest.approx(
+        0.07748
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"40.0\n" * 500,
+        {},
+        {"few": np.full(20, 40.0)},
+        {"negative": np.append(np.full(500, 40.0), -1.0)},
+        {"words": np.full(500, "forty")},
+        {"table": np.full((500, 2), 1.0)},
+    ],
+)
+def test_files_without_enough_times_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "times.npz"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.savez(path, **content)
+    with pytest.raises(DataError, match=r"--times=.*times\.npz"):
         step_noise.read(path)

@@ -16,7 +16,7 @@ from ryot_jax.runs import scheduled_arm
 from ryot_jax.runs.planned_training import PlannedTraining, ProgramTiming, planned_trainings, saved_seconds
 from ryot_jax.runs.scheduled_arm import step_times, train_by
 from ryot_jax.runtime.errors import ConfigError
-from ryot_jax.scaling import Static
+from ryot_jax.scaling import ProgramKey
 from ryot_jax.training.setup import build_setup
 
 IDS = np.random.default_rng(0).integers(0, 60, size=5000).astype(np.uint16)
@@ -41,7 +41,7 @@ def test_the_configs_own_plan_is_the_plain_arm_to_the_bit(setup, dispatch):
     arm.run_block(20)
     trained = train_by(PlannedTraining("the config's"), setup, kernels, CORPUS, seed=setup.config.seed)
     np.testing.assert_array_equal(trained.heldout.sequence_losses, arm.evaluate().sequence_losses)
-    assert trained.schedule.programs() == (Static(8, 8),) and trained.schedule.total_steps == 20
+    assert trained.schedule.programs() == (ProgramKey(8, 8),) and trained.schedule.total_steps == 20
     assert trained.unplanned == 0 and trained.config.training.learning_rate == setup.config.training.learning_rate
     assert [check.ok for check in trained.checks.values()] == [True]
     assert trained.seconds > 0 and trained.compile_seconds > 0
@@ -54,8 +54,8 @@ def test_a_plan_is_followed_with_sizes_depth_and_recipe(setup):
     trained = train_by(plan, setup, KernelPlan(dispatch="scan"), CORPUS, seed=1)
     # The recipe's kernels are chosen anew, and the config turns all of them off: one step a call.
     assert [(s.first, s.end, s.static) for s in trained.schedule.segments] == [
-        (0, 40, Static(4, 4, 1)),
-        (40, 45, Static(8, 8)),
+        (0, 40, ProgramKey(4, 4, 1)),
+        (40, 45, ProgramKey(8, 8)),
     ]
     assert trained.config.training.learning_rate == 0.02 and trained.unplanned == 0
     assert len(trained.heldout.sequence_losses) == 20 and np.isfinite(trained.heldout.mean_loss)
@@ -100,9 +100,9 @@ def test_the_plans_of_a_config():
 
 def test_what_a_kind_of_steps_saves_is_against_its_tokens_in_the_largest_ones():
     short, shallow, whole = (
-        ProgramTiming(Static(8, 4), 10, 2.0, 1.0),
-        ProgramTiming(Static(8, 8, 1), 5, 1.0, 2.0),
-        ProgramTiming(Static(8, 8), 20, 16.0, 3.0),
+        ProgramTiming(ProgramKey(8, 4), 10, 2.0, 1.0),
+        ProgramTiming(ProgramKey(8, 8, 1), 5, 1.0, 2.0),
+        ProgramTiming(ProgramKey(8, 8), 20, 16.0, 3.0),
     )
     kinds = [short, shallow, whole]
     # 0.8 s for 64 tokens: 4 s for the 320 tokens of the short steps, and as much for the shallow ones.
@@ -113,7 +113,7 @@ def test_what_a_kind_of_steps_saves_is_against_its_tokens_in_the_largest_ones():
 def test_the_kinds_of_a_training_take_all_its_time(setup):
     plan = PlannedTraining("", "50% of B/2 x T/2 depth L/2, 25% of B x T, 25% of B/2 x T/2 depth L/2")
     trained = train_by(plan, setup, KernelPlan(), CORPUS, seed=0)
-    assert [(kind.static, kind.steps) for kind in trained.timings] == [(Static(4, 4, 1), 60), (Static(8, 8), 5)]
+    assert [(kind.static, kind.steps) for kind in trained.timings] == [(ProgramKey(4, 4, 1), 60), (ProgramKey(8, 8), 5)]
     assert sum(kind.seconds for kind in trained.timings) == pytest.approx(trained.seconds)
     assert sum(kind.compile_seconds for kind in trained.timings) == pytest.approx(trained.compile_seconds)
 
@@ -122,5 +122,5 @@ def test_step_times_are_measured_without_training(setup):
     kinds = step_times(
         PlannedTraining("", "50% of B/2 x T/2, 25% of B x T", ("muon",), 0.02), setup.config, KernelPlan(), seconds=0.1
     )
-    assert [(kind.static, kind.steps) for kind in kinds] == [(Static(4, 4), 40), (Static(8, 8), 5)]
+    assert [(kind.static, kind.steps) for kind in kinds] == [(ProgramKey(4, 4), 40), (ProgramKey(8, 8), 5)]
     assert all(kind.seconds > 0 and kind.compile_seconds > 0 for kind in kinds)

@@ -32,12 +32,14 @@ def test_auto_takes_the_measured_kernels_and_the_static_order_where_it_is_asked_
     session = open_session(config, print, cached_programs=False)
     static = session.resolve_unmeasured()
     assert session.resolve().plan == static.plan, "nothing is measured yet"
-    assert static.plan.norm != "reference"
-    spec = dataclasses.replace(session.spec, activations=static.plan.activations)
+    assert static.plan["norm"] != "reference"
+    spec = dataclasses.replace(session.spec, activations=static.plan["activations"])
     session.tuning_cache.store("norm", spec, Entry("reference", "for a test"))
-    assert session.resolve().plan.norm == "reference" and "for a test" in session.resolve().reasons["norm"]
+    assert session.resolve().plan["norm"] == "reference" and "for a test" in session.resolve().reasons["norm"]
     assert session.resolve_unmeasured().plan == static.plan
-    assert session.resolve(norm="off").plan.norm == session.resolve_unmeasured(norm="off").plan.norm == "reference"
+    assert (
+        session.resolve(norm="off").plan["norm"] == session.resolve_unmeasured(norm="off").plan["norm"] == "reference"
+    )
 
 
 def test_a_resumed_run_has_the_kernels_of_its_manifest(config, tmp_path):
@@ -45,9 +47,9 @@ def test_a_resumed_run_has_the_kernels_of_its_manifest(config, tmp_path):
     session = open_session(config, print, cached_programs=False, manifest=path)
     (baseline, optimized), resolutions = session.variants
     assert (baseline.name, optimized.name) == ("baseline", "optimized")
-    assert (optimized.plan.norm, optimized.plan.dispatch) == ("reference", "scan")
+    assert (optimized.plan["norm"], optimized.plan["dispatch"]) == ("reference", "scan")
     assert resolutions["optimized"].reasons["norm"] == "as before the interruption"
-    assert optimized.plan.attention == baseline.plan.attention, "what the manifest does not name was off"
+    assert optimized.plan["attention"] == baseline.plan["attention"], "what the manifest does not name was off"
     chosen_anew = open_session(config, print, cached_programs=False, manifest=tmp_path / "none.json")
     assert chosen_anew.kernels_before is None
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ryot_jax.runtime.errors import ConfigError
-from ryot_jax.scaling import Dynamic, Static
+from ryot_jax.scaling import ProgramKey, TracedValues
 from ryot_jax.scaling.phases import Phase, laid_out, parse
 
 SCALED = {"batch_size": 32, "seq_len": 128, "n_layers": 4, "steps": 800}
@@ -26,16 +26,16 @@ def test_the_shares_become_steps_of_the_config():
     line = "31.25% of B x T/4 depth L/4, 12.5% of B/2 x T/2 depth L/2 rate 0.5, 17.5% of B x T"
     schedule = laid_out(parse(line), **SCALED, multiple_of=5)
     assert [(s.first, s.end, s.static, s.dynamic) for s in schedule.segments] == [
-        (0, 1000, Static(32, 32, 1), Dynamic()),
-        (1000, 1400, Static(16, 64, 2), Dynamic(0.5)),
-        (1400, 1540, Static(32, 128), Dynamic()),
+        (0, 1000, ProgramKey(32, 32, 1), TracedValues()),
+        (1000, 1400, ProgramKey(16, 64, 2), TracedValues(0.5)),
+        (1400, 1540, ProgramKey(32, 128), TracedValues()),
     ]
     assert schedule.total_tokens == 1000 * 32 * 32 + 400 * 16 * 64 + 140 * 32 * 128
 
 
 def test_the_whole_is_the_training_of_the_config():
     schedule = laid_out(parse("100% of B x T"), **SCALED)
-    assert schedule.programs() == (Static(32, 128),) and schedule.total_steps == 800
+    assert schedule.programs() == (ProgramKey(32, 128),) and schedule.total_steps == 800
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), st.integers(1, 300), st.integers(1, 5))

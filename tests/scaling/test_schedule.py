@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ryot_jax.runtime.errors import ConfigError
-from ryot_jax.scaling import Dynamic, Static, check, compose, constant, linear_ramp, per_phase, piecewise
+from ryot_jax.scaling import ProgramKey, TracedValues, check, compose, constant, linear_ramp, per_phase, piecewise
 
 PHASES = st.lists(st.tuples(st.integers(1, 7), st.sampled_from([2, 4, 8])), min_size=1, max_size=5)
 
@@ -18,14 +18,19 @@ def test_the_parts_are_followed_at_once():
         rate=0.5,
     )
     assert [schedule(step) for step in range(5)] == [
-        (Static(16, 32, 2), Dynamic(0.5)),
-        (Static(16, 32, 2), Dynamic(0.5)),
-        (Static(32, 32, 2), Dynamic(0.5)),
-        (Static(32, 64, 2), Dynamic(0.5)),
-        (Static(32, 64), Dynamic(0.5)),
+        (ProgramKey(16, 32, 2), TracedValues(0.5)),
+        (ProgramKey(16, 32, 2), TracedValues(0.5)),
+        (ProgramKey(32, 32, 2), TracedValues(0.5)),
+        (ProgramKey(32, 64, 2), TracedValues(0.5)),
+        (ProgramKey(32, 64), TracedValues(0.5)),
     ]
     assert schedule.total_steps == 5 and schedule.total_tokens == 2 * 512 + 1024 + 2 * 2048
-    assert schedule.programs() == (Static(16, 32, 2), Static(32, 32, 2), Static(32, 64, 2), Static(32, 64))
+    assert schedule.programs() == (
+        ProgramKey(16, 32, 2),
+        ProgramKey(32, 32, 2),
+        ProgramKey(32, 64, 2),
+        ProgramKey(32, 64),
+    )
     assert schedule.to_json()[1] == {
         "first_step": 2,
         "end_step": 3,
@@ -38,7 +43,7 @@ def test_the_parts_are_followed_at_once():
 
 def test_a_rate_that_changes_is_no_other_program():
     schedule = compose(batch_size=8, seq_len=16, rate=per_phase([(2, 1.0), (2, 0.1)]))
-    assert len(schedule.segments) == 2 and schedule.programs() == (Static(8, 16),)
+    assert len(schedule.segments) == 2 and schedule.programs() == (ProgramKey(8, 16),)
 
 
 @given(PHASES, PHASES)
@@ -69,7 +74,7 @@ def test_tokens_before_a_step_are_the_sum_over_the_steps_before(batches, lengths
         (lambda: compose(batch_size=8, seq_len=16), "never ends"),
         (
             lambda: compose(batch_size=constant(8, 3), seq_len=constant(16, 5)),
-            "step 3: batch_size ends here, but the schedule goes on to step 5",
+            "step 3: batch_size ends here, but the schedule continues to step 5",
         ),
         (lambda: compose(batch_size=constant(8, 3), seq_len=16)(3), "step 3"),
     ],

@@ -14,9 +14,9 @@ import pytest
 from flax import traverse_util
 
 from ryot_jax.config import from_json
-from ryot_jax.kernels import KernelPlan
 from ryot_jax.model import functional
 from ryot_jax.model.config import from_config
+from ryot_jax.optimizations import KernelPlan
 from ryot_jax.training import optimizer as optimizers
 from ryot_jax.training.state import new_state
 from ryot_jax.training.step import train_step

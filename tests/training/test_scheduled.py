@@ -11,7 +11,7 @@ import pytest
 from ryot_jax.data.batches import training_dataset, training_iterator
 from ryot_jax.runtime.compiler import counted_compilations
 from ryot_jax.runtime.errors import ConfigError, RyotError
-from ryot_jax.scaling import Static, compose, constant, per_phase
+from ryot_jax.scaling import ProgramKey, compose, constant, per_phase
 from ryot_jax.training.loop import Trainer
 from ryot_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from ryot_jax.training.parallel import compile_step, stack
@@ -69,12 +69,12 @@ def test_a_schedule_that_does_not_change_is_the_plain_loop_to_the_bit(tiny):
 def test_the_steps_that_ran_are_those_of_the_schedule_and_nothing_else_compiles(tiny):
     made = Made(tiny, CHANGING)
     trainer = made.trainer()
-    assert made.compiled == [Static(2, 3), Static(4, 3), Static(4, 6)]
+    assert made.compiled == [ProgramKey(2, 3), ProgramKey(4, 3), ProgramKey(4, 6)]
     trainer.run(1)
     with counted_compilations() as compilations:
         trainer.run()
     assert not compilations
-    assert trainer.executed == [(0, 4, Static(2, 3)), (4, 6, Static(4, 3)), (6, 10, Static(4, 6))]
+    assert trainer.executed == [(0, 4, ProgramKey(2, 3)), (4, 6, ProgramKey(4, 3)), (6, 10, ProgramKey(4, 6))]
     assert trainer.trainer.tokens == CHANGING.total_tokens == 4 * 6 + 2 * 12 + 4 * 24
     with counted_compilations() as compilations:
         jax.jit(lambda x: x + 41.5)(1.0)
@@ -133,14 +133,14 @@ def test_all_but_the_first_program_may_be_compiled_beside_the_training(tiny):
     compile_now = made.compile_static
 
     def waiting(static):
-        if static != Static(2, 3):
+        if static != ProgramKey(2, 3):
             assert release.wait(timeout=60)
         return compile_now(static)
 
     programs = Programs(CHANGING, waiting, in_background=True)
     trainer = made.trainer(programs)
     trainer.run(4)  # while the others cannot be done
-    assert made.compiled == [Static(2, 3)]
+    assert made.compiled == [ProgramKey(2, 3)]
     release.set()
     trainer.run()
     assert made.compiled == list(CHANGING.programs()) and set(programs.compiled) == set(made.compiled)
@@ -161,7 +161,7 @@ DEEPER = compose(batch_size=2, seq_len=3, depth=per_phase([(4, 1), (6, 0)]))
 def test_kinds_that_come_out_as_the_same_program_are_found(tiny):
     """A depth that the compiled step does not look at would do nothing, in silence."""
     made = Made(tiny, DEEPER)
-    with pytest.raises(RyotError, match=r"depth=1\) and Static\(.*depth=0\) were compiled to the same program"):
+    with pytest.raises(RyotError, match=r"depth=1\) and ProgramKey\(.*depth=0\) were compiled to the same program"):
         Programs(DEEPER, made.compile_static)
 
 
@@ -179,7 +179,7 @@ def test_the_depth_that_ran_is_that_of_the_program(tiny):
 
     trainer = made.trainer(Programs(DEEPER, compile_static))
     trainer.run()
-    assert trainer.executed == [(0, 4, Static(2, 3, 1)), (4, 10, Static(2, 3))]
+    assert trainer.executed == [(0, 4, ProgramKey(2, 3, 1)), (4, 10, ProgramKey(2, 3))]
 
 
 def test_a_kind_of_step_that_is_skipped_between_two_of_another_is_found(tiny):
@@ -202,6 +202,6 @@ def test_batches_of_another_kind_than_the_schedule_says_are_found(tiny):
     batches = training_iterator(scheduled_dataset(IDS, fixed, seed=3))
     trainer = ScheduledTrainer("scheduled", programs, made.state, batches)
     with pytest.raises(
-        RyotError, match=r"step 9 ran as Static\(batch_size=2, seq_len=3, depth=0\), but the schedule says"
+        RyotError, match=r"step 9 ran as ProgramKey\(batch_size=2, seq_len=3, depth=0\), but the schedule says"
     ):
         trainer.run()
