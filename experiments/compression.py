@@ -185,7 +185,7 @@ class _Study:
             params, subject, calibration, stats, config.training.seq_len, evaluator, evaluator(params).sequence_losses
         )
 
-    def change(self, compressed: Any) -> dict[str, Any]:
+    def change(self, compressed: Any) -> "_Change":
         """The change of perplexity, and that of the loss."""
         found = paired_difference(self.before, self.evaluator(decode(compressed)).sequence_losses)
         assert found.estimate is not None and found.ci95 is not None
