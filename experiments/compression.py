@@ -22,15 +22,16 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.lib import record
 from experiments.lib.record import Table
 from ryot_jax.comparison.criteria import Criterion
+from ryot_jax.comparison.schema import CompressionResult, Measured
 from ryot_jax.comparison.statistics import SpeedUp, paired_difference
 from ryot_jax.compression import balanced, calibrate, chain, compress, decode, matryoshka, prefix, quantize
 from ryot_jax.compression.compress import Compression, allocated, code_bits
@@ -86,7 +87,7 @@ def main(words: Sequence[str] | None = None) -> int:
         tables.append(table)
         criteria += judged
         notes.append(
-            f"{title}: {found['training_tokens'] / found['parameters']:.1f} training tokens a parameter; models that "
+            f"{title}: {found.training_tokens / found.parameters:.1f} training tokens a parameter; models that "
             "were trained on more compress less well (arXiv:2411.17691)."
         )
     return record.conclude(
@@ -100,54 +101,62 @@ def main(words: Sequence[str] | None = None) -> int:
     )
 
 
-def _file_table(title: str, found: Mapping[str, Any]) -> Table:
-    change = found["perplexity_change"]
+class _Change(NamedTuple):
+    """Of the loss (nats/token), and of perplexity with its interval."""
+
+    loss: float
+    estimate: float
+    ci95: tuple[float, float]
+
+
+def _file_table(title: str, found: CompressionResult) -> Table:
+    change = found.perplexity_change
     rows = [
-        ("bytes of the file", f"{found['bytes']:,}"),
-        ("times smaller than float32", f"{found['ratio']:.2f}"),
-        (f"times smaller than {found['lossless_coder']} of float32", f"{found['lossless_bytes'] / found['bytes']:.2f}"),
-        ("bits a parameter, all included", f"{found['bits_per_parameter']:.3f}"),
-        ("side information (bytes)", f"{found['side_bytes']:,}"),
-        ("file / (entropy of codes given classes + side information)", f"{found['overhead']:.4f}"),
-        ("codes / their entropy without classes", f"{found['codes_bytes'] / found['order0_entropy_bytes']:.4f}"),
-        ("held-out loss of float32 (nats/token)", f"{found['float_loss']:.4f}"),
-        ("held-out loss (nats/token)", f"{found['loss']:.4f}"),
+        ("bytes of the file", f"{found.bytes:,}"),
+        ("times smaller than float32", f"{found.ratio:.2f}"),
+        (f"times smaller than {found.lossless_coder} of float32", f"{found.lossless_bytes / found.bytes:.2f}"),
+        ("bits a parameter, all included", f"{found.bits_per_parameter:.3f}"),
+        ("side information (bytes)", f"{found.side_bytes:,}"),
+        ("file / (entropy of codes given classes + side information)", f"{found.overhead:.4f}"),
+        ("codes / their entropy without classes", f"{found.codes_bytes / found.order0_entropy_bytes:.4f}"),
+        ("held-out loss of float32 (nats/token)", f"{found.float_loss:.4f}"),
+        ("held-out loss (nats/token)", f"{found.loss:.4f}"),
         ("perplexity", _percent(change)),
-        ("KL from float32 (nats/token)", f"{found['kl']['estimate']:.5f}"),
-        ("same likeliest token", f"{found['agreement']['estimate']:.2%}"),
-        ("tokens/s at batch 1 / float32's", f"{found['speed']['estimate']:.3f}"),
-        ("seconds to compress and measure", f"{found['seconds']:.0f}"),
+        ("KL from float32 (nats/token)", f"{found.kl.estimate:.5f}"),
+        ("same likeliest token", f"{found.agreement.estimate:.2%}"),
+        ("tokens/s at batch 1 / float32's", f"{found.speed.estimate:.3f}"),
+        ("seconds to compress and measure", f"{found.seconds:.0f}"),
     ]
-    return Table(f"{title}: {found['budget']}, {found['sequences']:,} held-out sequences", ("", "found"), rows)
+    return Table(f"{title}: {found.budget}, {found.sequences:,} held-out sequences", ("", "found"), rows)
 
 
-def _pareto_table(title: str, found: Mapping[str, Any]) -> Table:
+def _pareto_table(title: str, found: CompressionResult) -> Table:
     rows = [
         (
-            f"{p['method']}: {p['setting']}",
-            f"{p['bytes']:,}",
-            f"{found['float_bytes'] / p['bytes']:.2f}",
-            _percent(p["perplexity_change"]),
+            f"{p.method}: {p.setting}",
+            f"{p.bytes:,}",
+            f"{found.float_bytes / p.bytes:.2f}",
+            _percent(p.perplexity_change),
         )
-        for p in sorted(found["pareto"], key=lambda p: (p["method"], -p["bytes"]))
+        for p in sorted(found.pareto, key=lambda p: (p.method, -p.bytes))
     ]
     return Table(
         f"{title}: bytes against perplexity", ("method: setting", "bytes", "times smaller", "perplexity"), rows
     )
 
 
-def _file_criteria(title: str, found: Mapping[str, Any]) -> list[Criterion]:
-    upper, speed = found["perplexity_change"]["ci95"][1], found["speed"]
+def _file_criteria(title: str, found: CompressionResult) -> list[Criterion]:
+    upper, speed = found.perplexity_change.ci95[1], found.speed
     small = Criterion(
         f"{title}: times smaller than float32 at {MOST_RISE:.0%} perplexity",
         f"at least {LEAST_RATIO:g} (target {TARGET_RATIO:g})",
-        f"{found['ratio']:.2f}, upper end {upper:+.2%}",
-        "PASS" if found["ratio"] >= LEAST_RATIO and upper <= MOST_RISE else "FAIL",
+        f"{found.ratio:.2f}, upper end {upper:+.2%}",
+        "PASS" if found.ratio >= LEAST_RATIO and upper <= MOST_RISE else "FAIL",
     )
-    ratio = SpeedUp(speed["estimate"], tuple(speed["ci95"]), 8, None, None, None)
+    ratio = SpeedUp(speed.estimate, tuple(speed.ci95), 8, None, None, None)
     return [
         small,
-        record.at_most(f"{title}: file / entropy and side information", found["overhead"], MOST_OVERHEAD, ".4f"),
+        record.at_most(f"{title}: file / entropy and side information", found.overhead, MOST_OVERHEAD, ".4f"),
         record.at_least(f"{title}: tokens/s / float32's", ratio, LEAST_SPEED),
     ]
 
@@ -176,12 +185,12 @@ class _Study:
             params, subject, calibration, stats, config.training.seq_len, evaluator, evaluator(params).sequence_losses
         )
 
-    def change(self, compressed: Any) -> dict[str, Any]:
+    def change(self, compressed: Any) -> "_Change":
         """The change of perplexity, and that of the loss."""
         found = paired_difference(self.before, self.evaluator(decode(compressed)).sequence_losses)
         assert found.estimate is not None and found.ci95 is not None
         low, high = np.expm1(found.ci95)
-        return {"loss": found.estimate, "estimate": float(np.expm1(found.estimate)), "ci95": (low, high)}
+        return _Change(found.estimate, float(np.expm1(found.estimate)), (low, high))
 
     def compress(self, budget: str) -> Compression:
         """As the main command does."""
@@ -213,7 +222,7 @@ def _allocation(title: str, study: _Study) -> tuple[Table, list[Criterion]]:
         }
         changes = {way: study.change(compressed) for way, compressed in ways.items()}
         rows += [
-            (f"{bits} bits: {way}", f"{to_bytes(ways[way])[1].total:,}", f"{found['loss']:+.5f}", _percent(found))
+            (f"{bits} bits: {way}", f"{to_bytes(ways[way])[1].total:,}", f"{found.loss:+.5f}", _percent(found))
             for way, found in changes.items()
         ]
         less = 1 - changes["measured"]["loss"] / changes["equal bits, this quantizer"]["loss"]
@@ -263,7 +272,7 @@ def _nesting(title: str, study: _Study) -> tuple[Table, list[Criterion]]:
     for stages, bits in enumerate(NESTED, start=1):
         alone = study.change(chain(quantize(bits, feedback="both"), vectors)(study.params, study.stats))
         part = study.change(prefix(nested, stages))
-        more = (1 + part["estimate"]) / (1 + alone["estimate"]) - 1
+        more = (1 + part.estimate) / (1 + alone.estimate) - 1
         rows.append((f"{bits} bits", _percent(alone), _percent(part), f"{more:+.2%}"))
         criteria.append(
             record.at_most(f"{title}: prefix of {bits} bits over that width alone", more, MOST_NESTED, "+.2%")
@@ -290,9 +299,9 @@ def _first_token(title: str, chosen: ChosenCheckpoint) -> tuple[Table, list[Crit
     return table, [record.at_most(f"{title}: seconds later than float32", later, MOST_DELAY, ".2f")]
 
 
-def _percent(change: Mapping[str, Any]) -> str:
-    low, high = change["ci95"]
-    return f"{change['estimate']:+.2%} ({low:+.2%} to {high:+.2%})"
+def _percent(change: "Measured | _Change") -> str:
+    low, high = change.ci95
+    return f"{change.estimate:+.2%} ({low:+.2%} to {high:+.2%})"
 
 
 if __name__ == "__main__":

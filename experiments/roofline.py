@@ -83,9 +83,7 @@ def main(words: list[str] | None = None) -> int:
         f"Roofline of {config.name}",
         command=record.command("experiments.roofline", words),
         tables=[_arms(found, seconds), _peaks(meter)],
-        criteria=[
-            record.at_most(f"{name}: share of the roof", arm["share"], 1.0) for name, arm in found["arms"].items()
-        ],
+        criteria=[record.at_most(f"{name}: share of the roof", arm.share, 1.0) for name, arm in found.arms.items()],
         notes=notes,
         write=options.write,
     )
@@ -109,19 +107,19 @@ def _arms(found, seconds) -> record.Table:
     rows = [
         (
             name,
-            arm["dtype"],
-            f"{arm['flops'] / 1e9:.2f}",
-            f"{arm['bytes'] / 2**20:,.1f}",
-            f"{arm['flops'] / arm['bytes']:,.0f}",
-            f"{arm['roof'] / 1e9:,.0f}",
-            arm["bound"],
-            f"{1e3 * arm['seconds']:.1f}",
-            f"{arm['flops_per_second'] / 1e9:,.0f}",
-            f"{arm['share']:.3f}",
+            arm.dtype,
+            f"{arm.flops / 1e9:.2f}",
+            f"{arm.bytes / 2**20:,.1f}",
+            f"{arm.flops / arm.bytes:,.0f}",
+            f"{arm.roof / 1e9:,.0f}",
+            arm.bound,
+            f"{1e3 * arm.seconds:.1f}",
+            f"{arm.flops_per_second / 1e9:,.0f}",
+            f"{arm.share:.3f}",
             f"{1e3 * min(seconds[name]):.1f}",
-            f"{arm['share'] * arm['seconds'] / min(seconds[name]):.3f}",
+            f"{arm.share * arm.seconds / min(seconds[name]):.3f}",
         )
-        for name, arm in found["arms"].items()
+        for name, arm in found.arms.items()
     ]
     return record.Table("training step", header, rows)
 

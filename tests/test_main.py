@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ryot_jax.comparison.schema import validate_results
+from ryot_jax.comparison.results import decode
 from ryot_jax.kernels import cpu
 from ryot_jax.runtime.metrics import read_rows
 from ryot_jax.training.checkpoints import Checkpoints
@@ -83,7 +83,7 @@ def finished(text, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[
 def test_a_run_leaves_results_that_keep_their_schema(finished):
     run, done = finished
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    validate_results(results)
+    decode(results)
     assert VERDICTS[results["verdict"]] == done.returncode
     assert results["comparison"]["step_time_speedup"]["pairs"] == EPOCHS * STEPS // BLOCK
     for arm in results["arms"].values():
@@ -275,7 +275,7 @@ def test_one_arm_alone_is_trained_without_a_comparison(alone):
     run, done = alone
     assert "tuning norm: reference" in done.stdout and "(measured:" in done.stdout
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    validate_results(results)
+    decode(results)
     assert list(results["arms"]) == ["optimized"] and results["comparison"] is None
     found = results["compression"]
     assert found["kept"] and found["ratio"] >= 6 and "compressing the best checkpoint" in done.stdout

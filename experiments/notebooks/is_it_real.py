@@ -188,14 +188,14 @@ print(honest.summary())
 # All of it is data, under the names that the summary shows:
 
 # %%
-comparison, controls = honest.results["comparison"], honest.results["controls"]
+comparison, controls = honest.results.comparison, honest.results.controls
 print("verdict:", honest.verdict, "- a script would end with exit code", honest.exit_code)
-print("speed-up:", comparison["step_time_speedup"]["estimate"])
-print("95 % interval:", comparison["step_time_speedup"]["ci95"])
-print("difference of losses:", comparison["heldout_loss_difference"])
-print("noise floor:", controls["noise_floor"])
-for control in controls["items"]:
-    print(f"{control['name']}: {control['verdict']}, {control['actual']}")
+print("speed-up:", comparison.step_time_speedup.estimate)
+print("95 % interval:", comparison.step_time_speedup.ci95)
+print("difference of losses:", comparison.heldout_loss_difference)
+print("noise floor:", controls.noise_floor)
+for control in controls.items:
+    print(f"{control.name}: {control.verdict}, {control.actual}")
 
 # %% [markdown]
 # And all of it is in a report: one HTML file that needs no network. A notebook shows it inline.
@@ -274,11 +274,11 @@ noise = compare(
     shuffle=shuffle,
     control_steps=40,
 )
-measured = noise.results["comparison"]["step_time_speedup"]
-low, high = measured["ci95"]
+measured = noise.results.comparison.step_time_speedup
+low, high = measured.ci95
 print(f"one run after the other: {claim:.3f} times as fast, no interval")
-print(f"in turns:                {measured['estimate']:.3f} times as fast, 95 % interval {low:.3f} to {high:.3f}")
-print(f"noise floor:             {1 + noise.results['controls']['noise_floor']:.3f}, by the placebo")
+print(f"in turns:                {measured.estimate:.3f} times as fast, 95 % interval {low:.3f} to {high:.3f}")
+print(f"noise floor:             {1 + noise.results.controls.noise_floor:.3f}, by the placebo")
 print(f"verdict:                 {noise.verdict}")
 
 # %% [markdown]
@@ -327,7 +327,9 @@ def compare_on_random_labels(**settings):
 
 
 naive = compare_on_random_labels(control_steps=40)
-start, end = ([arm[f"{when}_heldout_loss"] for arm in naive.results["arms"].values()] for when in ("initial", "final"))
+start, end = (
+    [getattr(arm, f"{when}_heldout_loss") for arm in naive.results.arms.values()] for when in ("initial", "final")
+)
 print(f"held-out loss of the baseline: {start[0]:.3f} to {end[0]:.3f}, it falls by {1 - end[0] / start[0]:.0%}")
 print(f'and of the optimized arm to {end[1]:.3f}: "{1 - end[1] / end[0]:.0%} better loss"')
 
@@ -338,8 +340,8 @@ print(f'and of the optimized arm to {end[1]:.3f}: "{1 - end[1] / end[0]:.0%} bet
 # too easy:
 
 # %%
-for control in naive.results["controls"]["items"]:
-    print(f"{control['name']}: {control['verdict']}, {control['actual']}")
+for control in naive.results.controls.items:
+    print(f"{control.name}: {control.verdict}, {control.actual}")
 print("verdict:", naive.verdict)
 
 # %% [markdown]
@@ -348,8 +350,8 @@ print("verdict:", naive.verdict)
 
 # %%
 judged = compare_on_random_labels(control_blocks=0, chance_loss=float(np.log(CLASSES)))
-for criterion in judged.results["criteria"]:
-    print(f"{criterion['name']}: {criterion['verdict']}, {criterion['actual']}")
+for criterion in judged.results.criteria:
+    print(f"{criterion.name}: {criterion.verdict}, {criterion.actual}")
 print("verdict:", judged.verdict)
 
 # %% [markdown]

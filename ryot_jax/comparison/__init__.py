@@ -4,6 +4,7 @@ It knows arms, blocks and programs. How an arm trains is left to `training`, how
 For step functions of another program than ours there is `compare`.
 """
 
-from ryot_jax.comparison.library import Comparison, compare
+from ryot_jax.comparison.comparison import Comparison
+from ryot_jax.comparison.library import compare
 
 __all__ = ["Comparison", "compare"]

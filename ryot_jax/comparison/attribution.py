@@ -74,7 +74,7 @@ class EffectWithP(Effect):
 
 @dataclasses.dataclass(frozen=True)
 class PlayerEffects(Player):
-    """What a player brings.
+    """Effects of one player.
 
     Attributes:
       alone: time of the baseline / time of the baseline with it on ("add one").
@@ -90,7 +90,7 @@ class PlayerEffects(Player):
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """What all players together bring, and what comes from which.
+    """Effect of all players together, and of each.
 
     Attributes:
       rounds: number of rounds.
@@ -242,7 +242,7 @@ def _interaction(total: np.ndarray, alone: Sequence[np.ndarray | None]) -> Effec
 
 
 def _effect(log_ratio: np.ndarray | None) -> Effect:
-    """Of log ratios by round; None: not timed."""
+    """The effect of log ratios by round; None: not timed."""
     if log_ratio is None:
         return Effect(None, None)
     interval = t_interval(log_ratio)

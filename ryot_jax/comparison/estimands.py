@@ -1,4 +1,4 @@
-"""What a run is to estimate and how it will be judged, in words, before it has measured anything.
+"""States what a run is to estimate and how it will be judged, before it has measured anything.
 
 Generated from the criteria, so that nothing decides that was not stated. The statement is hashed, written into the run
 directory before the first step, and carried into the report: a run cannot be judged by what it happened to find.

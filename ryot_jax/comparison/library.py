@@ -13,7 +13,6 @@ INCONCLUSIVE.
 
 import dataclasses
 import datetime
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +20,12 @@ import jax
 import numpy as np
 
 from ryot_jax.comparison import controls, criteria, results
+from ryot_jax.comparison.comparison import Comparison
 from ryot_jax.comparison.function_arm import FunctionArm, Step, StepProgram, as_stream, compile_arm
 from ryot_jax.comparison.outcomes import TrainingPair, arm_outcome
 from ryot_jax.comparison.protocol import Observer, Plan, Schedule, run
 from ryot_jax.comparison.record import Record
-from ryot_jax.comparison.schema import Control, Controls, Results, Settings, Verdict
+from ryot_jax.comparison.schema import Control, Controls, Results, Settings
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.machine.processor import describe_processor
 from ryot_jax.runtime import manifest
@@ -33,62 +33,6 @@ from ryot_jax.runtime.errors import ConfigError
 
 _EVALUATIONS = 8  # at most, evenly spread: time to target is interpolated between them
 Shuffle = Callable[[np.random.Generator, Any], Any]
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Comparison:
-    """The outcome of a comparison.
-
-    Attributes:
-      results: the content of a `results.json` (ryot_jax/comparison/schema).
-    """
-
-    results: Results
-
-    def __repr__(self) -> str:
-        """Its name and verdict: the results are pages long."""
-        return f"<Comparison {self.results.name!r}: {self.verdict}>"
-
-    @property
-    def verdict(self) -> Verdict:
-        """PASS, FAIL or INCONCLUSIVE."""
-        return self.results.verdict
-
-    @property
-    def exit_code(self) -> int:
-        """0, 3 or 4: what a script may end with."""
-        return criteria.EXIT_CODES[self.verdict]
-
-    @property
-    def speedup(self) -> float | None:
-        """Baseline / optimized seconds per step; None without data."""
-        return None if self.results.comparison is None else self.results.comparison.step_time_speedup.estimate
-
-    def summary(self) -> str:
-        """The verdict in words, the figures and the criteria, as plain text."""
-        from ryot_jax.report.formats import terminal  # drawing is not needed to compare
-
-        return terminal.render(self.results)
-
-    def to_json(self) -> str:
-        """The results as JSON text."""
-        return results.to_text(self.results)
-
-    def report(self, path: str | pathlib.Path) -> pathlib.Path:
-        """Writes the report as one HTML file that needs no network; returns its path."""
-        from ryot_jax.report.formats.html import render
-        from ryot_jax.runtime.files import write_text
-
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, render(self.results))
-        return path
-
-    def _repr_html_(self) -> str:
-        """The report, as a notebook shows it: in a frame, so that its style does not meet the notebook's."""
-        from ryot_jax.report.formats.html import framed
-
-        return framed(self.results)
 
 
 def compare(
@@ -179,7 +123,7 @@ def compare(
 
 @dataclasses.dataclass(frozen=True)
 class _Design:
-    """What is compared, how it is judged and controlled: the arguments of `compare` but for the arms."""
+    """The arguments of `compare` but for the arms: how they are judged and controlled."""
 
     name: str
     schedule: Schedule

@@ -1,4 +1,4 @@
-"""What a run's records come to: outcomes of arms and pairs, from finished blocks and evaluations alone.
+"""Outcomes of a run's records: of arms and pairs, from finished blocks and evaluations alone.
 
 A run has one training pair (both arms, one seed) or several; the unit that an interval is taken over is the highest
 level that was repeated: block pairs within one training pair, else training pairs, else processes.
@@ -42,7 +42,7 @@ class ProcessTimes:
 
 
 def arm_outcome(record: Record, arm: str, schedule: Schedule) -> ArmOutcome:
-    """What one arm of one training pair came to; where nothing was held out, training losses stand in."""
+    """Outcome of one arm of one training pair; where nothing was held out, training losses stand in."""
     blocks = record.blocks
     curve = [e.mean_loss[arm] for e in record.heldout]
     if not record.heldout and blocks:

@@ -19,7 +19,7 @@ from ryot_jax.runtime.errors import CheckpointError, RyotError
 
 
 class BlockResult(Protocol):
-    """What an arm tells of a block of steps."""
+    """Times and losses of a block of steps."""
 
     @property
     def seconds(self) -> float:
@@ -87,7 +87,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What the run is to do; a pure function of it and of the position says what comes next.
+    """The plan of a run; it and the position determine what comes next.
 
     Attributes:
       epochs: epochs; each ends with an evaluation.

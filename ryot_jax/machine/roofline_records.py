@@ -7,7 +7,7 @@ from ryot_jax.runtime.records import Number, Record
 
 
 class MeasuredPeaks(Record, frozen=True, kw_only=True):
-    """What all devices together attain: FLOP/s of products by operand dtype, bytes/s of memory, bytes of caches."""
+    """Peaks of all devices together: FLOP/s of products by operand dtype, bytes/s of memory, bytes of caches."""
 
     matmul_flops: Mapping[str, float]
     copy_bytes: float | None

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of paragraphs, lists, tables, pictures and commands, as plain words.
+"""The parts of a report: sections of paragraphs, lists, tables, pictures and commands, as plain words.
 
 `document` fills them; `markdown` and `html` lay them out.
 """

@@ -84,5 +84,5 @@ def titled(name: str, unit: str) -> str:
 
 
 def item_name(results: Results) -> str:
-    """What throughput counts: tokens, or the items of a user-supplied batch."""
+    """Name of the unit of throughput: tokens, or the items of a user-supplied batch."""
     return "token" if of_language_model(results) else "item"

@@ -1,6 +1,5 @@
 """`ryot ablate` as a person meets it: its words, what it refuses, and a whole run of two optimizations."""
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from ryot_jax.cli import Context
-from ryot_jax.comparison import results
 from ryot_jax.comparison.ablation import Built
 from ryot_jax.comparison.attribution import Player, attribute
 from ryot_jax.comparison.variants import Variant
@@ -21,6 +19,7 @@ from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runs import ablation
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
+from ryot_jax.runtime.json_values import plain
 from tests import command_lines
 
 REPOSITORY = Path(__file__).parents[2]
@@ -109,7 +108,7 @@ def test_the_attribution_has_the_fields_that_reports_draw_from_and_is_that_of_th
         assert list(player["shapley"]) == ["estimate", "ci95"]
     seconds = {frozenset(arm["on"]): arm["seconds_per_step"] for arm in document["arms"]}
     players = [Player(p["name"], p["switch"], p["implementation"]) for p in found["players"]]
-    assert results.plain(dataclasses.asdict(attribute(seconds, players))) == found
+    assert plain(attribute(seconds, players)) == found
 
 
 def test_the_output_is_ascii_and_says_what_was_found(finished):

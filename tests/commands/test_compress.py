@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from ryot_jax.comparison import schema
 from ryot_jax.compression import Quantized, load
 from ryot_jax.compression.compressed import named_leaves
 from ryot_jax.main import main
-from ryot_jax.report import compression as report
+from ryot_jax.report.topics import compression as report
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 
@@ -54,7 +53,8 @@ def test_the_files_text_is_that_of_its_decoded_weights(trained, capsys):
 
 @pytest.mark.parametrize("budget", ["ratio>=6", "loss<=1"])
 def test_what_is_found_has_the_shape_that_reports_read(trained, budget, capsys):
-    from ryot_jax.comparison.results import plain
+    from ryot_jax.comparison.results import convert, settled, to_text
+    from ryot_jax.comparison.schema import CompressionResult
     from ryot_jax.data.pipeline import prepare
     from ryot_jax.runs import checkpoint_of_run
     from ryot_jax.runs.chosen import best_of
@@ -67,18 +67,15 @@ def test_what_is_found_has_the_shape_that_reports_read(trained, budget, capsys):
     checkpoint = checkpoint_of_run.restore(open_session(config, print, cached_programs=False), chosen)
     corpus = prepare(config.data, config.tokenizer, config.model.vocab_size, print)
     found = compress_checkpoint(checkpoint, chosen, corpus, parse_budget(budget), Console())
-    faults: list[str] = []
-    schema._check_compression(plain(found), faults)
-    assert faults == []
-    assert found["kept"] is (budget == "ratio>=6" or found["loss_change"]["ci95"][1] <= 1)
-    assert found["bytes"] == (trained.directory.path / found["file"]).stat().st_size
-    assert found["codes_bytes"] + found["side_bytes"] + found["plain_bytes"] + found["header_bytes"] == found["bytes"]
-    assert sum(row["parameters"] for row in found["arrays"]) == found["parameters"]
-    assert {point["method"] for point in found["pareto"]} == {
+    assert settled(found) == convert(json.loads(to_text(found)), CompressionResult)
+    assert found.kept is (budget == "ratio>=6" or found.loss_change.ci95[1] <= 1)
+    assert found.bytes == (trained.directory.path / found.file).stat().st_size
+    assert found.codes_bytes + found.side_bytes + found.plain_bytes + found.header_bytes == found.bytes
+    assert sum(row.parameters for row in found.arrays) == found.parameters
+    assert {point.method for point in found.pareto} == {
         "ours", "GPTQ, equal bits", "rounding to nearest", "lossless",
     }  # fmt: skip
-    assert "smaller" in report.in_a_line(plain(found))
-    json.dumps(plain(found), allow_nan=False)
+    assert "smaller" in report.in_a_line(settled(found))
 
 
 def test_mistakes_are_named(trained, capsys):

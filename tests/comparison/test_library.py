@@ -31,11 +31,15 @@ def _step(w, batch, rate=0.5):
     return w - rate * gradient, {"loss": loss}
 
 
-def _slow_step(w, batch):
+def _slow_step(w, batch, rounds=60):
     """The same with work that comes to nothing but cannot be left out."""
-    waste = jax.lax.fori_loop(0, 60, lambda _, a: jnp.tanh(a @ a), jnp.eye(96) * 0.5 + jnp.sum(w))
+    waste = jax.lax.fori_loop(0, rounds, lambda _, a: jnp.tanh(a @ a), jnp.eye(96) * 0.5 + jnp.sum(w))
     w, metrics = _step(w, batch)
     return w + 1e-20 * jnp.sum(waste), metrics
+
+
+def _very_slow_step(w, batch):
+    return _slow_step(w, batch, rounds=400)
 
 
 def _evaluate(w):
@@ -190,3 +194,20 @@ def test_batches_must_be_a_function_or_a_sequence(batches):
 def test_a_state_without_arrays_is_refused():
     with pytest.raises(ConfigError, match="no array"):
         compare(_slow_step, _step, {}, _batch, **FAST)
+
+
+def test_a_step_that_is_many_times_as_fast_passes_through_the_whole_comparison():
+    """For real, and certain: the first step does hundreds of times the work of the second, for the same numbers."""
+    found = compare(
+        _very_slow_step, _step, STATE, _batch, evaluate=_evaluate, steps=80, block_steps=10, control_blocks=0,
+        same_numerics=True,
+    )  # fmt: skip
+    assert {criterion.name: criterion.verdict for criterion in found.results.criteria} == dict.fromkeys(
+        ("trains_end_to_end", "loss_falls", "speedup_above_zero", "throughput_up", "loss_within_0.1",
+         "loss_within_0.02", "no_divergence"),
+        "PASS",
+    )  # fmt: skip
+    assert (found.verdict, found.exit_code) == ("PASS", 0)
+    assert found.summary().startswith("PASS: optimized is ")
+    stated = {estimand.decides for estimand in found.results.estimands.items} - {""}
+    assert stated == {criterion.name for criterion in found.results.criteria}

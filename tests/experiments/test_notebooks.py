@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 from ryot_jax.comparison.criteria import EXIT_CODES
-from ryot_jax.comparison.schema import validate_results
+from ryot_jax.comparison.results import decode
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOKS = REPOSITORY / "experiments" / "notebooks"
@@ -71,7 +71,9 @@ def first_run(tmp_path_factory) -> tuple[nbformat.NotebookNode, dict]:
 
 @pytest.fixture(scope="module")
 def is_it_real(tmp_path_factory) -> tuple[nbformat.NotebookNode, dict]:
-    outcome = "{'claim': claim} | {k: globals()[k].results for k in ('honest', 'noise', 'naive', 'judged')}"
+    outcome = (
+        "{'claim': claim} | {k: json.loads(globals()[k].to_json()) for k in ('honest', 'noise', 'naive', 'judged')}"
+    )
     return _execute("is_it_real", tmp_path_factory.mktemp("is_it_real"), outcome)
 
 
@@ -138,7 +140,7 @@ def test_without_the_package_the_install_cell_says_what_to_do(run_python, tmp_pa
 def test_first_run_trains_and_is_honest_about_its_verdict(first_run):
     notebook, outcome = first_run
     cells = _cells(notebook)
-    validate_results(outcome["results"])
+    decode(outcome["results"])
     assert outcome["results"]["name"] == "smoke"
     verdict = outcome["results"]["verdict"]
     assert outcome["exit_code"] == EXIT_CODES[verdict]

@@ -178,15 +178,16 @@ def test_markup_in_any_text_of_the_results_stays_text(situation, renamed):
     assert "49" not in found.all("h1")[0]["text"], "the template engine has run what it was given"
 
 
-def test_control_characters_and_halves_of_characters_are_not_in_the_page(results):
-    results["name"] = results["criteria"][0]["actual"] = "a\x1b[2J\x00\u202e\ud800b"
+def test_control_characters_and_halves_of_characters_are_not_in_the_page(results, edit):
+    hidden = "a\x1b[2J\x00\u202e\ud800b"
+    results = edit(edit(results, name=hidden), "criteria.0", actual=hidden)
     text = report.render(results)
     assert Page(text).all("h1")[0]["text"] == "a?[2J???b"
     assert not set("\x1b\x00\u202e\ud800") & set(text)
 
 
-def test_the_report_in_a_frame_is_one_element_whose_page_is_escaped(results):
-    results["name"] = HOSTILE
+def test_the_report_in_a_frame_is_one_element_whose_page_is_escaped(results, edit):
+    results = edit(results, name=HOSTILE)
     found = Page(str(report.framed(results)))
     (frame,) = found.elements
     assert frame["tag"] == "iframe" and frame["attrs"]["sandbox"] is None

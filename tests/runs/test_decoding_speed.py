@@ -1,13 +1,14 @@
 """How fast a checkpoint generates, at the end of a training run: measured once, and compared token by token."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
 from ryot_jax import decoding
-from ryot_jax.comparison import schema
-from ryot_jax.comparison.results import plain
+from ryot_jax.comparison.results import convert, settled, to_text
+from ryot_jax.comparison.schema import DecodingResult
 from ryot_jax.data.pipeline import prepare
 from ryot_jax.runs import checkpoint_of_run, decoding_speed, redraw
 from ryot_jax.runs.chosen import best_of
@@ -34,24 +35,21 @@ def _measured(run):
     chosen = best_of(run.directory, "optimized")
     checkpoint = checkpoint_of_run.restore(open_session(run.config, print, cached_programs=False), chosen)
     found = decoding_speed.measure(checkpoint, chosen, _corpus(run), Console())
-    faults: list[str] = []
-    schema._check_decoding(plain(found), faults)
-    assert faults == []
-    json.dumps(plain(found), allow_nan=False)
+    assert settled(found) == convert(json.loads(to_text(found)), DecodingResult)
     return found
 
 
 def test_what_is_found_has_the_shape_that_reports_read(trained):
     found = _measured(trained)
-    assert (found["arm"], found["step"], found["draft"]) == ("optimized", BEST, "lookup")
-    assert (found["prompts"], found["prompt_tokens"], found["new_tokens"]) == (32, 8, 24)
-    assert found["engine"] in ("cpu", "reference") and found["seconds"] > 0
+    assert (found.arm, found.step, found.draft) == ("optimized", BEST, "lookup")
+    assert (found.prompts, found.prompt_tokens, found.new_tokens) == (32, 8, 24)
+    assert found.engine in ("cpu", "reference") and found.seconds > 0
     for name in ("tokens_per_second", "speculative_tokens_per_second", "batch32_tokens_per_second"):
-        assert found[name] > 0, name
-    assert found["speed"]["ci95"][0] < found["speed"]["estimate"] < found["speed"]["ci95"][1]
-    assert 0 <= found["acceptance"] <= 1 <= found["tokens_per_step"] <= 1 + decoding.DRAFT_LENGTH
-    if found["engine"] == "cpu":
-        assert found["identical"] and found["identical_prompts"] == 32
+        assert getattr(found, name) > 0, name
+    assert found.speed.ci95[0] < found.speed.estimate < found.speed.ci95[1]
+    assert 0 <= found.acceptance <= 1 <= found.tokens_per_step <= 1 + decoding.DRAFT_LENGTH
+    if found.engine == "cpu":
+        assert found.identical and found.identical_prompts == 32
 
 
 def test_a_token_that_a_draft_changes_is_found(trained, monkeypatch):
@@ -68,17 +66,17 @@ def test_a_token_that_a_draft_changes_is_found(trained, monkeypatch):
     monkeypatch.setattr(decoding, "generate", changed)
     found = _measured(trained)
     assert len(calls) == 1 + 32, "one call to compile, one round"
-    assert not found["identical"]
-    assert found["identical_prompts"] == 32 - sum((prompt_BS == calls[0]).all() for prompt_BS in calls[1:]) < 32
-    assert found["acceptance"] is None and found["tokens_per_step"] == 1.0, "no draft was checked"
+    assert not found.identical
+    assert found.identical_prompts == 32 - sum((prompt_BS == calls[0]).all() for prompt_BS in calls[1:]) < 32
+    assert found.acceptance is None and found.tokens_per_step == 1.0, "no draft was checked"
 
 
 def test_a_model_without_room_for_a_new_token_is_not_timed(make_run, trained):
     fields = {"data.source": "text", "data.path": trained.config.data.path, "data.cache_dir": ""}
     run = make_run("20260101T000001Z-short", **fields, **{"model.max_len": 1, "training.seq_len": 1})
     found = _measured(run)
-    assert (found["prompt_tokens"], found["new_tokens"]) == (1, 0)
-    assert found["tokens_per_second"] is found["speed"] is found["identical"] is None
+    assert (found.prompt_tokens, found.new_tokens) == (1, 0)
+    assert found.tokens_per_second is found.speed is found.identical is None
 
 
 def test_of_little_text_there_are_as_many_prompts_as_it_has(trained):
@@ -101,24 +99,33 @@ def _end_of(run, *, resumed):
     return stages(decoding_speed.STAGE, "optimized"), stages.warnings
 
 
-def test_a_run_that_goes_on_takes_what_was_measured_before(trained, monkeypatch):
-    before = {"arm": "optimized", "step": BEST, "tokens_per_second": 1.0}
-    monkeypatch.setattr(redraw, "read", lambda path: {"decoding": before})
-    assert _end_of(trained, resumed=True) == (before, [])
+def _before(**changes):
+    """What an earlier end of the run found."""
+    fields = dict.fromkeys(DecodingResult.__struct_fields__)
+    return DecodingResult(**{**fields, "arm": "optimized", "step": BEST, "tokens_per_second": 1.0, **changes})
+
+
+def _has_results(monkeypatch, decoding):
+    monkeypatch.setattr(redraw, "read", lambda path: types.SimpleNamespace(decoding=decoding))
+
+
+def test_a_run_that_is_resumed_takes_what_was_measured_before(trained, monkeypatch):
+    _has_results(monkeypatch, _before())
+    assert _end_of(trained, resumed=True) == (_before(), [])
     measured, _ = _end_of(trained, resumed=False)
-    assert measured["tokens_per_second"] > 1.0
+    assert measured.tokens_per_second > 1.0
 
 
-@pytest.mark.parametrize("before", [None, {"arm": "optimized", "step": OTHER}, {"arm": "baseline", "step": BEST}])
+@pytest.mark.parametrize("before", [None, _before(step=OTHER), _before(arm="baseline")])
 def test_what_another_checkpoint_came_to_does_not_count(trained, monkeypatch, before):
-    monkeypatch.setattr(redraw, "read", lambda path: {} if before is None else {"decoding": before})
+    _has_results(monkeypatch, before)
     found, warnings = _end_of(trained, resumed=True)
-    assert found["prompts"] == 32 and warnings == []
+    assert found.prompts == 32 and warnings == []
 
 
 def test_results_that_are_damaged_do_not_keep_a_run_from_its_end(trained):
     trained.directory.results.write_text("{", encoding="utf-8")
-    assert _end_of(trained, resumed=True)[0]["prompts"] == 32
+    assert _end_of(trained, resumed=True)[0].prompts == 32
 
 
 def test_what_fails_is_a_warning_and_what_is_off_is_none(trained, monkeypatch):

@@ -1,16 +1,17 @@
 """What a run measures of schedule and recipe: shares of a time taken beside it, and failures that leave the rest."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from ryot_jax.comparison import schema
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.protocol import Schedule
 from ryot_jax.comparison.protocol import run as run_pair
-from ryot_jax.comparison.results import plain
+from ryot_jax.comparison.results import convert, settled, to_text
+from ryot_jax.comparison.schema import TimeToLoss
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import from_json, get_default
 from ryot_jax.data.pipeline import Corpus
@@ -58,16 +59,14 @@ def test_each_plan_is_trained_and_written_down_as_the_schema_says(compared):
     _, arms, pair = compared
     weights = arms[1].params_hash()
     found, warnings = measure(compared)
-    faults: list[str] = []
-    schema._check(plain(found), schema._TIME_TO_LOSS, "time_to_loss", faults)
-    assert not faults and not warnings
-    assert found["target_loss"] == pair.record.heldout[-1].mean_loss["baseline"]
-    assert [training["name"] for training in found["trainings"]] == ["schedule", "recipe", "both"]
-    for training in found["trainings"]:
-        assert training["share_of_kernels"] == training["seconds"] / training["kernels_seconds"]
-        assert training["executed"][-1]["end_step"] == training["steps"]
-        assert training["tokens_share"] == training["tokens"] / (STEPS * 64)
-        assert training["unplanned_compilations"] == training["checks_failed"] == 0
+    assert settled(found) == convert(json.loads(to_text(found)), TimeToLoss) and not warnings
+    assert found.target_loss == pair.record.heldout[-1].mean_loss["baseline"]
+    assert [training.name for training in found.trainings] == ["schedule", "recipe", "both"]
+    for training in found.trainings:
+        assert training.share_of_kernels == training.seconds / training.kernels_seconds
+        assert training.executed[-1].end_step == training.steps
+        assert training.tokens_share == training.tokens / (STEPS * 64)
+        assert training.unplanned_compilations == training.checks_failed == 0
     assert arms[1].params_hash() == weights, "the arm itself trains no further"
 
 
@@ -75,7 +74,7 @@ def test_the_time_of_the_kernels_is_that_of_the_blocks_around(compared, monkeypa
     per_step = iter([2.0, 4.0, 8.0, 16.0])
     monkeypatch.setattr(time_to_loss._Clock, "seconds_per_step", lambda self: next(per_step))
     found, _ = measure(compared)
-    assert [training["kernels_seconds"] for training in found["trainings"]] == [STEPS * s for s in (3.0, 6.0, 12.0)]
+    assert [training.kernels_seconds for training in found.trainings] == [STEPS * s for s in (3.0, 6.0, 12.0)]
 
 
 def test_a_training_that_fails_is_told_and_the_others_go_on(compared, monkeypatch, capsys):
@@ -88,7 +87,7 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(compared, monkeypatc
 
     monkeypatch.setattr(time_to_loss, "train_by", fails_with_a_recipe)
     found, warnings = measure(compared)
-    assert [training["name"] for training in found["trainings"]] == ["schedule", "both"]
+    assert [training.name for training in found.trainings] == ["schedule", "both"]
     assert warnings == ["The training with the recipe did not come to its end: loss = nan."]
     assert "recipe: not trained: loss = nan" in capsys.readouterr().out
 
@@ -102,8 +101,8 @@ def test_a_compilation_from_the_cache_is_not_compared_with_one_anew(compared, mo
 
     monkeypatch.setattr(time_to_loss, "train_by", compiled_anew)
     found, _ = measure(compared)
-    assert all(training["share_of_baseline_with_compile"] is None for training in found["trainings"])
-    assert all(training["share_of_baseline"] is not None for training in found["trainings"])
+    assert all(training.share_of_baseline_with_compile is None for training in found.trainings)
+    assert all(training.share_of_baseline is not None for training in found.trainings)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +131,4 @@ def test_the_models_are_kept_with_their_configs_and_a_folder_that_cannot_be_writ
     blocked.path.mkdir()
     blocked.checkpoints.write_text("a file", encoding="utf-8")
     found, warnings = time_to_loss.measure(setup, arms, pair, CORPUS, Console(), directory=blocked)
-    assert len(found["trainings"]) == len(warnings) == 3 and "was not kept" in warnings[0]
+    assert len(found.trainings) == len(warnings) == 3 and "was not kept" in warnings[0]

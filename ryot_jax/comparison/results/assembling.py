@@ -39,7 +39,7 @@ from ryot_jax.comparison.statistics import loss_tests, speed_up
 
 @dataclasses.dataclass(frozen=True)
 class ArmFacts:
-    """What is known of an arm beside its record.
+    """Facts about an arm beside its record.
 
     Attributes:
       name: of the arm.
@@ -70,7 +70,7 @@ class ArmFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """What a run measured.
+    """The measurements of a run.
 
     Attributes:
       pairs: its training pairs; the first is the one that arms and epochs are shown of.

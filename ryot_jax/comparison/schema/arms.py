@@ -1,4 +1,4 @@
-"""What one arm came to, what it ran with, and the proof of it."""
+"""The outcome of one arm, the optimizations that it ran with, and the proof of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ class Epoch(Record, frozen=True, kw_only=True):
 
 
 class ArmResult(Record, frozen=True, kw_only=True):
-    """What one arm came to.
+    """The outcome of one arm.
 
     Attributes:
       parameters: number of model parameters.

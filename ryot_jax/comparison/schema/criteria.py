@@ -65,7 +65,7 @@ class Criterion(msgspec.Struct, frozen=True):
 
 
 class Estimand(Record, frozen=True, kw_only=True):
-    """What a run said before its first step that it would estimate.
+    """An estimand as the run stated it before its first step.
 
     Attributes:
       name: of the quantity.

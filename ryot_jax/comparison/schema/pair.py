@@ -1,4 +1,4 @@
-"""What the comparison of two arms came to."""
+"""The outcome of the comparison of two arms."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a run is judged by, as far as it is known before its first step."""
+"""The settings of the judgement, all known before the first step."""
 
 from ryot_jax.runtime.records import Record
 
@@ -6,7 +6,7 @@ ENTROPIES = ("unigram", "bigram", "chance")
 
 
 class Settings(Record, frozen=True):
-    """What a run is judged by.
+    """Margins, repetitions and parts of a run that decide how it is judged.
 
     Attributes:
       loss_margin: within which the final losses must lie, nats/token for language models.
@@ -43,14 +43,14 @@ class Settings(Record, frozen=True):
 
     @property
     def speed_unit(self) -> str:
-        """What the interval of the speed-up is taken over."""
+        """Unit that the interval of the speed-up is taken over."""
         if self.processes > 1:
             return "process"
         return "training pair" if self.training_pairs > 1 else "block pair"
 
     @property
     def loss_unit(self) -> str:
-        """What the interval of the loss difference is taken over."""
+        """Unit that the interval of the loss difference is taken over."""
         if self.training_pairs > 1:
             return "training pair"
         return "held-out sequence" if self.held_out else "block pair"

@@ -1,4 +1,4 @@
-"""What a declaration of a criterion is made of; the criteria themselves are in `rules`."""
+"""The parts of a criterion's declaration; the criteria themselves are in `rules`."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from ryot_jax.comparison.verdict.observations import ArmOutcome, Observations
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """What is known before the first step.
+    """The terms of a run, known before its first step.
 
     Attributes:
       settings: margins, repetitions, what is run beside the training.
@@ -85,7 +85,7 @@ class Quantity:
 
 
 class Advice(NamedTuple):
-    """What to do about a criterion, for a run of this package and for user-supplied step functions."""
+    """Advice about a criterion that did not pass, for a run of this package and for user-supplied step functions."""
 
     ours: str
     supplied: str

@@ -1,4 +1,4 @@
-"""What a run measured, as far as criteria are judged by it: numbers alone, wherever they come from."""
+"""The measurements that criteria are judged by: numbers alone, wherever they come from."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from ryot_jax.comparison.statistics import Difference, SpeedUp
 
 @dataclasses.dataclass(frozen=True)
 class ArmOutcome:
-    """What one arm's training came to; losses in nats/token, NaN where there is none.
+    """Outcome of one arm's training; losses in nats/token, NaN where there is none.
 
     Attributes:
       steps: training steps done.
@@ -34,7 +34,7 @@ class ArmOutcome:
 
 @dataclasses.dataclass(frozen=True)
 class PairOutcome:
-    """What the comparison of two arms came to.
+    """Outcome of the comparison of two arms.
 
     Attributes:
       speedup: ratios of step times.

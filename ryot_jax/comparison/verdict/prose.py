@@ -10,13 +10,13 @@ Judged = Sequence[tuple[Quantity, Reading]]
 
 
 def target(judged: Judged, terms: Terms) -> str:
-    """What had to be found."""
+    """The target of a criterion in words."""
     parts = (resolve(quantity.target, terms).format(threshold=reading.threshold) for quantity, reading in judged)
     return ", ".join(part for part in parts if part)
 
 
 def actual(judged: Judged, terms: Terms) -> str:
-    """What was found."""
+    """The measured values of a criterion in words."""
     parts = (_found(quantity, reading, terms) for quantity, reading in judged)
     return "; ".join(part for part in parts if part)
 

@@ -11,81 +11,15 @@ numbers to the rounding of the dtype are held to both margins on both sides: a l
 allow is a defect, as in MLPerf's check of convergence against a reference, and not a gain.
 """
 
-from ryot_jax.comparison.statistics import Difference
-from ryot_jax.comparison.verdict.declaration import Advice, Quantity, Rule, Sample, Terms, by_arm
-from ryot_jax.comparison.verdict.observations import ArmOutcome, Observations
+from ryot_jax.comparison.verdict import advice, samples
+from ryot_jax.comparison.verdict.declaration import Quantity, Rule, Sample, Terms, by_arm
 
 LOSS_FALL = 0.05  # share of the loss at step 0 that training must take away
 RISE_LIMIT = 0.1  # nats that the last held-out loss may lie above the best one before it counts as divergence
 
-_LOWER_THE_RATE = Advice(
-    "Lower training.learning_rate or lengthen training.warmup_steps, and look at metrics.jsonl.",
-    "Lower the learning rate, or warm it up for longer.",
-)
-_TRAIN_LONGER = Advice(*["Train longer (training.epochs): counting words still predicts better than the model."] * 2)
-_MORE_PAIRS = Advice(
-    "Run more block pairs on a quiet machine (more epochs or a smaller comparison.block_steps).",
-    "Run more block pairs on a quiet machine (more steps, or a smaller block_steps).",
-)
-_FIND_WHAT_COSTS = Advice(
-    "Find the optimization that costs: ryot ablate --config=FILE tries each alone and left out.",
-    "Look for what the second step does beside the first: it costs time.",
-)
-_LOSSES_APART = Advice(
-    "Turn off the optimizations of class statistical first: they change the rounding.",
-    "Look for what the second step computes otherwise, before a margin is widened.",
-)
-_NO_DRAFT = Advice(*["Generate without a draft (ryot generate --draft=none), and report that one changed a token."] * 2)
-
 
 def _compares(terms: Terms) -> bool:
     return terms.settings.arms == 2
-
-
-def _fall(arm: ArmOutcome) -> float:
-    return 1.0 - arm.final_heldout_loss / arm.initial_heldout_loss
-
-
-def _rise(arm: ArmOutcome) -> float:
-    return arm.final_heldout_loss - arm.best_heldout_loss
-
-
-def _speedup(observed: Observations) -> Sample | None:
-    if observed.pair is None:
-        return None
-    speedup = observed.pair.speedup
-    return Sample(estimate=speedup.estimate, ci95=speedup.ci95, count=speedup.pairs, over=observed.pair.unit)
-
-
-def _above_noise(observed: Observations) -> Sample | None:
-    if observed.pair is None or observed.noise_floor is None:
-        return None
-    speedup = observed.pair.speedup.estimate
-    return Sample() if speedup is None else Sample(values={list(observed.arms)[-1]: (speedup,)})
-
-
-def _saved(observed: Observations) -> Sample | None:
-    if observed.pair is None:
-        return None
-    found = observed.pair.seconds_per_step
-    ci95 = None if found.ci95 is None else (-found.ci95[1] * 1e3, -found.ci95[0] * 1e3)
-    estimate = None if found.estimate is None else -found.estimate * 1e3
-    return Sample(estimate=estimate, ci95=ci95, count=found.pairs, over=observed.pair.unit)
-
-
-def _loss_difference(observed: Observations) -> Sample | None:
-    if observed.pair is None:
-        return None
-    found: Difference = observed.pair.heldout_loss
-    return Sample(estimate=found.estimate, ci95=found.ci95, count=found.pairs, over=observed.pair.loss_unit)
-
-
-def _same_tokens(observed: Observations) -> Sample | None:
-    """The reference engine promises the same tokens but for its rounding, so there it is no criterion."""
-    found = observed.decoding
-    if found is None or found.engine != "cpu" or found.identical_prompts is None:
-        return None
-    return Sample(values={found.arm: (float(found.identical_prompts),)}, count=found.prompts, over="prompt")
 
 
 def _loss_statistic(terms: Terms) -> str:
@@ -118,7 +52,7 @@ def _within(margin: str) -> Rule:
             Quantity(
                 statistic="final loss, optimized - baseline",
                 unit="nats/token",
-                measure=_loss_difference,
+                measure=samples.loss_difference,
                 comparison="within",
                 threshold=lambda observed, terms: value(terms),
                 target="final losses within {threshold:g}, 95 % interval too",
@@ -127,7 +61,7 @@ def _within(margin: str) -> Rule:
                 too_low=too_low,
             ),
         ),
-        advice={"FAIL": _LOSSES_APART, "INCONCLUSIVE": _LOSSES_APART},
+        advice={"FAIL": advice.LOSSES_APART, "INCONCLUSIVE": advice.LOSSES_APART},
     )
 
 
@@ -150,7 +84,7 @@ def _beats(entropy: str) -> Rule:
                 target=f"final held-out loss under {{threshold:.3f}} nats ({entropy} entropy)",
             ),
         ),
-        advice={"FAIL": _TRAIN_LONGER},
+        advice={"FAIL": advice.TRAIN_LONGER},
     )
 
 
@@ -165,14 +99,14 @@ LEARNING = (
             Quantity(
                 statistic="share of the loss at step 0 that training took away",
                 unit="share",
-                measure=lambda observed: Sample(by_arm(observed, _fall)),
+                measure=lambda observed: Sample(by_arm(observed, samples.fall)),
                 comparison="above",
                 threshold=LOSS_FALL,
                 target="loss falls by more than {threshold:.0%}",
                 form="+.1%",
             ),
         ),
-        advice={"FAIL": _LOWER_THE_RATE},
+        advice={"FAIL": advice.LOWER_THE_RATE},
     ),
     _beats("unigram"),
     _beats("bigram"),
@@ -198,7 +132,7 @@ RULES = (
                 suffix=" steps",
             ),
         ),
-        advice={"FAIL": _LOWER_THE_RATE},
+        advice={"FAIL": advice.LOWER_THE_RATE},
     ),
     *LEARNING,
     Rule(
@@ -215,7 +149,7 @@ RULES = (
             Quantity(
                 statistic="step-time speed-up, baseline / optimized seconds",
                 unit="ratio",
-                measure=_speedup,
+                measure=samples.speedup,
                 comparison="above",
                 threshold=1.0,
                 target="step-time speed-up above 1, 95 % interval too",
@@ -225,7 +159,7 @@ RULES = (
             Quantity(
                 statistic="estimate of the speed-up beside the noise floor of the placebo",
                 unit="ratio",
-                measure=_above_noise,
+                measure=samples.above_noise,
                 comparison="above",
                 threshold=lambda observed, terms: 1.0 + (observed.noise_floor or 0.0),
                 otherwise="INCONCLUSIVE",
@@ -233,7 +167,7 @@ RULES = (
                 actual="",
             ),
         ),
-        advice={"FAIL": _FIND_WHAT_COSTS, "INCONCLUSIVE": _MORE_PAIRS},
+        advice={"FAIL": advice.FIND_WHAT_COSTS, "INCONCLUSIVE": advice.MORE_PAIRS},
     ),
     Rule(
         name="throughput_up",
@@ -253,7 +187,7 @@ RULES = (
             Quantity(
                 statistic="time saved per step",
                 unit="ms",
-                measure=_saved,
+                measure=samples.saved,
                 comparison="above",
                 threshold=0.0,
                 target="more tokens/s, interval of the seconds saved per step above 0",
@@ -262,7 +196,7 @@ RULES = (
                 missing="",
             ),
         ),
-        advice={"INCONCLUSIVE": _MORE_PAIRS},
+        advice={"INCONCLUSIVE": advice.MORE_PAIRS},
     ),
     _within("loss_margin"),
     _within("tight_loss_margin"),
@@ -277,7 +211,7 @@ RULES = (
             Quantity(
                 statistic="final loss, optimized - baseline",
                 unit="nats/token",
-                measure=_loss_difference,
+                measure=samples.loss_difference,
                 comparison="at most",
                 threshold=lambda observed, terms: terms.settings.tight_loss_margin,
                 target="optimized final loss at most {threshold:g} higher, 95 % interval too",
@@ -285,7 +219,7 @@ RULES = (
                 form="+.4f",
             ),
         ),
-        advice={"FAIL": _LOSSES_APART, "INCONCLUSIVE": _LOSSES_APART},
+        advice={"FAIL": advice.LOSSES_APART, "INCONCLUSIVE": advice.LOSSES_APART},
     ),
     Rule(
         name="no_divergence",
@@ -310,14 +244,14 @@ RULES = (
             Quantity(
                 statistic="final loss above the best one",
                 unit="nats/token",
-                measure=lambda observed: Sample(by_arm(observed, _rise)),
+                measure=lambda observed: Sample(by_arm(observed, samples.rise)),
                 comparison="at most",
                 threshold=RISE_LIMIT,
                 target="loss at most {threshold:g} above its best",
                 actual="loss above its best by {values}",
             ),
         ),
-        advice={"FAIL": _LOWER_THE_RATE},
+        advice={"FAIL": advice.LOWER_THE_RATE},
     ),
     Rule(
         name="speculation_changes_no_token",
@@ -330,7 +264,7 @@ RULES = (
             Quantity(
                 statistic="prompts continued by the same tokens with a draft and without",
                 unit="prompts",
-                measure=_same_tokens,
+                measure=samples.same_tokens,
                 comparison="equal",
                 threshold=lambda observed, terms: observed.decoding.prompts if observed.decoding else 0,
                 target="speculative decoding gives the tokens of plain greedy decoding",
@@ -338,6 +272,6 @@ RULES = (
                 form=".0f",
             ),
         ),
-        advice={"FAIL": _NO_DRAFT},
+        advice={"FAIL": advice.NO_DRAFT},
     ),
 )

@@ -81,7 +81,7 @@ def _rise(point: _File) -> float:
 
 
 def _bars(points: Sequence[_File]) -> tuple[list[float], list[float]]:
-    """What each interval extends below and above its estimate; nothing where there is none."""
+    """Lengths of each interval below and above its estimate; nothing where there is none."""
     below, above = [], []
     for point in points:
         estimate, ci = point.perplexity_change.estimate or 0.0, point.perplexity_change.ci95

@@ -139,7 +139,7 @@ def describe_paired_speedup(results: Results) -> str:
 
 
 def _levels(comparison: ComparisonResult) -> list[tuple[str, float]]:
-    """What was repeated above blocks: training pairs by seed, and fresh processes."""
+    """The repetitions above blocks: training pairs by seed, and fresh processes."""
     pairs = comparison.training_pairs if len(comparison.training_pairs) > 1 else []
     rows = [(f"seed {pair.seed}", pair.speedup) for pair in pairs]
     rows += [(f"process {process.index}", process.speedup) for process in comparison.processes]

@@ -1,1 +1,1 @@
-"""What reports say, a file a topic: its sentence, its tables, its section, what it does not show, what to do next."""
+"""The content of reports, one file per topic: its sentence, tables, section, limits and advice."""

@@ -1,4 +1,4 @@
-"""What both arms came to, side by side."""
+"""The outcome of both arms side by side."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""What each optimization brings, as `ryot ablate` found it."""
+"""The effect of each optimization, as `ryot ablate` found it."""
 
 from ryot_jax.comparison.attribution import Effect
 from ryot_jax.comparison.schema import Results
@@ -25,7 +25,7 @@ def sentence(results: Results) -> str | None:
 
 
 def table(results: Results) -> Table | None:
-    """What each optimization does alone, left out, and by its Shapley value; None where they were not ablated."""
+    """Effect of each optimization alone, left out, and by its Shapley value; None where they were not ablated."""
     found = results.attribution
     if found is None:
         return None

@@ -43,7 +43,7 @@ def sentence(results: Results) -> str | None:
 
 
 def advice(results: Results) -> list[str]:
-    """What to do about a budget that was missed."""
+    """Advice about a budget that was missed."""
     if results.compression is None or results.compression.kept:
         return []
     on = pick(results, "text", "data")
@@ -56,7 +56,7 @@ def next_command(results: Results) -> tuple[Part, ...]:
 
 
 def size_and_cost(found: Found) -> str:
-    """What the file takes, what it costs and whether the budget is kept, in one sentence."""
+    """Size of the file, its cost and whether the budget is kept, in one sentence."""
     return (
         f"The best checkpoint of arm {found.arm} (step {found.step:,}) takes {found.bytes:,} bytes, "
         f"{found.ratio:.1f} times less than its parameters in float32, {found.bits_per_parameter:.2f} bits a "
@@ -101,7 +101,7 @@ def coding(found: Found) -> str:
 
 
 def how_to_read_trade_off(found: Found) -> str:
-    """What the points of the plot are."""
+    """Explanation of the points of the plot."""
     return (
         "What other files of the same checkpoint take and cost; lower and further to the left is better. Bars are "
         f"95 % intervals over held-out sequences: {found.sequences:,} for the chosen file, and for the others as "
@@ -129,7 +129,7 @@ def sizes(found: Found) -> Table:
 
 
 def quality(found: Found) -> Table:
-    """What the compressed model does on held-out text beside the original."""
+    """The compressed model beside the original on held-out text."""
     perplexity, agreement, speed = found.perplexity_change, found.agreement, found.speed
     kl = found.kl
     rows = (

@@ -1,4 +1,4 @@
-"""What a reader must not conclude from a run, and what to do next: collected from the topics."""
+"""Limits of a run and next steps, collected from the topics."""
 
 from ryot_jax.comparison.schema import Results
 from ryot_jax.report.parts import Bullets, Part
@@ -6,7 +6,7 @@ from ryot_jax.report.topics import compression, controls, losses, pairs, rooflin
 
 
 def not_shown(results: Results) -> list[str]:
-    """What a reader must not conclude from this run."""
+    """Conclusions that a reader must not draw from this run."""
     return [
         *pairs.limits(results),
         *controls.limits(results),
@@ -19,7 +19,7 @@ def not_shown(results: Results) -> list[str]:
 
 
 def next_steps(results: Results) -> list[str]:
-    """What to do next, by what the criteria and the controls found."""
+    """Next steps, by the outcome of criteria, controls and measurements."""
     found = [
         *controls.advice(results),
         *verdict.advice(results),
@@ -35,10 +35,10 @@ def next_steps(results: Results) -> list[str]:
 
 
 def not_shown_section(results: Results) -> list[Part | None]:
-    """What this does not show."""
+    """The section on the limits."""
     return [Bullets(tuple(not_shown(results)))]
 
 
 def next_section(results: Results) -> list[Part | None]:
-    """What next."""
+    """The section on the next steps."""
     return [Bullets(tuple(next_steps(results))), *compression.next_command(results)]

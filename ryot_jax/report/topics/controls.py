@@ -29,7 +29,7 @@ def table(results: Results) -> Table | None:
 
 
 def section(results: Results) -> list[Part | None]:
-    """What the controls came to."""
+    """The outcome of the controls."""
     controls = results.controls
     if controls is None:
         why = (
@@ -51,14 +51,14 @@ def section(results: Results) -> list[Part | None]:
 
 
 def limits(results: Results) -> list[str]:
-    """What a comparison without controls does not show."""
+    """Limits of a comparison without controls."""
     if results.comparison is None or results.controls is not None:
         return []
     return ["No controls were run: nothing shows how large a speed-up the noise of this machine makes up."]
 
 
 def advice(results: Results) -> list[str]:
-    """What to do about controls that did not pass or were not run."""
+    """Advice about controls that did not pass or were not run."""
     if results.controls is None:
         words = pick(
             results,

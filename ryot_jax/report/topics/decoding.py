@@ -59,7 +59,7 @@ def what_was_done(found: Found) -> str:
 
 
 def drafts(found: Found) -> str:
-    """What the draft did, and whether it changed a token."""
+    """Acceptance of the draft, and whether it changed a token."""
     rounding = (
         " This engine's rounding may depend on how many tokens a step takes, so that this is no criterion."
         if found.engine == "reference"

@@ -69,14 +69,14 @@ def section(results: Results) -> list[Part | None]:
 
 
 def limits(results: Results) -> list[str]:
-    """What the time to target does not show."""
+    """Limits of the time to target."""
     if results.comparison is None or results.comparison.time_to_target.speedup is None:
         return []
     return ["Time to target is interpolated between evaluations of one training pair, without an interval."]
 
 
 def limits_of_data(results: Results) -> list[str]:
-    """What the losses do not show of other data."""
+    """Limits of the losses: other data."""
     if loss_name(results) != "held-out loss":
         return ["Nothing was held out: the losses are training losses, and say nothing of other data."]
     return [

@@ -124,7 +124,7 @@ def section(results: Results) -> list[Part | None]:
 
 
 def limits(results: Results) -> list[str]:
-    """What the effect does not show of other seeds, machines and compilations."""
+    """Limits of the effect: other seeds, machines and compilations."""
     comparison = results.comparison
     if comparison is None:
         return []
@@ -151,7 +151,7 @@ def limits(results: Results) -> list[str]:
 
 
 def advice(results: Results) -> list[str]:
-    """What to repeat before a difference or a small speed-up is claimed."""
+    """Repetitions that are due before a difference or a small speed-up is claimed."""
     comparison = results.comparison
     if comparison is None:
         return []

@@ -1,4 +1,4 @@
-"""What the run ran with and what it left: config, optimizations, data, machine, versions, files."""
+"""The provenance of a run and its files: config, optimizations, data, machine, versions, files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +36,7 @@ def optimizations(results: Results) -> Table | None:
 
 
 def artifacts(results: Results) -> Table | None:
-    """What the run left, by path within the run directory; None where the results name nothing."""
+    """Files of the run, by path within the run directory; None where the results name nothing."""
     rows = tuple((name, str(path)) for name, path in results.artifacts.items())
     return Table("Files within the run directory", ("artifact", "path"), rows) if rows else None
 
@@ -53,7 +53,7 @@ def facts(results: Results) -> Table:
 
 
 def config_section(results: Results) -> list[Part | None]:
-    """What sets the arms apart."""
+    """Differences of the arms in config and optimizations."""
     differ = config_differences(results)
     if results.comparison is None:
         why = "There is one arm: nothing differs."

@@ -29,7 +29,7 @@ def table(results: Results) -> Table | None:
 
 
 def peaks(results: Results) -> Table | None:
-    """What the machine can do, as measured; None where it was not."""
+    """Measured peaks of the machine; None where it was not."""
     if results.roofline is None:
         return None
     found = results.roofline.peaks
@@ -95,7 +95,7 @@ def _peak(results: Results) -> int | None:
 
 
 def limits(results: Results) -> list[str]:
-    """What the roofline does not show."""
+    """Limits of the roofline."""
     if results.roofline is None:
         return ["How near the arms come to what this machine can do was not measured."]
     return [
@@ -105,7 +105,7 @@ def limits(results: Results) -> list[str]:
 
 
 def advice(results: Results) -> list[str]:
-    """What to do about an arm above its roof."""
+    """Advice about an arm above its roof."""
     if results.roofline is None or not any(arm.above_roof for arm in results.roofline.arms.values()):
         return []
     return ["Do not trust these times: an arm is above its roof, so a peak, a count or a clock is wrong."]

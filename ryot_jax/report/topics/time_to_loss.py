@@ -15,7 +15,7 @@ CAUTION = (
 
 
 def section(results: Results) -> list[Part | None]:
-    """What was trained, its shares and its steps; nothing where no training came to its end."""
+    """The trainings, their shares and their steps; nothing where no training came to its end."""
     found = results.time_to_loss
     if found is None or not found.trainings:
         return []
@@ -37,7 +37,7 @@ def sentence(results: Results) -> str | None:
 
 
 def _with(training: Training) -> str:
-    """What it was trained with, all at once."""
+    """Names of what differs from the baseline."""
     return f"kernels, {'schedule, recipe' if training.name == 'both' else training.name}"
 
 
@@ -125,7 +125,7 @@ def _row(training: Training) -> tuple[str, ...]:
 
 
 def steps(found: TimeToLoss) -> Table:
-    """What the steps of each training were, what they took, and whether that repaid a program of their own."""
+    """Steps of each training by program: how many, how long, and whether they repaid its compilation."""
     rows = tuple(
         (_with(training) if i == 0 else "", *_kind(kind))
         for training in found.trainings

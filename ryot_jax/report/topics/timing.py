@@ -81,5 +81,5 @@ def compilation_section(results: Results) -> list[Part | None]:
 
 
 def limits(results: Results) -> list[str]:
-    """What step times and throughput leave out."""
+    """Costs that step times and throughput leave out."""
     return [] if results.comparison is None else ["Compile time is apart from the step times and from the throughput."]

@@ -39,7 +39,7 @@ def criteria(results: Results) -> Table:
 
 
 def estimands(results: Results) -> Table | None:
-    """What the run said before its first step that it would measure; None where it said nothing."""
+    """The estimands stated before the first step; None where nothing was stated."""
     stated = results.estimands
     if stated is None:
         return None
@@ -61,7 +61,7 @@ def section(results: Results) -> list[Part | None]:
 
 
 def advice(results: Results) -> list[str]:
-    """What to do about the criteria that did not pass, each thing once."""
+    """Advice about the criteria that did not pass, each once."""
     return list(dict.fromkeys(criterion.advice for criterion in results.criteria if criterion.advice))
 
 
