@@ -139,6 +139,7 @@ def test_cache_sizes_are_those_of_the_system():
 def test_every_header_can_be_read_by_itself(build):
     """Tools that open one header (clangd) find all that it needs."""
     parts = {"begin_target.h", "end_target.h"}  # of a target's file
+    parts |= {"avx512.h", "bfloat16_avx512.h"}  # not what AVX2, the target that tools are shown, is compiled with
     headers = [p for f in ("core", "ops") for p in sorted((build.KERNELS / f).rglob("*.h")) if p.name not in parts]
     assert len(headers) > 20
 
