@@ -38,71 +38,20 @@ BESIDE = {
     ("runtime", "machine"): "the manifest of a run describes the machine",
 }
 
-# Exceptions, each with its reason or with what is to be done. An entry that is no longer needed is a failure: these
-# lists only shrink.
-ROOMS_TO_DO: dict[tuple[str, str], str] = {
-    ("comparison", "report"): "comparison.library: report.html; comparison.library: report.terminal",
-    ("machine", "comparison"): "machine.roofline: comparison.arms; machine.roofline: comparison.record; mac",
-    ("machine", "kernels"): "machine.peaks: kernels; machine.roofline: kernels; machine.roofline: kernel",
-    ("machine", "model"): "machine.roofline: model.accounting; machine.roofline: model.config",
-    ("runs", "commands"): "runs.timing_process: commands.train",
+# Exceptions, each with its reason. An entry that is no longer needed is a failure: these lists only shrink.
+ROOM_EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("comparison", "report"): "the outcome of `compare` writes its own report when it is asked to",
 }
-CIRCLES_TO_DO: dict[tuple[str, str], str] = {  # (module, what it imports): without this import there is no circle
-    (
-        "ryot_jax.kernels.choice.trial_process",
-        "ryot_jax.kernels.choice.tuning",
-    ): "the process runs what the tuner times",
-}
-LONG_FILES: dict[str, str] = {
-    "cli.py": "to be split",
-    "commands/train.py": "to be split",
-    "comparison/arms.py": "to be split",
-    "comparison/results.py": "to be split",
-    "compression/file.py": "to be split",
-    "decoding/generate.py": "to be split",
-    "kernels/choice/tuning.py": "to be split",
-    "kernels/cpu/attention.inc": "to be split",
-    "kernels/cpu/decode.inc": "to be split",
-    "kernels/cpu/dense.inc": "to be split",
-    "kernels/cpu/handlers.cc": "to be split",
-    "kernels/cpu/matrix.inc": "to be split",
-    "kernels/cpu/simd.inc": "to be split",
-    "kernels/gpu/triton.py": "to be split",
-    "kernels/ops/attention/api.py": "to be split",
-    "kernels/ops/dense/norm_dense.py": "to be split",
-    "kernels/plan.py": "to be split",
-    "runs/scheduled_arm.py": "to be split",
-    "training/checkpoints.py": "to be split",
-}
+LONG_FILES: dict[str, str] = {}
 _MOSAIC = "one Pallas kernel: its references, barriers and pipeline are of one scope"
 LONG_FUNCTIONS: dict[str, str] = {
-    "commands.train._run": "to be split",
-    "comparison.library.compare": "to be split",
-    "config.tree.get_default": "to be split",
-    "kernels.ops.attention.mosaic_backward.gradient_of_queries": _MOSAIC,
-    "kernels.ops.attention.mosaic_backward.gradients_of_keys": _MOSAIC,
-    "kernels.ops.attention.mosaic_forward.forward": _MOSAIC,
-    "kernels.ops.linear_cross_entropy.mosaic._kernel": _MOSAIC,
-    "kernels.ops.norm.mosaic.norm_backward": _MOSAIC,
-    "kernels.ops.norm.mosaic._kernel": _MOSAIC,
-    "training.parallel.compile_step": "to be split",
+    "config.tree.get_default": "data: one tree, read from top to bottom",
+    "kernels.ops.attention._mosaic_backward.gradient_of_queries": _MOSAIC,
+    "kernels.ops.attention._mosaic_backward.gradients_of_keys": _MOSAIC,
+    "kernels.ops.attention._mosaic_forward.forward": _MOSAIC,
+    "kernels.ops.linear_cross_entropy._mosaic_kernel._kernel": _MOSAIC,
+    "kernels.ops.norm._mosaic_backward._kernel": _MOSAIC,
 }
-DOCSTRINGS_TO_DO: set[str] = {
-    "cli",
-    "commands",
-    "comparison",
-    "compression",
-    "data",
-    "decoding",
-    "kernels",
-    "machine",
-    "model",
-    "report",
-    "runs",
-    "runtime",
-    "scaling",
-    "training",
-}  # rooms with public docstrings that begin with a word of UNFINISHED
 UNFINISHED = ("What ", "Of ", "That ")
 
 
@@ -124,10 +73,10 @@ def _room(module: str) -> str:
     return parts[1] if len(parts) > 1 else "version"
 
 
-def _imports(module: str) -> set[str]:
-    """The package's modules that one imports, in functions and under TYPE_CHECKING too."""
-    found = set()
-    for node in ast.walk(MODULES[module]):
+def _imports(module: str, *, for_types: bool = True) -> set[str]:
+    """The package's modules that one imports, in functions too, and under TYPE_CHECKING unless not `for_types`."""
+    found: set[str] = set()
+    for node in _nodes(MODULES[module], for_types=for_types):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in MODULES}
         elif isinstance(node, ast.ImportFrom):
@@ -135,6 +84,14 @@ def _imports(module: str) -> set[str]:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else str(node.module) for name in names if node.module in MODULES}
     return found - {module}
+
+
+def _nodes(tree: ast.AST, *, for_types: bool) -> Iterator[ast.AST]:
+    """All nodes of a tree; those under `if TYPE_CHECKING` only `for_types`."""
+    for node in ast.iter_child_nodes(tree):
+        if for_types or not (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")):
+            yield node
+            yield from _nodes(node, for_types=for_types)
 
 
 IMPORTS = {module: _imports(module) for module in MODULES}
@@ -154,8 +111,8 @@ def test_imports_point_one_way():
             rooms = _room(module), _room(other)
             if rooms[0] != rooms[1] and place[rooms[0]] >= place[rooms[1]] and rooms not in BESIDE:
                 wrong.setdefault(rooms, []).append(f"{module} imports {other}")
-    assert {rooms: lines for rooms, lines in wrong.items() if rooms not in ROOMS_TO_DO} == {}
-    assert set(ROOMS_TO_DO) - set(wrong) == set(), "in order: take these out of ROOMS_TO_DO"
+    assert {rooms: lines for rooms, lines in wrong.items() if rooms not in ROOM_EXCEPTIONS} == {}
+    assert set(ROOM_EXCEPTIONS) - set(wrong) == set(), "in order: take these out of ROOM_EXCEPTIONS"
 
 
 @pytest.mark.parametrize("room", ["kernels", "compression", "scaling"])
@@ -173,11 +130,8 @@ def test_the_lower_rooms_know_nothing_of_models_training_and_comparison(room):
 
 
 def test_no_module_imports_itself_through_others():
-    graph = {module: {o for o in others if (module, o) not in CIRCLES_TO_DO} for module, others in IMPORTS.items()}
-    circle = _circle(graph)
+    circle = _circle({module: _imports(module, for_types=False) for module in MODULES})
     assert circle is None, " imports ".join(circle)
-    for module, other in CIRCLES_TO_DO:
-        assert other in IMPORTS[module] and _circle({**graph, module: graph[module] | {other}}), "not needed any more"
 
 
 def _circle(graph: dict[str, set[str]]) -> list[str] | None:
@@ -249,13 +203,12 @@ def _docstrings(tree: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
 
 def test_a_public_docstring_stands_alone():
     found = [
-        (_room(module), f"{name}: {text.splitlines()[0]}")
+        f"{name}: {text.splitlines()[0]}"
         for module, tree in MODULES.items()
         for name, text in _docstrings(tree, module)
         if text.startswith(UNFINISHED)
     ]
-    assert [line for room, line in found if room not in DOCSTRINGS_TO_DO] == []
-    assert DOCSTRINGS_TO_DO - {room for room, _ in found} == set(), "done: take these out of DOCSTRINGS_TO_DO"
+    assert found == []
 
 
 @pytest.mark.parametrize("module", ["ryot_jax.config", "ryot_jax.cli"])

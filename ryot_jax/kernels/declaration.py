@@ -231,7 +231,7 @@ class Op(Optimization):
       functions: the public functions of its `api` module, which `ryot_jax.kernels` exports.
       is_on_activations: whether it reads or writes the arrays between the ops of a block in their dtype, and its C++
         kernels with it.
-      is_benchmarked: whether `api.benchmark(spec, rng)` gives arrays and a function to measure it with.
+      is_benchmarked: whether `_benchmark.benchmark(spec, rng)` gives arrays and a function to measure it with.
     """
 
     package: str
@@ -246,7 +246,8 @@ class Op(Optimization):
 
     def benchmark(self, spec: Spec, rng: "np.random.Generator") -> "Benchmark":
         """The op on random arrays of the sizes of `spec`."""
-        benchmark: Benchmark = self.api.benchmark(spec, rng)
+        module = importlib.import_module(f"{self.package}._benchmark")
+        benchmark: Benchmark = module.benchmark(spec, rng)
         return benchmark
 
 

@@ -2,10 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ryot_jax.kernels.choice.benchmark import Benchmark, normal
-from ryot_jax.kernels.declaration import Spec
 from ryot_jax.kernels.operands import choose
 from ryot_jax.kernels.ops.attention import OP
 from ryot_jax.kernels.ops.attention._visible import Visible
@@ -117,13 +114,3 @@ def _checked(causal: bool, window: int | None, mask_BS: jax.Array | None, shape:
     if mask_BS is not None and mask_BS.dtype != jnp.bool_:
         raise TypeError(f"need a bool mask; got {mask_BS.dtype}")
     return Visible(causal, window)
-
-
-def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
-    """The causal attention of one layer."""
-    shape = (spec.rows // spec.seq_len, spec.seq_len, spec.n_heads, spec.d_model // spec.n_heads)
-
-    def heads(implementation: str, *qkv: jax.Array) -> jax.Array:
-        return attention(*qkv, implementation=implementation)
-
-    return Benchmark(heads, tuple(normal(rng, shape, dtype=spec.dtype) for _ in "qkv"))

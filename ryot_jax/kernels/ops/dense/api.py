@@ -1,10 +1,7 @@
 """The public function of the op: `dense`."""
 
 import jax
-import numpy as np
 
-from ryot_jax.kernels.choice.benchmark import Benchmark, normal
-from ryot_jax.kernels.declaration import Spec
 from ryot_jax.kernels.operands import choose
 from ryot_jax.kernels.ops.dense import OP
 from ryot_jax.kernels.ops.dense._layer import ACTIVATIONS
@@ -53,33 +50,3 @@ def dense(
         raise ValueError(f"need a residual of shape {y_shape}; got {residual.shape}")
     y: jax.Array = choose(OP, implementation, x, residual)(activation, x, w_DF, b_F, residual)
     return y
-
-
-def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
-    """The products of one block: fused projection to heads, projection back onto the residual stream, and the MLP."""
-    from ryot_jax.kernels.fused.mlp import mlp  # which is made of this op
-
-    N, D, F = spec.rows, spec.d_model, spec.d_ff
-    up = 2 * F if spec.mlp == "swiglu" else F
-    shapes = {"qkv": (D, 3 * D), "out": (D, D), "up": (D, up), "down": (F, D)}
-    weights = [normal(rng, shape, shape[0] ** -0.5) for shape in shapes.values()]
-    biases = [normal(rng, shape[1:]) for shape in shapes.values()] if spec.norm == "layer" else []
-
-    def products(
-        implementation: str, x_ND: jax.Array, residual_ND: jax.Array, *parameters: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        qkv, out, up, down = parameters[:4]
-        qkv_bias, out_bias, up_bias, down_bias = parameters[4:] or (None,) * 4
-        return (
-            dense(x_ND, qkv, qkv_bias, implementation=implementation),
-            dense(x_ND, out, out_bias, residual=residual_ND, implementation=implementation),
-            mlp(
-                *(x_ND, up, down, up_bias, down_bias),
-                kind=spec.mlp,
-                residual=residual_ND,
-                implementation=implementation,
-            ),
-        )
-
-    x_ND, residual_ND = (normal(rng, (N, D), dtype=dtype) for dtype in (spec.dtype, spec.compute_dtype))
-    return Benchmark(products, (x_ND, residual_ND, *weights, *biases))

@@ -4,10 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ryot_jax.kernels.choice.benchmark import Benchmark, normal, zipf_tokens
-from ryot_jax.kernels.declaration import Spec
 from ryot_jax.kernels.operands import choose
 from ryot_jax.kernels.ops.linear_cross_entropy import OP
 from ryot_jax.kernels.ops.linear_cross_entropy._gradients import Reductions
@@ -70,15 +67,3 @@ def linear_cross_entropy(
     if reduction == "none":
         return functions.none(terms, x_ND, w_VD, targets_N)
     return functions.sum(terms, x_ND, w_VD, targets_N), jnp.sum(targets_N >= 0).astype(jnp.float32)
-
-
-def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
-    """The loss of one step, whose targets are as unevenly used as a text's tokens."""
-    N, D, V = spec.rows, spec.d_model, spec.vocab_size
-
-    def loss(implementation: str, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
-        loss_sum: jax.Array = linear_cross_entropy(x_ND, w_VD, targets_N, implementation=implementation)[0]
-        return loss_sum
-
-    targets_N = jnp.asarray(zipf_tokens(rng, V, (N,)))
-    return Benchmark(loss, (normal(rng, (N, D), dtype=spec.dtype), normal(rng, (V, D), D**-0.5)), (targets_N,))

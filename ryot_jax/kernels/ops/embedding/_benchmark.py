@@ -1,0 +1,20 @@
+"""Arrays and a function to measure the op with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ryot_jax.kernels.choice.benchmark import Benchmark, normal, zipf_tokens
+from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.ops.embedding.api import embedding
+
+
+def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
+    """The look-up of one step's tokens, as unevenly used as a text's; float32 whatever the model computes in."""
+
+    def taken(implementation: str, table_VD: jax.Array, tokens_N: jax.Array) -> jax.Array:
+        return embedding(table_VD, tokens_N, implementation=implementation)
+
+    tokens_N = jnp.asarray(zipf_tokens(rng, spec.vocab_size, (spec.rows,)))
+    table_VD = normal(rng, (spec.vocab_size, spec.d_model))
+    return Benchmark(taken, (table_VD,), (tokens_N,), rounding="float32")

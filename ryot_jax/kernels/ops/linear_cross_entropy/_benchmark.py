@@ -1,0 +1,21 @@
+"""Arrays and a function to measure the op with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ryot_jax.kernels.choice.benchmark import Benchmark, normal, zipf_tokens
+from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.ops.linear_cross_entropy.api import linear_cross_entropy
+
+
+def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
+    """The loss of one step, whose targets are as unevenly used as a text's tokens."""
+    N, D, V = spec.rows, spec.d_model, spec.vocab_size
+
+    def loss(implementation: str, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
+        loss_sum: jax.Array = linear_cross_entropy(x_ND, w_VD, targets_N, implementation=implementation)[0]
+        return loss_sum
+
+    targets_N = jnp.asarray(zipf_tokens(rng, V, (N,)))
+    return Benchmark(loss, (normal(rng, (N, D), dtype=spec.dtype), normal(rng, (V, D), D**-0.5)), (targets_N,))

@@ -1,0 +1,21 @@
+"""Arrays and a function to measure the op with."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ryot_jax.kernels.choice.benchmark import Benchmark, normal
+from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.ops.norm.api import layer_norm, rms_norm
+
+
+def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
+    """The norm of the model on one step's rows, with its sum handed on."""
+    norm, D = layer_norm if spec.norm == "layer" else rms_norm, spec.d_model
+
+    def normed(implementation: str, x_ND: jax.Array, *vectors: jax.Array) -> Any:
+        return norm(x_ND, *vectors, with_sum=True, dtype=spec.dtype, implementation=implementation)
+
+    vectors = [1 + normal(rng, (D,), 0.1), normal(rng, (D,))][: 2 if spec.norm == "layer" else 1]
+    return Benchmark(normed, (normal(rng, (spec.rows, D), dtype=spec.compute_dtype), *vectors))
