@@ -24,12 +24,6 @@ struct ForwardScratch {
   }
 };
 
-// The online softmax of a panel of queries, a lane each.
-struct SoftmaxState {
-  Vector top[kPanelVectors], sum[kPanelVectors];
-  IntVector sees[kPanelVectors];  // whether the query sees any key
-};
-
 // The scores of `count` keys from s0 on, and the largest ones so far.
 RYOT_INLINE void attention_scores(const AttentionArgs& args, const LeftRows& keys, Right q_across, long b, long q0,
                                   long s0, long count, float* scores, IntVector (&sees)[kPanelVectors],
@@ -75,15 +69,16 @@ RYOT_INLINE void attention_weights(float scale, long count, float* scores, const
 }
 
 // Without a key to see: zeros. With one, whatever the softmax of its scores is, NaN where all are -inf.
-RYOT_INLINE void attention_store(const AttentionArgs& args, long b, long head, long q0, const SoftmaxState& state,
-                                 const float* sum_o) {
+RYOT_INLINE void attention_store(const AttentionArgs& args, long b, long head, long q0,
+                                 const Vector (&tops)[kPanelVectors], const Vector (&sums)[kPanelVectors],
+                                 const IntVector (&all_sees)[kPanelVectors], const float* sum_o) {
   const long T = args.queries, K = args.head_width, o_row = round_up(K, kPanel), queries = smaller(kPanel, T - q0);
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(K));
   alignas(64) float inverse[kPanel];
   float* log_sum_exp = args.log_sum_exp + (b * args.heads + head) * T + q0;
   for (long v = 0; v < kPanelVectors && v * kLanes < queries; ++v) {
-    const Vector top = state.top[v], sum = state.sum[v];
-    const IntVector sees = state.sees[v];
+    const Vector top = tops[v], sum = sums[v];
+    const IntVector sees = all_sees[v];
     store(inverse + v * kLanes, sees ? 1.0f / sum : Vector{});
     const Vector shift = top == -__builtin_inff() ? Vector{} : scale * top;
     store_some(log_sum_exp + v * kLanes, queries - v * kLanes, sees ? shift + log_of(sum) : splat(__builtin_inff()));
@@ -104,10 +99,11 @@ static void attention_forward_panel(const AttentionArgs& args, const ForwardScra
   float* const sum_o = scratch.sum_o;
   alignas(64) float scores[kKeys * kPanel], factors[kPanel];
   alignas(64) Word weights[kKeys / kGroup * kPanel];
-  SoftmaxState state;
+  Vector top[kPanelVectors], sum[kPanelVectors];  // of the online softmax, a lane for each query
+  IntVector sees[kPanelVectors];                  // whether it sees any key
   for (long v = 0; v < kPanelVectors; ++v) {
-    state.top[v] = splat(-__builtin_inff()), state.sum[v] = Vector{};
-    state.sees[v] = IntVector{} - static_cast<int>(S > 0 && !args.mask);  // without padding all see their own key
+    top[v] = splat(-__builtin_inff()), sum[v] = Vector{};
+    sees[v] = IntVector{} - static_cast<int>(S > 0 && !args.mask);  // without padding all see their own key
   }
   if (seen.first >= seen.last)
     for (long i = 0; i < kPanel * o_row; i += kLanes) store(sum_o + i, Vector{});
@@ -117,9 +113,9 @@ static void attention_forward_panel(const AttentionArgs& args, const ForwardScra
   for (long s0 = seen.first; s0 < seen.last; s0 += kKeys) {
     const long count = smaller(kKeys, seen.last - s0);
     Vector new_top[kPanelVectors];
-    for (long v = 0; v < kPanelVectors; ++v) new_top[v] = state.top[v];
-    attention_scores(args, keys, {scratch.q_across, words(K)}, b, q0, s0, count, scores, state.sees, new_top);
-    attention_weights(scale, count, scores, new_top, state.top, state.sum, factors, weights);
+    for (long v = 0; v < kPanelVectors; ++v) new_top[v] = top[v];
+    attention_scores(args, keys, {scratch.q_across, words(K)}, b, q0, s0, count, scores, sees, new_top);
+    attention_weights(scale, count, scores, new_top, top, sum, factors, weights);
     const bool first = s0 == seen.first;
     const float* const factor = factors;
     multiply<kStoredRows>(queries, K, words(count), left_panel(weights, words(count)),
@@ -129,7 +125,7 @@ static void attention_forward_panel(const AttentionArgs& args, const ForwardScra
                             store(p, first ? v : load(p) * factor[m] + v);
                           });
   }
-  attention_store(args, b, head, q0, state, sum_o);
+  attention_store(args, b, head, q0, top, sum, sees, sum_o);
 }
 
 static Status attention_forward(const Parallel& parallel, const AttentionArgs& args) {
