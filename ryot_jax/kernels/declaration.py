@@ -1,8 +1,9 @@
-"""How an optimization is declared: once, with all that choosing, tuning, proving and documenting it needs.
+"""The declaration of an optimization: made once, with all that choosing, tuning, proving and documenting it needs.
 
-An op of `kernels.ops` is a folder: `__init__.py` declares the op, `api.py` holds its public functions, and every other
-module whose name has no underscore in front is an implementation of that name. Nothing else lists ops or
-implementations, and nothing here imports JAX: names are found without importing what bears them.
+An op of `kernels.ops` is a folder: `__init__.py` declares the op, `api.py` holds its public functions, `_benchmark.py`
+the arrays that it is measured with, and every other module whose name has no underscore in front is an implementation
+of that name. Nothing else lists ops or implementations, and nothing here imports JAX: names are found without
+importing what bears them.
 """
 
 import dataclasses
