@@ -58,7 +58,7 @@ class Page(html.parser.HTMLParser):
 
 
 def _outline(text):
-    """Headings, sections, table headers and alternative texts in order, a line each; no number of a plot or cell."""
+    """Headings, sections, table headers and alternative texts with their numbers, in order, a line each."""
     lines = []
     for element in Page(text).elements:
         tag, attributes, words = element["tag"], element["attrs"], " ".join(element["text"].split())
@@ -71,7 +71,7 @@ def _outline(text):
         elif tag == "svg":
             lines.append(f"svg {attributes['role']}")
         elif tag in ("title", "desc", "nav"):
-            lines.append(f"{tag} {re.sub(r'[-+]?[0-9](?:[0-9,.]*[0-9])?', '0', words)}")
+            lines.append(f"{tag} {words}")
     return "\n".join(lines) + "\n"
 
 
