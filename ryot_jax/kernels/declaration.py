@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ryot_jax.runtime.hlo import Program
 
 if TYPE_CHECKING:
+    import jax
     import numpy as np
-
-    from ryot_jax.kernels.choice.benchmark import Benchmark
 
 Equivalence = Literal["bitwise", "allclose", "statistical"]
 """A promise against the reference: the same numbers; these but for rounding in the dtype between the ops; or other
@@ -223,6 +222,27 @@ class Optimization:
         return self.implementations[name].equivalence if name in self.alternatives else "bitwise"
 
 
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """An op on the arrays of a training step.
+
+    Attributes:
+      function: (implementation, *differentiable, *others) -> an output or a tuple of them, all of float dtypes.
+      differentiable: operands whose gradients are taken.
+      others: operands without.
+      rounding: dtype whose rounding the numbers have; '': the one between the ops.
+      error: of outputs and gradients that are random, so that there is no truth to compare them with; else None.
+      largest_error: of `error`, that passes.
+    """
+
+    function: Callable[..., Any]
+    differentiable: "tuple[jax.Array, ...]"
+    others: "tuple[jax.Array, ...]" = ()
+    rounding: str = ""
+    error: Callable[[Any], float] | None = None
+    largest_error: float | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Op(Optimization):
     """An operation of `kernels.ops`: an optimization with public functions.
@@ -245,7 +265,7 @@ class Op(Optimization):
         """The module of its public functions; imports JAX."""
         return importlib.import_module(f"{self.package}.api")
 
-    def benchmark(self, spec: Spec, rng: "np.random.Generator") -> "Benchmark":
+    def benchmark(self, spec: Spec, rng: "np.random.Generator") -> Benchmark:
         """The op on random arrays of the sizes of `spec`."""
         module = importlib.import_module(f"{self.package}._benchmark")
         benchmark: Benchmark = module.benchmark(spec, rng)

@@ -12,29 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ryot_jax.kernels.declaration import Op, Spec
+from ryot_jax.kernels.declaration import Benchmark, Op, Spec
 from ryot_jax.runtime.compiler import without_ynn
-
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """An op on the arrays of a training step.
-
-    Attributes:
-      function: (implementation, *differentiable, *others) -> an output or a tuple of them, all of float dtypes.
-      differentiable: operands whose gradients are taken.
-      others: operands without.
-      rounding: dtype whose rounding the numbers have; '': the one between the ops.
-      error: of outputs and gradients that are random, so that there is no truth to compare them with; else None.
-      largest_error: of `error`, that passes.
-    """
-
-    function: Callable[..., Any]
-    differentiable: tuple[jax.Array, ...]
-    others: tuple[jax.Array, ...] = ()
-    rounding: str = ""
-    error: Callable[[Any], float] | None = None
-    largest_error: float | None = None
 
 
 def benchmark(op: Op, spec: Spec, *, seed: int = 0) -> Benchmark:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ryot_jax.kernels.choice import own_process
-from ryot_jax.kernels.choice.benchmark import Benchmark, benchmark, compiled, described, truth
-from ryot_jax.kernels.declaration import Op, Spec
+from ryot_jax.kernels.choice.benchmark import benchmark, compiled, described, truth
+from ryot_jax.kernels.declaration import Benchmark, Op, Spec
 from ryot_jax.kernels.resolution import tunable
 from ryot_jax.runtime.statistics import CONFIDENCE, ratio_interval
 

@@ -16,7 +16,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from ryot_jax.kernels import attention, packed_attention
 from ryot_jax.kernels.gpu import pallas
 from ryot_jax.kernels.ops.attention._mosaic_attention import flash_attention, packed_flash_attention
-from ryot_jax.kernels.ops.attention.mosaic import BLOCKS, Blocks
+from ryot_jax.kernels.ops.attention._mosaic_blocks import BLOCKS, Blocks
 
 ROUNDING = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # largest relative error of one
 SMALL = Blocks(keys=64, stages=2, dq_keys=64, dq_stages=2, dkv_queries=64, dkv_stages=2)

@@ -12,8 +12,8 @@ from ryot_jax.kernels import layer_norm
 from ryot_jax.kernels.gpu import pallas
 from ryot_jax.kernels.ops.linear_cross_entropy._tiled import TILE_V
 from ryot_jax.kernels.ops.linear_cross_entropy._triton_kernel import ProductBlocks, exponentials
+from ryot_jax.kernels.ops.norm._limits import LARGEST_D
 from ryot_jax.kernels.ops.norm._triton_kernels import NormBlocks, norm_backward, norm_forward
-from ryot_jax.kernels.ops.norm.triton import LARGEST_D
 
 GPUS = {"NVIDIA L4": 58, "NVIDIA A100-SXM4-80GB": 108, "NVIDIA H100 80GB HBM3": 132}  # and their processors
 ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}  # largest relative error of one

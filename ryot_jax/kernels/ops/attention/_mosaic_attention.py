@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from ryot_jax.kernels.gpu import pallas
 from ryot_jax.kernels.ops.attention._mosaic_backward import gradient_of_queries, gradients_of_keys
+from ryot_jax.kernels.ops.attention._mosaic_blocks import BLOCKS, Blocks
 from ryot_jax.kernels.ops.attention._mosaic_forward import forward
 from ryot_jax.kernels.ops.attention._mosaic_parts import TILE, Sizes
-from ryot_jax.kernels.ops.attention.mosaic import BLOCKS, Blocks
 
 
 def flash_attention(

@@ -11,6 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ryot_jax.kernels.gpu import pallas
+from ryot_jax.kernels.ops.attention._mosaic_blocks import Blocks
 from ryot_jax.kernels.ops.attention._mosaic_parts import (
     COMPUTING,
     COMPUTING_REGISTERS,
@@ -27,7 +28,6 @@ from ryot_jax.kernels.ops.attention._mosaic_parts import (
     release,
     wait_all,
 )
-from ryot_jax.kernels.ops.attention.mosaic import Blocks
 
 
 @pallas.lowered_once("sizes", "blocks")

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from ryot_jax.kernels.choice.benchmark import Benchmark, normal
-from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.choice.benchmark import normal
+from ryot_jax.kernels.declaration import Benchmark, Spec
 from ryot_jax.kernels.fused.mlp import mlp
 from ryot_jax.kernels.ops.dense.api import dense
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ryot_jax.kernels.choice.benchmark import Benchmark, normal
-from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.choice.benchmark import normal
+from ryot_jax.kernels.declaration import Benchmark, Spec
 from ryot_jax.kernels.ops.dropout.api import dropout
 
 _MASK_STANDARD_ERRORS = 5.0  # that the share of zeros may be off: it is random

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ryot_jax.kernels.choice.benchmark import Benchmark, normal, zipf_tokens
-from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.choice.benchmark import normal, zipf_tokens
+from ryot_jax.kernels.declaration import Benchmark, Spec
 from ryot_jax.kernels.ops.linear_cross_entropy.api import linear_cross_entropy
 
 

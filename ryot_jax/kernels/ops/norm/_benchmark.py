@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ryot_jax.kernels.choice.benchmark import Benchmark, normal
-from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.choice.benchmark import normal
+from ryot_jax.kernels.declaration import Benchmark, Spec
 from ryot_jax.kernels.ops.norm.api import layer_norm, rms_norm
 
 

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ryot_jax.kernels.gpu import pallas
-from ryot_jax.kernels.ops.norm.mosaic import LANES, RUN, refusal, warps_per_row
+from ryot_jax.kernels.ops.norm._mosaic_rows import LANES, RUN, refusal, warps_per_row
 
 _WARPS = 4  # of a warpgroup
 _NO_INDEX = (None,) if jax.__version_info__ < (0, 11) else ()  # plgpu.load wanted one, beside the reference

@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 
 from ryot_jax.kernels.gpu import pallas
 from ryot_jax.kernels.gpu.triton import DTYPES, block_size, call, load_block, store_block, unseen_zero
-from ryot_jax.kernels.ops.norm.triton import LARGEST_D
+from ryot_jax.kernels.ops.norm._limits import LARGEST_D
 
 
 class NormBlocks(NamedTuple):

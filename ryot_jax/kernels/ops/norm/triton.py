@@ -7,11 +7,10 @@ import jax
 from ryot_jax.kernels.declaration import Implementation, Spec
 from ryot_jax.kernels.operands import rows
 from ryot_jax.kernels.ops.norm._definition import Settings, forward
+from ryot_jax.kernels.ops.norm._limits import LARGEST_D
 from ryot_jax.kernels.ops.norm._own_gradient import by_kernel, with_own_gradient
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import pallas_refusal
-
-LARGEST_D = 8192  # two vectors of sums have to stay in registers in the backward pass
 
 
 def _forward(
