@@ -1,4 +1,8 @@
-"""How every op is compared with its textbook formula in float64, and what every op must work under."""
+"""Comparison of every op with its textbook formula in float64, under transformations, and in every instruction set.
+
+A test with a parameter `implementation` (or `of_dense`) of 'cpu' runs once for each instruction set of the C++ kernels
+that this machine has for the case's `dtype`.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,17 +18,70 @@ from ryot_jax.kernels import cpu
 ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-9}  # largest relative error of one
 
 
+INSTRUCTION_SETS = cpu.instruction_sets()  # of the C++ kernels on this machine, best first
+
+
+def _params(item: Any) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
 def _case(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    return _params(request.node)
+
+
+def _takes_cpp(case: dict[str, Any]) -> bool:
+    return "cpu" in (case.get("implementation"), case.get("of_dense"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc):
+    """Every case once for each instruction set; those without C++ kernels are dropped again below."""
+    if len(INSTRUCTION_SETS) > 1 and "instruction_set" in metafunc.fixturenames:
+        metafunc.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
+    """Cases of C++ kernels stay for each instruction set that has some for their dtype, all others once."""
+
+    def stays(item: pytest.Item) -> bool:
+        case = _params(item)
+        if "instruction_set" not in case:
+            return True
+        able = cpu.instruction_sets(case.get("dtype", "float32")) if _takes_cpp(case) else ()
+        return case["instruction_set"] in (able or INSTRUCTION_SETS[:1])
+
+    if dropped := [item for item in items if not stays(item)]:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if stays(item)]
+
+
+@pytest.fixture(autouse=True)
+def instruction_set(request) -> Iterator[str]:
+    """The instruction set that C++ kernels take in this case; compiled programs follow it too, as they choose late."""
+    name = getattr(request, "param", "")
+    if not name or name == INSTRUCTION_SETS[0]:
+        yield name
+        return
+    with cpu.capped_at(name):
+        yield name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    """Skips a case that calls C++ kernels with arrays of its own, of a dtype that this instruction set has none for."""
+    try:
+        return (yield)
+    except NotImplementedError as error:
+        reason = cpu.unavailable_reason("bfloat16")
+        if reason is not None and reason in str(error) and _takes_cpp(_params(item)):
+            pytest.skip(reason)
+        raise
 
 
 @pytest.fixture(autouse=True)
 def _only_what_this_machine_can_run(request):
     """Skips cases of implementation 'cpu' (of a 'dtype') for which there are no C++ kernels here."""
     case = _case(request)
-    if "cpu" not in (case.get("implementation"), case.get("of_dense")):
-        return
-    if reason := cpu.unavailable_reason(case.get("dtype", "float32")):
+    if _takes_cpp(case) and (reason := cpu.unavailable_reason(case.get("dtype", "float32"))):
         pytest.skip(reason)
 
 
@@ -63,7 +120,7 @@ def errors_against_float64(oracle_jit, request, _exact_of_case) -> Callable[...,
     from the very same operands, once for all implementations of a test's case (which therefore has one textbook).
     Arrays smaller than one in norm are measured against one.
     """
-    case = request.node.originalname, {**_case(request), "implementation": None}
+    case = request.node.originalname, {**_case(request), "implementation": None, "instruction_set": None}
 
     def errors(op: Callable[..., Any], textbook: Callable[..., Any], *operands: Any) -> list[float]:
         rng = np.random.default_rng(99)
@@ -128,15 +185,3 @@ def assert_works_under_transformations() -> Callable[..., None]:
         assert donated.is_deleted()
 
     return check
-
-
-@pytest.fixture(params=cpu.instruction_sets() or [pytest.param("", marks=pytest.mark.skip(reason="no C++ kernels"))])
-def isa(request) -> Iterator[str]:
-    """Every instruction set of the C++ kernels that this machine has, one a case; calls in the test take that one.
-
-    Skips the case where that instruction set has no kernels for the case's `dtype` (float32 where it has none).
-    """
-    with cpu.capped_at(request.param):
-        if cpu.instruction_set(_case(request).get("dtype", "float32")) != request.param:
-            pytest.skip(f"{request.param} has no kernels for this dtype")
-        yield request.param

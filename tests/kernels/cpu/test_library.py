@@ -68,11 +68,13 @@ def test_arrays_of_any_number_are_named_by_their_place():
     assert all(f"operand_index = {i}" in text for i in (2, 4, 5))
 
 
-def test_calls_take_the_capped_instruction_set(isa):
-    assert cpu.instruction_set("bfloat16" if isa in cpu.instruction_sets("bfloat16") else "float32") == isa
-    assert isa in cpu.instruction_sets()
-    run, operands = _norm_backward()
-    assert all(np.isfinite(result).all() for result in run(*operands))
+@pytest.mark.parametrize("name", cpu.instruction_sets())
+def test_calls_take_the_capped_instruction_set(name):
+    dtype = "bfloat16" if name in cpu.instruction_sets("bfloat16") else "float32"
+    with cpu.capped_at(name):
+        assert cpu.instruction_set(dtype) == name and name in cpu.instruction_sets()
+        run, operands = _norm_backward()
+        assert all(np.isfinite(result).all() for result in run(*operands))
 
 
 def test_a_cap_ends_with_its_context_and_none_lifts_another():
