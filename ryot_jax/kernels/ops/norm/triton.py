@@ -1,4 +1,4 @@
-"""Kernels in Pallas' Triton dialect, forward and backward each in one pass over their arrays."""
+"""Norms in Pallas' Triton dialect, forward and backward each in one pass over their arrays."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ryot_jax.kernels.ops.norm._own_gradient import by_kernel, with_own_gradient
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import pallas_refusal
 
-LARGEST_D = 8192  # two vectors of sums have to stay in registers in the backward pass
+LARGEST_D = 8192  # in the backward pass two vectors of sums have to stay in registers
 
 
 def _forward(
@@ -34,7 +34,7 @@ def _forward(
 
 
 def _kernel(*arrays: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # Imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
+    # Imported on the first call: importing Pallas takes a second, which runs without a GPU should not pay.
     from ryot_jax.kernels.ops.norm._triton_kernels import norm_backward
 
     return norm_backward(*arrays)
