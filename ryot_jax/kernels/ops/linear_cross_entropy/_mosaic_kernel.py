@@ -67,7 +67,7 @@ def exponentials(
     if x_CD.dtype not in (jnp.bfloat16, jnp.float16) or w_VD.dtype != x_CD.dtype:
         raise TypeError(f"need x and w in bfloat16 or float16, both alike; got {x_CD.dtype} and {w_VD.dtype}")
     blocks = _blocks(x_CD.shape[1]) if blocks is None else blocks
-    # The copy engine reads zeros beyond an array and writes nothing there, but needs arrays of at least one tile.
+    # The copy engine reads zeros beyond an array and writes nothing there, but counts in whole tiles of its own.
     multiple_C, multiple_V = 8, _WRITE_V
     if pallas.is_interpreted():  # the interpreter supports neither that nor clusters
         blocks = dataclasses.replace(blocks, cluster=1)

@@ -13,7 +13,7 @@ def _drawback(spec: Spec, wanted: Wishes) -> str | None:
 
 
 def _own_gradient(program: Program, baseline: Program, spec: Spec) -> Evidence:
-    """Evidence of fewer divisions per row: autodiff divides for the derivative of 1/deviation, a custom VJP does not."""
+    """Evidence of fewer divisions per row: autodiff divides for the derivative of 1/deviation, the own VJP does not."""
     rows = rows_of_a_device(spec)
     per_row = {(rows,), (rows // spec.seq_len, spec.seq_len)}  # a softmax's divisors have an axis of heads too
 
