@@ -8,8 +8,8 @@
 Fused projections, `torch.compile` of model and loss (inductor), bfloat16 autocast, fused AdamW, one thread per core,
 denormals flushed, and jemalloc as recommended by PyTorch's own tuning guide. Attention is `fused`, which is
 F.scaled_dot_product_attention as in the documentation, or `explicit`, two products and a masked softmax for inductor to
-fuse: the backward pass of the former is slow on CPUs. `--mode` is that of `torch.compile`. `--device=cuda` does the same
-on an NVIDIA GPU, where TF32 is allowed for operations that autocast leaves in float32.
+fuse: the backward pass of the former is slow on CPUs. `--mode` is that of `torch.compile`. `--device=cuda` runs the
+same on an NVIDIA GPU, where TF32 is allowed for operations that autocast leaves in float32.
 
 Tried on a 2-core AMD EPYC with AVX512-BF16 and left out: mode max-autotune (compiles longer, not faster), thread
 pinning by OMP_PROC_BIND (torch then uses one thread), the glibc setting of our own program (twice as slow).
