@@ -246,7 +246,7 @@ class Op(Optimization):
         return importlib.import_module(f"{self.package}.api")
 
     def benchmark(self, spec: Spec, rng: "np.random.Generator") -> "Benchmark":
-        """The op's benchmark on random arrays of the sizes in `spec`."""
+        """The op on random arrays of the sizes of `spec`."""
         module = importlib.import_module(f"{self.package}._benchmark")
         benchmark: Benchmark = module.benchmark(spec, rng)
         return benchmark

@@ -13,15 +13,15 @@ from ryot_jax.kernels.requirements import mosaic_products_refusal
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Sizes of the tiles that the kernels keep in shared memory.
+    """Sizes of what the kernels keep in shared memory.
 
     Attributes:
-      keys: keys per step of the forward kernel; 64, 128 or 256.
-      stages: number of such tiles held at once.
-      dq_keys: keys per step of the kernel for the gradient of queries.
-      dq_stages: its number of tiles.
-      dkv_queries: queries per step of the kernel for the gradients of keys and values.
-      dkv_stages: its number of tiles.
+      keys: of a step of the forward kernel; 64, 128 or 256.
+      stages: how many of these blocks are held at once.
+      dq_keys: the same of the kernel for the gradient of queries.
+      dq_stages: the same.
+      dkv_queries: the same of that for the gradients of keys and values, which steps over queries.
+      dkv_stages: the same.
     """
 
     keys: int = 128
@@ -32,15 +32,15 @@ class Blocks:
     dkv_stages: int = 2
 
     def __post_init__(self) -> None:
-        if {self.keys, self.dq_keys, self.dkv_queries} - {64, 128, 256}:  # wgmma's columns, aligned with a tile
+        if {self.keys, self.dq_keys, self.dkv_queries} - {64, 128, 256}:  # wgmma's columns; whole ones in a tile
             raise ValueError(f"need blocks of 64, 128 or 256 keys or queries; got {self}")
 
 
-# Sizes by the width of a head.
+# By the width of a head.
 BLOCKS = {64: Blocks(stages=4, dq_stages=4, dkv_queries=128, dkv_stages=3), 128: Blocks(dkv_stages=4)}
 
 
-# The kernels are imported on the first call: importing Pallas takes a second, which runs without a GPU should not pay.
+# The kernels are imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
 def _mosaic(
     visible: Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
 ) -> jax.Array:

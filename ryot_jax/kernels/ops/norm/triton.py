@@ -11,7 +11,7 @@ from ryot_jax.kernels.ops.norm._own_gradient import by_kernel, with_own_gradient
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import pallas_refusal
 
-LARGEST_D = 8192  # in the backward pass two vectors of sums have to stay in registers
+LARGEST_D = 8192  # two vectors of sums have to stay in registers in the backward pass
 
 
 def _forward(
