@@ -1,13 +1,14 @@
-"""What does the allocator setting bring? Step time and page faults of the baseline without and with it.
+"""Effect of the allocator setting: step time and page faults of the baseline without and with it.
 
     python -m experiments.allocator --config=configs/scaled.py --write
 
-A setting of the C library holds for a whole process and cannot be taken back, so every measurement is a fresh process:
+A setting of the C library holds for a whole process and cannot be undone, so every measurement is a fresh process:
 pairs of one without and one with it, in random order. Each process compiles the baseline step (from the cache after
 the first time), warms up, and times one block. About 4 minutes.
 
-Goals: the setting makes the step 1.2 times as fast, 95 % interval too, and leaves at most a hundredth of the page
-faults. Exit code 0: both reached, 3: one missed, 4: the pairs do not tell, or the setting cannot be applied here.
+Goals: the setting makes the step 1.2 times as fast, including the 95 % interval, and leaves at most a hundredth of the
+page faults. Exit code 0: both reached, 3: one missed, 4: inconclusive, or the setting cannot be applied on this
+machine.
 """
 
 import argparse
@@ -25,11 +26,11 @@ from ryot_jax.config import load
 
 SPEED_UP = 1.2
 FAULTS_LEFT = 0.01
-WARM_UP_STEPS = 20  # the heap has grown to its size after 10
+WARM_UP_STEPS = 20  # the heap reaches its final size after 10
 
 
 def measure(setting: str, folder: Path, n_steps: int) -> tuple[Answer, str]:
-    """One block in a fresh process, and what that process says of its allocator."""
+    """Run one block in a fresh process; return its measurements and the process's note on its allocator."""
     command = [sys.executable, "-m", "experiments.peers.ours", f"--task={folder}", "--arm=baseline"]
     with Worker([*command, f"--allocator={setting}"], folder / f"{setting}.log") as worker:
         worker.run_block(WARM_UP_STEPS)

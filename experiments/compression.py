@@ -1,19 +1,19 @@
-"""How small does a trained model become, and what do measuring, feedback and nesting add? On checkpoints of runs.
+"""Size of compressed models, and the gains from measuring, feedback and nesting, on checkpoints of runs.
 
     ryot --config=configs/scaled.py --config.seed=1        # and one of seed 0, say
     python -m experiments.compression --runs runs/A runs/B --write
 
 For the best checkpoint of each run's last arm:
 
-    the file       compressed to --budget and judged on the whole held-out text, as the main command does
-    allocation     at the bytes that matrices of equal bits take, with the same quantizer: the rise of the loss where
-                   all matrices have equal bits, where all have the step that theory gives, and as measured
+    the file       compressed to --budget and judged on the whole held-out text, as by the main command
+    allocation     at the size of matrices with equal bits, with the same quantizer: the rise of the loss with equal
+                   bits for all matrices, with the steps that theory gives, and with measured ones
     nesting        every prefix of 2, 4 and 8 bits beside a model quantized for that width alone
-    first token    seconds from the start of a process to the end of `ryot generate` of one token, in turns
+    first token    seconds from the start of a process to the end of `ryot generate` of one token, interleaved
 
 Goals: at most 1/8 of float32 with the upper end of the perplexity's interval at most 1 %; file at most 1.05 times its
 entropy and side information; allocation at least 15 % less rise than equal bits at 3 and 4 bits; prefixes at most 2 %
-more perplexity; generating at least 0.8 times as fast, the first token at most 2 s later. Exit code 0: all reached, 3:
+more perplexity; generation at least 0.8 times as fast, the first token at most 2 s later. Exit code 0: all reached, 3:
 one missed, 4: one not decided. About 10 minutes for two runs of configs/scaled.py.
 """
 
@@ -50,7 +50,7 @@ from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.run_directory import find_run
 from ryot_jax.training.evaluation import Evaluator
 
-WIDTHS = (3, 4)  # bits a parameter at which allocations are compared
+WIDTHS = (3, 4)  # bits per parameter at which allocations are compared
 NESTED = (2, 4, 8)
 SEQUENCES = 2048  # held-out sequences that allocations and prefixes are judged on
 LEAST_RATIO, TARGET_RATIO, MOST_RISE = 8.0, 10.0, 0.01
@@ -102,7 +102,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 class _Change(NamedTuple):
-    """Of the loss (nats/token), and of perplexity with its interval."""
+    """The change of the loss (nats/token), and that of perplexity with its interval."""
 
     loss: float
     estimate: float
@@ -163,7 +163,7 @@ def _file_criteria(title: str, found: CompressionResult) -> list[Criterion]:
 
 @dataclasses.dataclass(frozen=True)
 class _Study:
-    """A checkpoint with what its compressions are made and judged with."""
+    """A checkpoint, with the data to compress it and to judge the result."""
 
     params: Any
     subject: Subject
@@ -186,14 +186,14 @@ class _Study:
         )
 
     def change(self, compressed: Any) -> "_Change":
-        """The change of perplexity, and that of the loss."""
+        """The change of the loss and of perplexity by compression."""
         found = paired_difference(self.before, self.evaluator(decode(compressed)).sequence_losses)
         assert found.estimate is not None and found.ci95 is not None
         low, high = np.expm1(found.ci95)
         return _Change(found.estimate, float(np.expm1(found.estimate)), (low, high))
 
     def compress(self, budget: str) -> Compression:
-        """As the main command does."""
+        """Compress to a budget as the main command does."""
         return compress(
             self.params,
             self.subject.loss,
@@ -239,7 +239,7 @@ def _allocation(title: str, study: _Study) -> tuple[Table, list[Criterion]]:
 
 
 def _equal_bits(study: _Study, bits: float) -> Any:
-    """Every matrix at the same entropy a parameter, by a setting of its own; vectors at that of the finest matrix."""
+    """Every matrix at the same entropy per parameter, by its own setting; vectors at that of the finest matrix."""
     settings = {}
     for name, leaf in named_leaves(study.params).items():
         if leaf.ndim < 2:
@@ -256,7 +256,7 @@ def _equal_bits(study: _Study, bits: float) -> Any:
 
 
 def _by_theory(study: _Study, n_bytes: int, measured: Compression) -> Any:
-    """The same expected rise for every parameter, at the most bytes that are allowed."""
+    """The same expected rise for every parameter, within `n_bytes`."""
     low, high = -50.0, 0.0
     for _ in range(14):
         middle = (low + high) / 2
@@ -290,7 +290,7 @@ def _first_token(title: str, chosen: ChosenCheckpoint) -> tuple[Table, list[Crit
             subprocess.run(
                 [sys.executable, "-m", "ryot_jax.main", *words, *more], check=True, capture_output=True, timeout=300
             )
-            if start:  # the first fills the cache of compiled programs
+            if start:  # the first run fills the cache of compiled programs
                 seconds[name].append(time.perf_counter() - began)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     later = medians["compressed"] - medians["float32"]

@@ -1,11 +1,11 @@
-"""How often do the controls of a run pass on this machine, where they should?
+"""Pass rate of a run's controls on this machine.
 
     python -m experiments.control_runs --config=configs/scaled.py --runs=10 --write
 
-The placebo and the known delay of the main command, with the program of its optimized arm on random tokens, again and
-again: each time from the initial weights, with another order of arms. The machine's own noise is all that can make a
-placebo fail. Goals: the placebo passes in 9 of 10 runs or more, the known delay is found in as many, and its interval
-holds the true 5 %. About 45 seconds a run.
+Repeats the placebo and the known delay of the main command, with the program of its optimized arm on random tokens:
+each time from the initial weights, with another order of arms. Only the machine's own noise can make a placebo fail.
+Goals: the placebo passes in 9 of 10 runs or more, the known delay is detected in as many, and its interval covers the
+true 5 %. About 45 seconds per run.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from ryot_jax.machine.allocator import configure_allocator
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs the controls, prints what came of each, and returns the exit code."""
+    """Run the controls, print each outcome, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/scaled.py")
     parser.add_argument("--runs", type=int, default=10)

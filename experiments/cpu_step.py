@@ -1,14 +1,14 @@
-"""How much faster is the optimized step on a CPU, and how near to what the machine can multiply?
+"""Speed of the optimized step on a CPU, relative to the baseline and to the machine's best matrix product.
 
     python -m experiments.cpu_step --config=configs/scaled.py --write
 
-Both arms are built as the main command builds them and run in one process with one allocator setting, in blocks of
-steps in random order, there and back. In every round the machine's best bfloat16 matrix product is measured too: the
-share of the limit is the time that the step's matrix products would take at that rate, over the time that the step
-takes. About 3 minutes for configs/scaled.py and 5 for configs/wide.py.
+Both arms are built as by the main command and run in one process with one allocator setting, in blocks of steps in
+random order, there and back. In every round the machine's best bfloat16 matrix product is measured too: the share of
+the limit is the time of the step's matrix products at that rate, over the time of the step. About 3 minutes for
+configs/scaled.py and 5 for configs/wide.py.
 
 Goals, with their 95 % intervals: 2.8 times as fast as the baseline for scaled and 2.0 times for wide; 0.70 and 0.75
-of the limit; a third of the baseline's memory. Exit code 0: all reached, 3: one missed, 4: the rounds do not tell.
+of the limit; a third of the baseline's memory. Exit code 0: all reached, 3: one missed, 4: inconclusive.
 """
 
 import argparse
@@ -34,7 +34,7 @@ MEMORY_RATIO = 1 / 3
 
 
 class Limit:
-    """The machine's rate as an arm: a block takes the time that the step's products would take at that rate."""
+    """The machine's rate as an arm: a block takes the time of the step's products at that rate."""
 
     def __init__(self, flops: int):
         self.flops = flops
@@ -42,7 +42,7 @@ class Limit:
         self.best: dict[tuple[str, tuple[int, int, int]], float] = {}
 
     def run_block(self, n_steps: int) -> float:
-        """Seconds of so many steps at the rate of the fastest product now."""
+        """Seconds of `n_steps` steps at the current rate of the fastest product."""
         rates = list(matrix_peak.flops_per_second(self.candidates))
         for product, rate in rates:
             key = product.source, product.shape
@@ -50,7 +50,7 @@ class Limit:
         return n_steps * self.flops / max(rate for _, rate in rates)
 
     def table(self) -> record.Table:
-        """The fastest run of every product, in the whole of this process."""
+        """The fastest run of every product in this process so far."""
         rows = [
             (f"{source} {' x '.join(map(str, shape))}", f"{rate / 1e9:,.0f}")
             for (source, shape), rate in sorted(self.best.items(), key=lambda item: -item[1])
@@ -59,7 +59,7 @@ class Limit:
 
 
 def memory(arm: Arm) -> tuple[int, int, int]:
-    """Bytes of arguments, of temporaries, and of the whole step as the compiler planned it."""
+    """Bytes of arguments, of temporaries, and of the whole step, as allocated by the compiler."""
     step = max(arm.programs.values(), key=lambda program: program.memory_bytes or 0)
     analysis = step.executable.memory_analysis()
     assert analysis is not None and step.memory_bytes is not None, "XLA:CPU tells the memory of its programs"
@@ -111,7 +111,7 @@ def main(words: list[str] | None = None) -> int:
         ]
     plan = dataclasses.asdict(setting.variants[-1].plan)
     best_rate = max(limit.best.values())
-    # The products of T x T scores that a causal model needs are half of those that the convention counts.
+    # A causal model needs half of the T x T score products that the convention counts.
     causal_flops = flops - 3 * 2 * setting.model.n_layers * config.training.seq_len * setting.model.d_model * (
         config.training.batch_size * config.training.seq_len
     )

@@ -1,4 +1,4 @@
-"""How fast is generating, and does speculation change anything? A run's model on held-out and on random prompts.
+"""Speed of generation, and invariance of the text under speculation: a run's model on held-out and on random prompts.
 
     python -m venv /tmp/torch && /tmp/torch/bin/pip install torch==2.13.0 numpy
     ryot --config=configs/scaled.py --config.model.max_len=320 --config.training.seq_len=320 \
@@ -7,13 +7,13 @@
 
 `scaled.py` itself has 128 positions, too few for a prompt and 256 new tokens; the run above is the same model with 320,
 trained on as many tokens. First all prompts are continued with and without drafts, greedy and sampled, and every token
-is compared. Then one call after the other is timed in random order, there and back in every round: the engines of
-`ryot_jax.decoding`, drafts, and a PyTorch program in another process. A ratio is that of two in one round. 6 minutes.
+is compared. Then single calls are timed in random order, there and back in every round: the engines of
+`ryot_jax.decoding`, drafts, and a PyTorch program in another process. Ratios are taken within a round. 6 minutes.
 
 Goals: all tokens the same; the plain generator 2.5 times as fast as the fastest PyTorch program for one sequence, and
 as fast for 32; with drafts 1.5 times as fast as the fastest plain decoder on held-out text, at least 0.97 times on
-prompts of random tokens and with a draft that is always wrong. Exit code 0: all reached, 3: one missed, 4: the rounds
-do not tell.
+prompts of random tokens and with a draft that is always wrong. Exit code 0: all reached, 3: one missed, 4:
+inconclusive.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def draw_prompts(ids: np.ndarray, vocab_size: int, count: int, seed: int) -> dic
 
 
 def speculations(decoder: decoding.Decoder) -> dict[str, decoding.Speculation]:
-    """The drafts by name; made once, as programs are compiled for each object."""
+    """The drafts by name; create them once, as programs are compiled for each object."""
     successor_V, V = decoding.bigrams(decoder), decoder.cfg.vocab_size
     drafts = {
         "lookup": decoding.lookup_draft(V, successor_V=successor_V),
@@ -78,7 +78,7 @@ def compare_tokens(
     new_tokens: int,
     batch_sizes: tuple[int, ...],
 ) -> tuple[Table, list[Criterion], int]:
-    """Every token with and without drafts, and a token that no text has."""
+    """Compare every token with and without drafts; return the tables and a token that no text has."""
     rows, same, compared = [], 0, 0
     seen: set[int] = set()
     samplings = {"greedy": decoding.Sampling(), "sampled": decoding.Sampling(0.8, top_p=0.95)}
@@ -115,7 +115,7 @@ Block = Callable[[int], float]
 
 
 def generating(decoder: decoding.Decoder, prompts_nS: np.ndarray, B: int, new_tokens: int, speculation) -> Block:
-    """Calls of one program, over the prompts in a circle."""
+    """A block of calls of one program, cycling through the prompts."""
     place = 0
 
     def block(n_calls: int) -> float:
@@ -134,7 +134,7 @@ def generating(decoder: decoding.Decoder, prompts_nS: np.ndarray, B: int, new_to
 
 
 def tokens_per_step(decoder, prompts_nS, new_tokens, speculation) -> tuple[float, float]:
-    """New tokens behind the first a step, and the share of drafted tokens that were right, over single prompts."""
+    """New tokens per step after the first one, and the share of correct drafted tokens, over single prompts."""
     steps = drafted = accepted = 0
     for prompt_S in prompts_nS:
         found = decoding.generate(decoder, prompt_S[None], max_new_tokens=new_tokens, speculation=speculation)
@@ -144,7 +144,7 @@ def tokens_per_step(decoder, prompts_nS, new_tokens, speculation) -> tuple[float
 
 
 def write_task(folder: Path, trained: CheckpointOfRun, prompts_nS: np.ndarray, new_tokens: int) -> None:
-    """What the PyTorch program reads."""
+    """Write the files that the PyTorch program reads."""
     model = trained.model
     if (model.positions, model.norm, model.mlp, model.tie_embeddings) != ("learned", "layer", "gelu", True):
         raise ConfigError("the PyTorch program knows learned positions, layer norm, gelu and a tied embedding alone")
@@ -157,7 +157,7 @@ def write_task(folder: Path, trained: CheckpointOfRun, prompts_nS: np.ndarray, n
 def start_torch(
     python: str, folder: Path, B: int, stack: contextlib.ExitStack, wanted_loss: float
 ) -> dict[str, Worker]:
-    """The PyTorch programs for this batch size, checked to be the same model."""
+    """Start the PyTorch programs for this batch size, checked to be the same model."""
     workers = {}
     for precision, threads in (("float32", cores()), ("float32", 1), ("bfloat16", cores())):
         if B > 1 and threads == 1:
@@ -175,7 +175,7 @@ def start_torch(
 
 
 def prompt_loss(trained: CheckpointOfRun, prompt_S: np.ndarray) -> float:
-    """Mean cross-entropy of the first prompt's own tokens, by the model as it is."""
+    """Mean cross-entropy in nats of the prompt's own tokens, by the model itself."""
     batch = {"inputs": prompt_S[None, :-1], "targets": prompt_S[None, 1:]}
     losses, targets = functional.sequence_losses(trained.graphdef, trained.params, batch)
     return float(losses[0] / targets[0])

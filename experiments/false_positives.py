@@ -1,15 +1,15 @@
-"""How often would the paired comparison call identical programs different, and would it find a real difference?
+"""False positives of the paired comparison on identical programs, and its power to find a real difference.
 
     python -m experiments.false_positives --write --times experiments/results/step_times.npz
 
 A model of this machine's noise is fitted to measured step times (`step_noise`): to every series in the files of
---times, or to what is measured now, for two minutes; --save_times keeps it. Whole runs of the config's schedule are
-then simulated step by step (`experiments.lib.simulation`), and what `ryot_jax.comparison.statistics` makes of their
-block seconds is held against what was put in: nothing (A/A), or a baseline that is 2, 5 or 10 % slower. So too on
-harsher machines, and for analyses that are often seen. About 3 minutes after the measurement.
+--times, or to a measurement of two minutes, which --save_times keeps. Whole runs of the config's block schedule are
+then simulated step by step (`experiments.lib.simulation`), and the results of `ryot_jax.comparison.statistics` on their
+block seconds are compared with the simulated effect: none (A/A), or a baseline that is 2, 5 or 10 % slower. The same is
+done for harsher machines and for common other analyses. About 3 minutes after the measurement.
 
-Goals, on every measured machine: of 200 A/A runs at most 5 % have an interval that leaves out 1, and at most 9 % by the
-upper 95 % Clopper-Pearson bound; 93 to 97 % of the intervals cover the effect; 90 % find 5 %. On the others: at most
+Goals, on every measured machine: of 200 A/A runs at most 5 % have an interval that excludes 1, and at most 9 % by the
+upper 95 % Clopper-Pearson bound; 93 to 97 % of the intervals cover the effect; 90 % detect 5 %. On the others: at most
 5 % false positives. Exit code 0: all reached, 3: one missed.
 """
 
@@ -39,7 +39,7 @@ POWER_EFFECT = 0.05
 
 
 def schedule_of(config: ConfigDict) -> Schedule:
-    """The schedule that the main command runs."""
+    """The block schedule that the main command runs."""
     return Schedule(
         epochs=config.training.epochs,
         steps_per_epoch=config.training.steps_per_epoch,
@@ -53,18 +53,18 @@ def schedule_of(config: ConfigDict) -> Schedule:
 
 
 def judge(found: Mapping[str, Found], measured: Mapping[str, Rate]) -> list[Criterion]:
-    """All goals on the measured machines, and that of false positives on every other.
+    """Criteria for all goals on the measured machines, and for the goal of false positives on every other.
 
     Args:
-      found: by machine.
-      measured: the false positives of 200 A/A runs on each of those that were measured.
+      found: results by machine.
+      measured: the false positives of 200 A/A runs on each measured machine.
     """
     criteria = []
     for name, first_200 in measured.items():
         criteria += _all_goals(name, found[name], first_200)
     for name, other in found.items():
         if name not in measured:
-            # A method with exactly 5 % would miss by chance in half of all studies; so it must be seen to have more.
+            # A method with exactly 5 % would miss by chance in half of all studies, so a miss needs evidence of more.
             criteria.append(
                 _criterion(
                     f"{name}: false positives",
@@ -110,7 +110,7 @@ def _criterion(name: str, target: str, actual: str, reached: bool) -> Criterion:
 
 
 def missed_elsewhere(found: Mapping[str, Found], measured: Collection[str]) -> list[str]:
-    """Sentences on the other machines where coverage or power are not what is asked of the measured ones."""
+    """Sentences on the other machines with less coverage or power than required of the measured ones."""
     low, high = COVERAGE
     others = {name: one for name, one in found.items() if name not in measured}
     weak = [

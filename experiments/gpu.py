@@ -1,17 +1,18 @@
-"""Are the kernels right on this GPU, and what do they bring? One call for everything that needs a GPU.
+"""Correctness and speed of the kernels on this GPU: one call for everything that needs a GPU.
 
     python -m experiments.gpu --write
     python -m experiments.gpu --dry_run     # everything on small sizes, Pallas kernels interpreted: no GPU is needed
 
 Correctness of every implementation against float64, forward and backward; then its time beside XLA's, cuDNN's and
 PyTorch's at the sizes of gpt2_small and of a wide vocabulary; then the training steps of scaled.py and gpt2_small.py,
-baseline and optimized, beside PyTorch's. Times are of turns in random order, with the 95 % intervals of paired ratios;
-PyTorch's kernels are timed in a process of their own afterwards. `--torch_python` names a Python that has PyTorch.
+baseline and optimized, beside PyTorch's. Programs are interleaved in random order, with 95 % intervals of paired
+ratios; PyTorch's kernels are timed in a separate process afterwards. `--torch_python` names a Python that has PyTorch.
 About 5 minutes on an H200, most of them compiling.
 
 Goals: linear + cross-entropy within 1.05 times the time of full logits, at an eighth of their memory; attention within
-1.05 of cuDNN's, which cuDNN's own is; norm with its gradient 1.8 times as fast as XLA's; the step of gpt2_small at 55 %
-of the measured matrix peak and 1.15 times as fast as PyTorch's. Exit code 0: all reached, 3: one missed, 4: not told.
+1.05 of cuDNN's, which cuDNN itself meets; norm with its gradient 1.8 times as fast as XLA's; the step of gpt2_small at
+55 % of the measured matrix peak and 1.15 times as fast as PyTorch's. Exit code 0: all reached, 3: one missed, 4:
+inconclusive.
 """
 
 import argparse
@@ -19,8 +20,8 @@ import contextlib
 import os
 import sys
 
-# Before JAX starts. PyTorch's process needs some of the memory. The interpreter of Mosaic's kernels blocks a thread for
-# each warpgroup, and XLA has as many as this says, or as there are cores.
+# Set before JAX starts. PyTorch's process needs some of the memory. The interpreter of Mosaic's kernels blocks a thread
+# for each warpgroup, and XLA has this number of threads, or as many as there are cores.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
 os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
 

@@ -1,18 +1,17 @@
-"""What becomes of a training step on NVIDIA GPUs? Compiled for them on a machine that has none.
+"""Training steps compiled for NVIDIA GPUs on a machine without one: their memory, kernels and library calls.
 
     make gpu                                # with NVIDIA's compilers and libraries in .gpu/, which this installs
     make gpu ARGS='--gpus H100 --write'
 
-XLA compiles for a description of a GPU (its target configuration) as it does beside one, but for autotuning: memory,
-number of kernels and the calls of libraries are those of the program, times are not known. Compiled are the step of
+XLA compiles for a description of a GPU (its target configuration) as for a local one, except for autotuning: memory,
+number of kernels and library calls are those of the program; times are unknown. The programs are the step of
 `gpt2_small.py`, as baseline, optimized and with 8-bit products, and linear + cross-entropy of 32,768 rows of 2,560 with
-a vocabulary of 128,256, on full logits and on chunks; each in a process of its own, as a compiler that cannot take a
+a vocabulary of 128,256, on full logits and on chunks; each in a separate process, as a compiler that does not support a
 GPU may end it.
 
-Goals are the ceilings in `gpu_ceilings.json`: temporary memory and kernels at most as given, the library calls and
-matrix instructions (in the PTX of the kernels) that prove an optimization on, and the dtypes of the operands of XLA's
-products, of which there may be no others (float32 ones would take twice the time). Exit code 0: all held, 3: one is
-broken.
+Goals are the limits in `gpu_ceilings.json`: the largest temporary memory and number of kernels, the library calls and
+matrix instructions (in the PTX of the kernels) that prove an optimization on, and the only dtypes allowed for operands
+of XLA's products (float32 ones would take twice the time). Exit code 0: all held, 3: one exceeded.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(json.dumps(compiled(*options.one)))
         return 0
     ceilings = json.loads(CEILINGS.read_text(encoding="utf-8"))
-    # What has no ceiling is not asked of a GPU.
+    # A program without a ceiling is not compiled for a GPU.
     jobs = [(gpu, program) for gpu in options.gpus for program in options.programs if program in ceilings[gpu]]
     with ThreadPoolExecutor(options.workers) as pool:
         every = list(pool.map(lambda job: in_a_process(*job), jobs))
@@ -79,9 +78,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def in_a_process(gpu: str, program: str) -> dict[str, Any]:
-    """`compiled` in a process of its own; a failure is {'failure': its last words}."""
+    """Run `compiled` in a separate process; a failure gives {'failure': its last line}."""
     command = [sys.executable, "-m", "experiments.gpu_compile", "--one", gpu, program]
-    # Read by JAX when it looks for its plugins.
+    # JAX reads these when it looks for its plugins.
     environment = {**os.environ, "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryDirectory() as folder:
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} --xla_dump_to={folder}"
@@ -113,15 +112,15 @@ def _matrix_instructions(folder: Path) -> dict[str, int]:
 def _launches(folder: Path) -> int | None:
     """The number of kernels, calls and CUDA graphs that the host launches in one execution; None where not reported.
 
-    XLA records what it can into graphs, which it calls command buffers. Its list of a program's thunks has what is in
-    one of them, or in a loop, indented.
+    XLA records as much as it can into graphs, which it calls command buffers. In its list of a program's thunks the
+    contents of a graph or a loop are indented.
     """
     lists = sorted(folder.glob("*thunk_sequence_after_thunk_passes.txt"), key=lambda path: path.stat().st_size)
     return len(_LAUNCH.findall(lists[-1].read_text(encoding="utf-8"))) if lists else None
 
 
 def compiled(gpu: str, program: str) -> dict[str, Any]:
-    """Compiles a program for a GPU and returns the memory, kernels, calls and products that the compiler reports."""
+    """Compile a program for a GPU and return the memory, kernels, calls and products that the compiler reports."""
     import time
 
     import jax
@@ -136,7 +135,7 @@ def compiled(gpu: str, program: str) -> dict[str, Any]:
     def abstract(tree: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    # Kernels in Pallas ask what they are compiled for.
+    # Pallas kernels query the device that they are compiled for.
     device = jax.sharding.AbstractDevice(device_kind=GPUS[gpu]["name"], num_cores=GPUS[gpu]["cores"], platform="gpu")
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
         function, arguments = PROGRAMS[program](gpu)
@@ -158,7 +157,7 @@ def compiled(gpu: str, program: str) -> dict[str, Any]:
 
 
 def judged(gpu: str, program: str, found: dict[str, Any], ceiling: dict[str, Any]) -> Criterion:
-    """Whether a program keeps its ceilings and has the calls that it must have."""
+    """The criterion that a program keeps its ceilings and has the required calls."""
     proofs = [*ceiling.get("calls", ()), *ceiling.get("instructions", ())]
     products = ceiling.get("products")
     name = f"{program} for {gpu}"

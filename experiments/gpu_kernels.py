@@ -27,8 +27,8 @@ from ryot_jax.optimizations import BY_NAME
 OPS = ("linear_cross_entropy", "attention", "norm")
 GIB = 2**30
 
-# Sizes that no block divides, and those that are timed: the ops of gpt2_small's step with 32 sequences, a wide
-# vocabulary (marin-community/marin#6596), and long sequences (tokamax's published H100 times).
+# Sizes that no tile divides, and timed sizes: the ops of gpt2_small's step with 32 sequences, a wide vocabulary
+# (marin-community/marin#6596), and long sequences (tokamax's published H100 times).
 _ODD = dict(rows=1_002, d_model=384, d_ff=512, vocab_size=5_003, seq_len=334, n_heads=6)
 _GPT2 = dict(rows=32_768, d_model=768, d_ff=3_072, vocab_size=50_304, seq_len=1_024, n_heads=12)
 _WIDE = dict(rows=32_768, d_model=2_560, d_ff=10_240, vocab_size=128_256, seq_len=4_096, n_heads=20)
@@ -43,7 +43,7 @@ _TIMED: dict[str, dict[str, dict[str, int]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Tables, criteria and notes of a part."""
+    """Tables, criteria and notes of one part of the study."""
 
     tables: list[Table]
     criteria: list[Criterion]
@@ -54,28 +54,28 @@ class Found:
 
 
 def spec(sizes: dict[str, int], *, dry_run: bool = False) -> Spec:
-    """The work, on this device; in a dry run on a Hopper GPU that is interpreted."""
+    """The work on this device; in a dry run, on an interpreted Hopper GPU."""
     devices = describe_devices()
     platform, capability = ("gpu", "9.0") if dry_run else (devices.platform, devices.compute_capability)
     return Spec(platform, 1, "bfloat16", compute_capability=capability, **sizes)
 
 
 def implementations(op: str, work: Spec, *, dry_run: bool = False) -> list[str]:
-    """Those that can take the work; cuDNN is a library, which nothing interprets."""
+    """The implementations that can take the work; in a dry run without cuDNN, a library that cannot be interpreted."""
     return [name for name in supported(BY_NAME[op], work) if not (dry_run and name == "cudnn")]
 
 
 def _candidates(
     op: str, benchmark: benchmarking.Benchmark, work: Spec, *, dry_run: bool = False
 ) -> dict[str, benchmarking.Benchmark]:
-    """What is compared, by name: our implementations, and tokamax's where it is installed."""
+    """The benchmarks to compare, by name: our implementations, and tokamax's if it is installed."""
     ours = dict.fromkeys(implementations(op, work, dry_run=dry_run), benchmark)
     other = tokamax_kernels.functions().get(op)
     return ours if other is None else ours | {"tokamax": dataclasses.replace(benchmark, function=other)}
 
 
 def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
-    """Relative errors of outputs and gradients, of which none may be above twice the reference's in bfloat16."""
+    """Relative errors of outputs and gradients; none may exceed twice the reference's in bfloat16."""
     rows, criteria, notes = [], [], []
     work = spec(_TINY if dry_run else _ODD, dry_run=dry_run)
     for op in ops:
@@ -104,7 +104,7 @@ def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
 
 
 def eight_bit_products(*, dry_run: bool = False) -> Found:
-    """The error of dense products of 8-bit floats, whose operands are off by up to 6 %, gradients by 12."""
+    """The error of dense products of 8-bit floats, with rounding errors up to 6 % in operands and 12 % in gradients."""
     work = spec(dict(rows=1_008, d_model=384, d_ff=528, vocab_size=64, seq_len=336, n_heads=6), dry_run=dry_run)
     name = "dense, fp8: error against float64"
     if "fp8" not in supported(BY_NAME["dense"], work):
@@ -133,7 +133,7 @@ def truth_in_float64(benchmark: benchmarking.Benchmark) -> Any:
 
 
 def times(ops: Sequence[str], seconds: float, torch_python: str, *, dry_run: bool = False) -> Found:
-    """Times of all implementations in turns, and PyTorch's after them."""
+    """Interleaved times of all implementations, followed by PyTorch's."""
     found = Found([], [], [])
     sizes = {f"{op}, {name}": (op, s) for op in ops for name, s in _TIMED[op].items()}
     for title, (op, size) in sizes.items():
@@ -148,7 +148,7 @@ def _timed(title: str, op: str, work: Spec, seconds: float, dry_run: bool) -> Fo
     programs, memory, notes = {}, {}, []
     for name, given in _candidates(op, benchmark, work, dry_run=dry_run).items():
         if dry_run and name in ("mosaic", "triton"):
-            continue  # their interpretation is what `correctness` runs
+            continue  # interpreted, they are run by `correctness` only
         try:
             program, memory[name] = benchmarking.compiled(given, name)
             jax.block_until_ready(program())
@@ -167,7 +167,7 @@ def _timed(title: str, op: str, work: Spec, seconds: float, dry_run: bool) -> Fo
 
 
 def _rate(op: str, work: Spec, seconds: float) -> str:
-    """Useful operations or bytes over the time."""
+    """Useful operations or bytes per second, as text."""
     N, D, V, T = work.rows, work.d_model, work.vocab_size, work.seq_len
     if op == "norm":  # forward reads x and writes y; backward reads dy, x and the other gradient and writes dx
         return f"{6 * 2 * N * D / seconds / 1e9:,.0f} GB/s"
@@ -177,7 +177,7 @@ def _rate(op: str, work: Spec, seconds: float) -> str:
 
 
 def _goals(title: str, op: str, measured: dict[str, Any], memory: dict[str, int | None]) -> list[Criterion]:
-    """Of the fastest implementation but the reference."""
+    """Criteria of the fastest implementation other than the reference."""
     ours = [name for name in measured if name not in ("reference", "tokamax")]
     best = min(ours, key=lambda name: np.median(measured[name]), default="")
     if not best:
@@ -226,7 +226,7 @@ def _torch(sizes: dict[str, tuple[str, dict[str, int]]], torch_python: str) -> F
 
 
 def told(found: Found) -> Found:
-    """The same, printed: what is found should not be lost with what comes after it."""
+    """Print the findings and return them, so that a later failure does not lose them."""
     for table in found.tables:
         print(f"\n{record.ascii_table(table)}", flush=True)
     for criterion in found.criteria:

@@ -1,4 +1,4 @@
-"""The steps' part of `experiments.gpu`: both arms of a config, and PyTorch, in turns."""
+"""The steps' part of `experiments.gpu`: both arms of a config, and PyTorch, interleaved."""
 
 import argparse
 import collections
@@ -37,7 +37,7 @@ SHARE_OF_PEAK = {"gpt2_small": 0.55}
 BESIDE_TORCH = {"gpt2_small": 1.15}
 _MOST_KERNELS = 30
 EIGHT_BITS = "optimized, products of 8-bit floats"
-SCANNED = ("scaled",)  # so small that a call costs as much as a step
+SCANNED = ("scaled",)  # so small that a call takes as long as a step
 
 
 def steps(config_path: str, options: argparse.Namespace) -> Found:
@@ -136,7 +136,7 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
 
 
 def _arms(setting: random_tokens.Setting, notes: list[str]) -> dict[str, Arm]:
-    """Both arms, or the optimized one alone where this GPU's memory is too small for the baseline, which is noted."""
+    """Both arms, or only the optimized one, with a note, if this GPU's memory is too small for the baseline."""
     arms = {}
     for variant in setting.variants:
         try:
@@ -154,7 +154,7 @@ def _arms(setting: random_tokens.Setting, notes: list[str]) -> dict[str, Arm]:
 
 
 def _further(config_name: str, spec: Spec) -> dict[str, tuple[str, str]]:
-    """Variants of the optimized arm that are timed, too: name -> (op, implementation)."""
+    """Variants of the optimized arm to time as well: name -> (op, implementation)."""
     found = {}
     if config_name in SCANNED:
         found["optimized, several steps a call"] = "dispatch", "scan"
@@ -164,7 +164,7 @@ def _further(config_name: str, spec: Spec) -> dict[str, tuple[str, str]]:
 
 
 def _losses(config_name: str, losses: Mapping[str, Sequence[float]]) -> list[str]:
-    """How the losses of the first steps fell, and by how much those of each program are off the first one's."""
+    """A sentence on the losses of the first steps, and on each program's distance from the first one's."""
     (first, start), *others = losses.items()
     apart = {name: max(abs(a - b) for a, b in zip(start, loss, strict=True)) for name, loss in others}
     return [
@@ -197,6 +197,6 @@ def _kernels(name: str, arm: Arm) -> Table:
 
 
 def _streams(file: Path) -> list[Any]:
-    """What GPUs did, by stream; nothing of CPUs."""
+    """The GPU streams of a profile, without CPU lines."""
     planes = jax.profiler.ProfileData.from_file(str(file)).planes
     return [line for plane in planes if "GPU" in plane.name for line in plane.lines if "Stream" in line.name]

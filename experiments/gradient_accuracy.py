@@ -1,11 +1,11 @@
-"""How exact are the gradients of the optimized step? Against the same model written down again in float64.
+"""Accuracy of the optimized step's gradients, against an independent float64 implementation of the model.
 
     python -m experiments.gradient_accuracy --config=configs/scaled.py --write
 
 The gradient of the mean loss over one whole batch with respect to all weights, as one vector: its distance from the
-float64 gradient relative to that one's length, and the cosine between the two; by plan, and for the worst single
-array. The float64 model shares no line with the package: it is the definition, in plain jax.numpy, compiled without
-the fusions that jaxlib 0.10.2 gets wrong. Weights are fresh, or those after --steps steps of the baseline.
+float64 gradient relative to the latter's length, and the cosine between the two; by kernel plan, and for the worst
+single array. The float64 model shares no code with the package: it is the definition, in plain jax.numpy, compiled
+without the fusions that jaxlib 0.10.2 gets wrong. Weights are initial, or those after --steps steps of the baseline.
 Deterministic; about 1 minute for configs/scaled.py and 3 for configs/wide.py.
 
 Goals: relative error at most 1e-5 for plans that compute in float32 (reference kernels, and the optimized ones with
@@ -39,7 +39,7 @@ from ryot_jax.runtime.errors import ConfigError
 FLOAT32_ERROR = 1e-5
 BFLOAT16_ERROR, BFLOAT16_COSINE = 1.5e-2, 0.9999
 
-# Per plan, what is asked for of each op in place of the config's wish: the first that this machine has.
+# Overrides of the config's wishes, by plan and op: the first name that this machine supports.
 PLANS: dict[str, dict[str, tuple[str, ...]]] = {
     "optimized, float32": {"activations": ("float32", "off"), "dense": ("cpu", "off")},
     "optimized, bfloat16": {"activations": ("bfloat16",)},
@@ -52,8 +52,8 @@ class Accuracy:
 
     Attributes:
       error: length of the difference over the length of the exact gradient.
-      cosine: of the angle between the two.
-      worst: path of the array with the largest relative error of its own, and that error.
+      cosine: cosine of the angle between the two.
+      worst: path of the array with the largest relative error, and that error.
     """
 
     error: float
@@ -131,7 +131,7 @@ def compare(found, exact) -> Accuracy:
     ]
     a_n, b_n = (np.concatenate(side) for side in zip(*pairs, strict=True))
     length = float(np.linalg.norm(b_n))
-    # An array of next to no gradient (the keys' bias, in exact arithmetic zero) has no digits to compare.
+    # An array with a vanishing gradient (the keys' bias: zero in exact arithmetic) has no digits to compare.
     floor = 1e-3 * length / math.sqrt(len(paths))
     errors = [float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), floor) for a, b in pairs]
     worst = int(np.argmax(errors))
@@ -140,10 +140,10 @@ def compare(found, exact) -> Accuracy:
 
 
 def resolved(config: ConfigDict, setting: Setting, instead: Mapping[str, tuple[str, ...]]) -> KernelPlan:
-    """The plan of the config's optimizations with some ops asked for by name.
+    """The plan of the config's optimizations, with some ops overridden by name.
 
     Raises:
-      ConfigError: none of an op's names can be had here, or this version of the package has no such op.
+      ConfigError: this machine supports none of an op's names, or this version of the package has no such op.
     """
     wishes = dict(config.optimizations)
     for op, names in instead.items():
@@ -204,7 +204,7 @@ def main(words: list[str] | None = None) -> int:
     for name, plan in plans.items():
         loss, found = gradient(setting, params, batch, plan)
         accuracy = compare(found, exact)
-        # Of the plan as configured nothing is asked but what its products' rounding allows.
+        # The configured plan is held only to the error that its products' rounding explains.
         criteria += judge(name, accuracy, name not in ("baseline", "optimized, float32"))
         path, error = accuracy.worst
         difference = f"{loss - exact_loss_value:+.1e}"

@@ -1,10 +1,10 @@
-"""The learning rate of a config, swept once: the baseline must be a good baseline.
+"""One sweep of a config's learning rate, so that the baseline is a good one.
 
     python experiments/learning_rate_sweep.py --config=configs/scaled.py
 
 Trains one arm for each rate and seed, everything else as in the config, and writes a table of final held-out losses
-to experiments/results/. The arms differ by rounding only (their final losses to about 0.001 nats), so the faster one
-is trained unless --arm=baseline is given. Rates may be given: --rates 1e-3 3e-3.
+to experiments/results/. The arms differ by rounding only (by about 0.001 nats in the final loss), so the faster one is
+trained unless --arm=baseline is given. --rates 1e-3 3e-3 sets the rates.
 """
 
 import argparse
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def train(config: str, arm: str, rate: float, seed: int, workdir: Path) -> dict:
-    """The results of one run; its exit code speaks of criteria, which do not matter here."""
+    """The results of one run; its exit code is ignored, as its criteria do not matter here."""
     command = [
         sys.executable, "-m", "ryot_jax.main", f"--config={config}", f"--workdir={workdir}",
         f"--config.training.learning_rate={rate}", f"--config.seed={seed}",
@@ -34,7 +34,7 @@ def train(config: str, arm: str, rate: float, seed: int, workdir: Path) -> dict:
 
 
 def table(config: str, rows: list[tuple[float, int, dict]]) -> str:
-    """Markdown, one line a run."""
+    """A Markdown table with one row per run."""
     arm_name = next(iter(rows[0][2]["arms"]))
     data = rows[0][2]["data"]["entropies"]
     lines = [

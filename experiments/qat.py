@@ -1,14 +1,14 @@
-"""Does training on rounded weights in the last part (`optimizations.qat`) pay at equal bytes, and what does it cost?
+"""Benefit at equal bytes, and cost, of training on rounded weights in the last part (`optimizations.qat`).
 
     python -m experiments.qat --config=configs/scaled.py --seeds 0 --bits 3 4 --write
 
 For each seed the optimized arm is trained without it and with it at each width, from the same weights on the same
-batches; the two part ways at the first rounded step. Each model's last weights are then compressed to the same bytes
-(--ratios), as the main command compresses, and rounded to the nearest code of --bits bits, which is what the training
-was for. All are judged on the same held-out sequences; intervals are over these, and say nothing of other seeds. The
-time of a step is measured in both parts of training, beside the step without it, in turns.
+batches; they diverge at the first rounded step. Each model's final weights are then compressed to the same bytes
+(--ratios), as by the main command, and rounded to the nearest code of --bits bits, the target of the training. All are
+evaluated on the same held-out sequences; intervals are over these, and do not cover other seeds. The time of a step is
+measured in both parts of training, interleaved with the step without it.
 
-Nothing is judged: exit code 0. About 10 minutes a seed for configs/scaled.py on a quiet machine.
+Nothing is judged: exit code 0. About 10 minutes per seed for configs/scaled.py on a quiet machine.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from ryot_jax.training.setup import TrainingSetup, build_setup, reseeded
 from ryot_jax.training.steps import rounded_steps
 
 WITHOUT = "without"
-SEQUENCES = 2048  # held-out sequences that every model is judged on
+SEQUENCES = 2048  # held-out sequences on which every model is evaluated
 BLOCK_STEPS = 10
 
 
@@ -97,7 +97,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def progress(line: str) -> None:
-    """Beside the tables, which are the output."""
+    """Print a line to standard error, apart from the tables, which are the output."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
@@ -126,7 +126,7 @@ def with_qat(config: ConfigDict, switch: str, bits: int) -> ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What an arm's training gave: parameters to judge, the loss of every step, held-out loss after each epoch."""
+    """The outcome of an arm's training: parameters to judge, the loss of every step, held-out loss after each epoch."""
 
     params: Any
     losses: list[float]
@@ -134,7 +134,7 @@ class Trained:
 
 
 def train(arm: Arm) -> Trained:
-    """The whole training of an arm that stands at its start."""
+    """Train an arm from its start to the end."""
     training, losses, heldout = arm.setup.config.training, [], []
     for epoch in range(training.epochs):
         losses += arm.run_block(training.steps_per_epoch).losses
@@ -151,7 +151,7 @@ def quality(
     widths: Sequence[int],
     ratios: Sequence[float],
 ) -> list[Table]:
-    """Held-out losses of every model as it is, compressed to equal bytes, and rounded to the nearest code."""
+    """Held-out losses of every model in float32, compressed to equal bytes, and rounded to the nearest code."""
     config = setup.config
     model, untrained = functional.unstack_layers(setup.model, setup.state.params)
     subject = Subject.of(open_session(config, progress, cached_programs=False), model)
@@ -178,7 +178,7 @@ def quality(
             )
             compressed[ratio][name] = made.size.total, judge(decode(made.params))
             progress(f"{title}, {name}, {ratio:g} times smaller: {made.size.total:,} bytes")
-        # What the rounding leaves as it is, vectors, has the finest codes of the last file.
+        # Vectors, which are not rounded, have the finest codes of the last file.
         vectors = balanced(min(made.settings.values()))
         for bits in widths:
             nearest[bits][name] = judge(decode(chain(quantize(bits), vectors)(params, made.stats)))
@@ -201,7 +201,7 @@ def quality(
 
 
 def _cells(name: str, losses: dict[str, np.ndarray], floats: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Of a model's losses of sequences: their mean, its rise, and the difference from those of the arm without."""
+    """Cells for a model's losses over sequences: mean, rise, and difference from the arm without."""
     mean, rise = losses[name].mean(), (losses[name] - floats[name]).mean()
     if name == WITHOUT:
         return f"{mean:.4f}", f"{rise:+.4f}", ""
@@ -212,7 +212,7 @@ def _cells(name: str, losses: dict[str, np.ndarray], floats: dict[str, np.ndarra
 
 
 def step_times(arms: dict[str, Arm], first_rounded: int, rounds: int) -> Table:
-    """Times of a step without, and with it in both parts of training; and of the rounding by itself."""
+    """Times of a step without it, with it in both parts of training, and of the rounding alone."""
     name, arm = list(arms.items())[-1]
     params, bits = arm.setup.state.params, arm.setup.config.compression.qat_bits
     alone = jax.jit(lambda params: rounded(params, bits))
@@ -241,7 +241,7 @@ def step_times(arms: dict[str, Arm], first_rounded: int, rounds: int) -> Table:
 
 
 def step_block(arm: Arm, step: int) -> Block:
-    """Blocks of steps that all begin at the same number of step, on a state of their own."""
+    """Blocks of steps that all begin at the same step number, on a separate state."""
     trainer = arm.twin(arm.name)
 
     def run(n_steps: int) -> float:

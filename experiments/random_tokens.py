@@ -1,7 +1,7 @@
-"""The arms of the main command, as it builds them, on random tokens: what a step takes does not depend on the text.
+"""The main command's arms on random tokens, as the time of a step does not depend on the text.
 
-Tokens are drawn with the frequencies of Zipf's law, as words have them, and the same batches come round again, so
-that losses fall and two programs that train alike can be told from two that do not.
+Tokens are drawn with the frequencies of Zipf's law, like words, and the batches repeat, so that losses fall and two
+programs that train alike can be told from two that do not.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ BATCHES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What arms are built from: the main command's own records, on random tokens."""
+    """The main command's own records for building arms, on random tokens."""
 
     setup: TrainingSetup
     spec: Spec
@@ -37,7 +37,7 @@ class Setting:
         return self.setup.model
 
     def arm(self, name: str) -> Arm:
-        """One of the arms, compiled, warm and at its first step."""
+        """Build an arm, compiled, warm and at its first step."""
         arm = Arm(self.setup, next(variant for variant in self.variants if variant.name == name))
         arm.warm_up()
         return arm
@@ -53,7 +53,7 @@ def draw_tokens(config: ConfigDict, batches: int = BATCHES) -> np.ndarray:
 
 
 def batches_of(tokens_nBT: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Batches as the training step takes them."""
+    """Batches in the form that the training step takes."""
     return [
         {"inputs": np.ascontiguousarray(window[:, :-1]), "targets": np.ascontiguousarray(window[:, 1:])}
         for window in tokens_nBT
@@ -61,10 +61,10 @@ def batches_of(tokens_nBT: np.ndarray) -> list[dict[str, np.ndarray]]:
 
 
 def setting(config: ConfigDict, tokens_nBT: np.ndarray | None = None, arms: Sequence[str] | None = None) -> Setting:
-    """Everything but the compiled arms. Uses the compilation cache as the config says.
+    """Build everything but the compiled arms; uses the compilation cache according to the config.
 
     Raises:
-      ConfigError: an optimization was asked for that this machine does not have.
+      ConfigError: a requested optimization is not available on this machine.
     """
     tokens_nBT = draw_tokens(config) if tokens_nBT is None else tokens_nBT
     if arms is not None:

@@ -1,15 +1,15 @@
-"""Does a change make the training step slower? The step of another revision and ours, in turns, in one run.
+"""Speed of the training step in another revision and in this one, interleaved in one run.
 
     git worktree add /tmp/old REVISION
     (cd /tmp/old && python setup.py build_ext --inplace)    # its own C++ kernels
     python -m experiments.revisions --old=/tmp/old --config=configs/scaled.py --write
 
 Each revision is a process that imports the package from its own folder, with its own allocator and compilation cache;
-one waits while the other works. Both start from the same weights and train on the same batches. A ratio is that of the
-two in one round: blocks of steps in random order, there and back.
+one waits while the other works. Both start from the same weights and train on the same batches. Ratios are taken within
+a round of blocks of steps in random order, there and back.
 
 Goal, with its 95 % interval: the new step at least 0.99 times as fast as the old one. Exit code 0: reached, 3: missed,
-4: the rounds do not tell. The losses of both are shown, and whether they are the same bits.
+4: inconclusive. The losses of both are shown, and whether they agree bitwise.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from ryot_jax.runtime.errors import RyotError
 
 GOAL = 0.99  # times as fast as the old revision, at least
 ARMS = ("baseline", "optimized")
-COMPARED_STEPS = 12  # whose last losses are compared before anything is timed
+COMPARED_STEPS = 12  # steps after which losses are compared, before anything is timed
 
 
 def start(folder: Path, arm: str, task_folder: Path, log: Path) -> Worker:
@@ -42,7 +42,7 @@ def start(folder: Path, arm: str, task_folder: Path, log: Path) -> Worker:
     """
     command = [sys.executable, "-m", "experiments.peers.ours", f"--task={task_folder}", f"--arm={arm}"]
     try:
-        # PYTHONPATH first: an editable install of another revision must not be what is imported.
+        # PYTHONPATH takes precedence over an editable install of another revision.
         return Worker(command, log, {"PYTHONPATH": str(folder)}, folder)
     except WorkerError as error:
         raise RyotError(f"{folder}: {error}") from error

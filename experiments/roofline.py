@@ -1,10 +1,10 @@
-"""Where do both arms' training steps stand below the roof of this machine?
+"""Both arms' training steps in the roofline model of this machine.
 
     python -m experiments.roofline --config=configs/scaled.py --write
 
-Both arms are built as the main command builds them and take turns in blocks of steps, in random order, there and
-back; in every round the machine's peaks are measured too, and the best of all rounds is the roof. The main command
-draws the same after its run, from peaks that are measured once. About 2 minutes for configs/scaled.py.
+Both arms are built as by the main command and interleaved in blocks of steps, in random order, there and back; in every
+round the machine's peaks are measured too, and the best of all rounds is the roof. The main command draws the same
+after its run, from peaks measured once. About 2 minutes for configs/scaled.py.
 
 Goal: no arm above its roof, which would be a bug. Exit code 0: none is, 3: one is.
 """

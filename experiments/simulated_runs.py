@@ -1,6 +1,6 @@
-"""Paired runs on simulated or replayed machines: how often the comparison is wrong, and how often others would be.
+"""Paired runs on simulated or replayed machines: error rates of the comparison, and of other analyses.
 
-Fitting a machine to measured times is left to `step_noise`, the tables and goals to `false_positives`.
+Fitting a machine to measured times is left to `step_noise`; tables and goals, to `false_positives`.
 Shape letters as in `experiments.lib.simulation`: S simulations, A arms, K steps of an arm, N blocks.
 """
 
@@ -16,12 +16,12 @@ from ryot_jax.comparison.protocol import Plan, Schedule
 from ryot_jax.comparison.statistics import CONFIDENCE, Interval, speed_up, t_interval
 
 EFFECTS = (0.02, 0.05, 0.10)
-JUDGED = 200  # A/A runs that go through `speed_up` as a real run does
+JUDGED = 200  # A/A runs analysed by `speed_up` like a real run
 FEW_PAIRS = 5
 OTHER_BLOCKS = (50, 10)  # steps
 RESAMPLES = 2000
 
-# (schedule, effect) -> seconds of blocks, float64[S, A, N]; another effect brings other noise.
+# (block schedule, effect) -> seconds of blocks, float64[S, A, N]; another effect has other noise.
 Source = Callable[[Schedule, float], np.ndarray]
 
 
@@ -29,7 +29,7 @@ Source = Callable[[Schedule, float], np.ndarray]
 
 
 def harsher(noise: StepNoise) -> dict[str, StepNoise]:
-    """Machines worse than the measured one, by name."""
+    """Machines noisier than the measured one, by name."""
     return {
         "drift twice as large": dataclasses.replace(
             noise,
@@ -47,7 +47,7 @@ def harsher(noise: StepNoise) -> dict[str, StepNoise]:
 
 
 def drawn(noise: StepNoise, simulations: int, seed: int) -> Source:
-    """Runs on machines of the model."""
+    """A source of runs on machines drawn from the model."""
 
     def blocks(schedule: Schedule, effect: float) -> np.ndarray:
         return block_seconds(
@@ -58,16 +58,16 @@ def drawn(noise: StepNoise, simulations: int, seed: int) -> Source:
 
 
 def replayed(seconds_K: np.ndarray, simulations: int, seed: int) -> Source:
-    """Runs cut from measured steps, from a random one on, with orders drawn anew: there is no model in it.
+    """A model-free source of runs: measured steps from a random one on, with newly drawn orders.
 
-    Its blocks must be of one length. The measured series goes on with its start after its end.
+    The blocks must have one length. The measured series wraps around at its end.
     """
 
     def blocks(schedule: Schedule, effect: float) -> np.ndarray:
         rng = _rng(seed, effect)
         plans = schedule.blocks()
         visits = schedule.visits(plans[0], ARMS)
-        # Which steps of a block's both arms are those of the arm that comes first.
+        # The steps of a block that belong to the arm that comes first.
         first = np.repeat([name == visits[0][0] for name, _ in visits], [count for _, count in visits])
         steps_SK = rng.integers(seconds_K.size, size=(simulations, 1)) + np.arange(2 * schedule.total_steps)
         taken_SNK = np.take(seconds_K, steps_SK, mode="wrap").reshape(simulations, len(plans), -1)
@@ -87,7 +87,7 @@ def _rng(seed: int, effect: float) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """So many of so many."""
+    """A count out of a total."""
 
     count: int
     of: int
@@ -114,39 +114,39 @@ class Rate:
 
 
 def rate(holds_S: np.ndarray) -> Rate:
-    """How often it holds."""
+    """The rate at which a condition holds."""
     return Rate(int(np.count_nonzero(holds_S)), int(holds_S.size))
 
 
 def intervals(blocks_SAN: np.ndarray, interval: Callable[[np.ndarray], Interval | None] = t_interval) -> np.ndarray:
-    """The `ci95` of `speed_up`, float64[S, 2], without its sign-flip test: that takes 100 times as long.
+    """The `ci95` of `speed_up`, float64[S, 2], without its sign-flip test, which takes 100 times as long.
 
     Args:
       blocks_SAN: seconds of the blocks.
-      interval: of log ratios; that of `speed_up` unless another is to be tried.
+      interval: interval of log ratios; by default that of `speed_up`.
     """
     return np.exp(np.array([interval(log_ratios_N) for log_ratios_N in log_ratios(blocks_SAN)]))
 
 
 def log_ratios(blocks_SAN: np.ndarray) -> np.ndarray:
-    """Of baseline over optimized, float64[S, N]."""
+    """Log ratios of baseline over optimized, float64[S, N]."""
     return np.log(blocks_SAN[:, 0]) - np.log(blocks_SAN[:, 1])
 
 
 def covers(intervals_S2: np.ndarray, value: float) -> np.ndarray:
-    """Whether each interval holds the value, bool[S]."""
+    """Whether each interval covers the value, bool[S]."""
     return (intervals_S2[:, 0] <= value) & (value <= intervals_S2[:, 1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """How the comparison does on one machine.
+    """The comparison's error rates on one machine.
 
     Attributes:
       log_ratio_sd: root mean square log ratio of the two blocks of a pair in A/A runs.
-      false_positives: A/A runs whose interval leaves out 1.
-      first_false_positives: of the first 200 alone.
-      coverage: intervals that hold the effect, by effect.
+      false_positives: A/A runs whose interval excludes 1.
+      first_false_positives: the same among the first 200.
+      coverage: intervals that cover the effect, by effect.
       power: intervals above 1, by effect.
       above_floor: intervals above 1 with an estimate above the noise floor of a placebo of the same size, by effect.
     """
@@ -160,7 +160,7 @@ class Found:
 
 
 def examine(source: Source, schedule: Schedule) -> Found:
-    """The comparison of A/A runs and of runs with each effect."""
+    """Results of the comparison on A/A runs and on runs with each effect."""
     blocks_SAN = source(schedule, 0.0)
     placebo_S2 = intervals(blocks_SAN)
     wrong_S = ~covers(placebo_S2, 1.0)
@@ -177,7 +177,7 @@ def examine(source: Source, schedule: Schedule) -> Found:
 
 
 def as_in_a_run(source: Source, schedule: Schedule) -> tuple[Rate, Rate]:
-    """The first 200 A/A runs through `speed_up` itself: intervals that leave out 1, sign-flip p below 5 %."""
+    """Rates for the first 200 A/A runs by `speed_up` itself: intervals that exclude 1, and sign-flip p below 5 %."""
     found = [speed_up(*blocks_AN) for blocks_AN in source(schedule, 0.0)[:JUDGED]]
     by_interval = ~covers(np.array([one.ci95 for one in found]), 1.0)
     by_sign_flip = np.array([one.p_sign_flip for one in found]) < 1.0 - CONFIDENCE
@@ -188,7 +188,7 @@ def as_in_a_run(source: Source, schedule: Schedule) -> tuple[Rate, Rate]:
 
 
 def often_done(noise: StepNoise, schedule: Schedule, simulations: int, seed: int) -> dict[str, Rate]:
-    """False positives in A/A runs of analyses that are often seen, by name."""
+    """False positives of common other analyses in A/A runs, by name."""
     at_once = OneWay(1, schedule.total_steps, schedule.total_steps, schedule.tokens_per_step, schedule.seed)
     sequential_SAK = simulate(noise, at_once, _rng(seed, 0.0), simulations=simulations)
     steps_SAK = simulate(noise, schedule, _rng(seed, 0.0), simulations=simulations)
@@ -208,7 +208,7 @@ def welch_rejects(values_SAK: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_rejects(blocks_SAN: np.ndarray, seed: int) -> np.ndarray:
-    """Whether the percentile bootstrap interval of the mean log ratio leaves out 0, bool[S]."""
+    """Whether the percentile bootstrap interval of the mean log ratio excludes 0, bool[S]."""
     pairs = blocks_SAN.shape[-1]
     draws_RN = np.random.default_rng(seed).multinomial(pairs, [1 / pairs] * pairs, RESAMPLES)
     means_SR = log_ratios(blocks_SAN) @ draws_RN.T / pairs
@@ -220,18 +220,18 @@ def bootstrap_rejects(blocks_SAN: np.ndarray, seed: int) -> np.ndarray:
 
 
 class OneWay(Schedule):
-    """Each arm takes the steps of a block at once, in random order: A B, or B A."""
+    """A block schedule in which each arm takes the steps of a block at once, in random order: A B, or B A."""
 
     def visits(self, plan: Plan, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
-        """Which arm takes how many steps, one after the other."""
+        """The arms in order, each with its number of steps."""
         return tuple((name, plan.steps) for name in self.order(plan.index, names))
 
 
 def signed_rank_interval(values_n: np.ndarray) -> Interval:
     """95 % interval of the centre of symmetric values that Wilcoxon's signed-rank test does not reject; n at least 6.
 
-    Its ends are two of the means of all pairs of values, each with itself too (Hodges and Lehmann 1963), and exact:
-    random order within the pairs makes the log ratios of an A/A run symmetric, whatever the machine does.
+    Its ends are two of the means of all pairs of values, including a value with itself (Hodges and Lehmann 1963). It is
+    exact: random order within the pairs makes the log ratios of an A/A run symmetric, whatever the machine does.
     """
     n = values_n.size
     ways = np.ones(1)  # to reach each rank sum, of 2^n
@@ -248,9 +248,9 @@ class Design:
     """A way to run, pair and analyse the blocks.
 
     Attributes:
-      name: in words.
-      schedule: of the run.
-      interval: of the mean or the centre of the log ratios.
+      name: display name.
+      schedule: block schedule of the run.
+      interval: interval of the mean or the centre of the log ratios.
     """
 
     name: str
@@ -275,7 +275,7 @@ class Design:
 
 
 def designs(schedule: Schedule) -> Iterator[Design]:
-    """The schedule as it is, the same number of steps in other blocks, and four times as many."""
+    """The given block schedule, the same number of steps in other blocks, and four times as many steps."""
     steps, pairs = schedule.block_steps, len(schedule.blocks())
     yield Design(f"{pairs} pairs of {steps} steps, A B B A", schedule)
     yield Design(

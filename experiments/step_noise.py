@@ -1,7 +1,7 @@
 """Step times of this machine, measured, and the noise model of `experiments.lib.simulation` fitted to them.
 
-How the fit is done is told in `fit`; whether it is a fair one, by `agreement`, which holds the measured series against
-series of the same length that the model draws.
+`fit` describes the procedure; `agreement` checks it, by comparing the measured series with series of the same length
+drawn from the model.
 """
 
 import math
@@ -20,22 +20,22 @@ from experiments import random_tokens
 from experiments.lib.simulation import ARMS, Drift, Machine, Phases, StepNoise
 from ryot_jax.runtime.errors import ConfigError, DataError
 
-PAUSE = 10  # times the median step: the whole machine stood still, which is no part of the model
+PAUSE = 10  # times the median step: the whole machine was stopped, which the model leaves out
 WARM_UP_STEPS = 20
 BLOCK_STEPS = 50
-LEAST_STEPS = 400  # eight blocks: the least that says anything of their ratios
-# Drifts that are looked for, in steps: 2 blocks of 50 steps see something between 8 steps and some thousand.
+LEAST_STEPS = 400  # eight blocks: the fewest from which their ratios can be estimated
+# Time constants of drifts, in steps: 2 blocks of 50 steps are sensitive to those from 8 to several thousand steps.
 DRIFT_STEPS = 8.0 * 4.0 ** np.arange(6)
-SMOOTH_STEPS = 25  # of the running median: about a second of scaled.py, half a block
-_ABOUT = "_about"  # a text beside a series, which says how it was measured
-SERIES = 200  # drawn from the model, to be compared with the measured one
+SMOOTH_STEPS = 25  # width of the running median: about a second of scaled.py, half a block
+_ABOUT = "_about"  # suffix of a text that describes how a series was measured
+SERIES = 200  # series drawn from the model, to compare with the measured one
 
 
 def measure(config: ConfigDict, arm_name: str, seconds: float) -> np.ndarray:
-    """Seconds of each step of one arm of the config, a call and a wait for every step, float64[K].
+    """Measure seconds of each step of one arm of the config, with a call and a wait for every step, float64[K].
 
     Raises:
-      ConfigError: there is no such arm, or not enough steps in that time.
+      ConfigError: there is no such arm, or the time suffices for too few steps.
     """
     if arm_name not in ARMS:
         raise ConfigError(f"--arm={arm_name}: there are {' and '.join(ARMS)}")
@@ -51,15 +51,15 @@ def measure(config: ConfigDict, arm_name: str, seconds: float) -> np.ndarray:
 
 
 def write(path: Path, name: str, seconds_K: np.ndarray, about: str) -> None:
-    """Writes a series to an .npz file, as milliseconds of each step in the order of running, with a description."""
+    """Write a series to an .npz file, as milliseconds of each step in order of execution, with a description."""
     np.savez_compressed(path, **{name: np.round(1e3 * seconds_K, 2), f"{name}{_ABOUT}": np.array(about)})
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads the series of an .npz file as `write` writes it: name -> seconds of each step, float64[K].
+    """Read the series of an .npz file written by `write`: name -> seconds of each step, float64[K].
 
     Raises:
-      DataError: there is no such file, or a series is no list of enough positive numbers.
+      DataError: there is no such file, or a series is not a list of enough positive numbers.
     """
     try:
         with np.load(path) as arrays:
@@ -76,7 +76,7 @@ def _is_series(name: str) -> bool:
 
 
 def without_pauses(seconds_K: np.ndarray) -> np.ndarray:
-    """The steps without those that took more than 10 times the median."""
+    """The steps except those that took more than 10 times the median."""
     return seconds_K[seconds_K <= PAUSE * np.median(seconds_K)]
 
 
@@ -86,17 +86,17 @@ def without_pauses(seconds_K: np.ndarray) -> np.ndarray:
 def fit(seconds_K: np.ndarray) -> StepNoise:
     """The noise model of measured step times; steps that were pauses are left out.
 
-    1. Phases: the running median of log times over 25 steps is split in two by two-means. Where the centres are more
-       than 10 % apart, and the groups at least 6 times as far from each other as they are wide, the machine has slow
-       spells: their factor, share and time constant (from the number of changes) are those of the split.
-    2. Drifts, of what is left: the variogram gamma(k) = mean (x[i + k] - x[i])^2 / 2 at lags k = 8, 16, 32, ... up to a
-       quarter of the series is what a drift of variance v and time constant T adds v (1 - exp(-k / T)) to. The
-       variances for T = 8, 32, 128, ... steps and what is there at lag 0 already come from non-negative least squares
-       on relative errors.
+    1. Phases: the running median of log times over 25 steps is split in two by two-means. If the centres are more than
+       10 % apart, and at least 6 times as far from each other as the groups are wide, the machine has slow spells:
+       their factor, share and time constant (from the number of changes) are those of the split.
+    2. Drifts, of the remainder: a drift of variance v and time constant T adds v (1 - exp(-k / T)) to the variogram
+       gamma(k) = mean (x[i + k] - x[i])^2 / 2, taken at lags k = 8, 16, 32, ... up to a quarter of the series. The
+       variances for T = 8, 32, 128, ... steps and the part already present at lag 0 come from non-negative least
+       squares on relative errors.
     3. Jitter and spikes, of log times less their running median: the normal part by maximum likelihood, as one of two
        in a mixture (the other has an exponential added); then share and mean of the spikes from mean and mean square of
-       what lies above it, so that the variance is the measured one. Their covariance from one step to the next is what
-       gamma(1) lacks of the sum that step 2 has for that lag.
+       the excess over it, so that the variance is the measured one. Their covariance from one step to the next is the
+       difference between the sum of step 2 at lag 1 and gamma(1).
     """
     log_K = np.log(without_pauses(seconds_K))
     smooth_K = scipy.ndimage.median_filter(log_K, SMOOTH_STEPS, mode="nearest")
@@ -120,7 +120,7 @@ def fit(seconds_K: np.ndarray) -> StepNoise:
 
 
 def _phases(log_K: np.ndarray, smooth_K: np.ndarray) -> tuple[tuple[Phases, ...], np.ndarray]:
-    """The phases, none or one, and which of the steps are slow, bool[K]."""
+    """The phases (none or one), and whether each step is slow, bool[K]."""
     centres, slow_K = scipy.cluster.vq.kmeans2(smooth_K, np.quantile(smooth_K, (0.05, 0.95)), minit="matrix")
     slow_K = slow_K == 1
     apart = centres[1] - centres[0]
@@ -139,7 +139,7 @@ def _variogram(log_K: np.ndarray, lag: int) -> float:
 
 
 def _drifts(log_K: np.ndarray) -> tuple[list[tuple[float, float]], float]:
-    """(Standard deviation, time constant in steps) of the drifts that there are, and the variance in none of them."""
+    """The drifts found, each (standard deviation, time constant in steps), and the variance outside of them."""
     lags = 8 * 2 ** np.arange(int(math.log2(log_K.size / 4 / 8)) + 1)
     gamma = np.array([_variogram(log_K, int(lag)) for lag in lags])
     constants = DRIFT_STEPS[lags[-1] / 2 >= DRIFT_STEPS]
@@ -150,7 +150,7 @@ def _drifts(log_K: np.ndarray) -> tuple[list[tuple[float, float]], float]:
 
 
 def _spikes(rest_K: np.ndarray) -> tuple[float, float, float, float]:
-    """Location and sd of the normal part, share and mean of the exponential one; a step has the first or both."""
+    """Location and sd of the normal part, share and mean of the exponential part, which only some steps have."""
 
     def parameters(x: np.ndarray) -> tuple[float, float, float, float]:
         return x[0], math.exp(x[1]), 1.0 / (1.0 + math.exp(-x[2])), math.exp(x[3])
@@ -190,12 +190,12 @@ def log_block_ratios(seconds_K: np.ndarray, block_steps: int = BLOCK_STEPS) -> n
 
 
 def kurtosis(ratios: np.ndarray) -> float:
-    """Of values symmetric around zero, as log ratios in random order are; 3 for a normal distribution."""
+    """Kurtosis of values symmetric around zero, like log ratios in random order; 3 for a normal distribution."""
     return float(np.mean(ratios**4) / np.mean(ratios**2) ** 2)
 
 
 def features(seconds_K: np.ndarray) -> dict[str, float]:
-    """What a fit is judged by, by name."""
+    """The features by which a fit is judged, by name."""
     log_K = np.log(seconds_K)
     centred_K = log_K - log_K.mean()
     found = {}
@@ -212,7 +212,7 @@ def features(seconds_K: np.ndarray) -> dict[str, float]:
 
 
 def agreement(seconds_K: np.ndarray, noise: StepNoise) -> list[tuple[str, float, float, float, float]]:
-    """(Feature, measured, median of the model's series, their 5 % and their 95 % quantile), for every feature."""
+    """For every feature: (name, measured, median of the model's series, their 5 % and their 95 % quantile)."""
     seconds_K = without_pauses(seconds_K)
     drawn = [features(series_K) for series_K in series(noise, seconds_K.size, seed=1)]
     rows = []

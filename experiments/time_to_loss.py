@@ -1,13 +1,13 @@
-"""How long until the baseline's final held-out loss? Kernels, step schedules and recipe, each apart and together.
+"""Time to the baseline's final held-out loss with kernels, step schedules and recipe, separately and together.
 
     python -m experiments.time_to_loss --config=configs/scaled.py --seeds 0 1 2 3 4 --write
     python -m experiments.time_to_loss --config=configs/scaled.py --study --seeds 0 --write
 
-Every arm trains on the config's text, from the weights of the same seed, to the end of a plan of its own, whose
-learning rate decays to zero: what counts is the loss at the end of a shorter training, not one that a training passes
-on its way. A plan is set before, by a first look at one seed (`--study`, which keeps the failures too). An arm has
-reached the baseline's loss where the difference of the final losses, seed by seed, is not above zero with its interval;
-only then its time says anything. Arms of one seed train one after the other, in an order that changes with the seed.
+Every arm trains on the config's text, from the weights of the same seed, for its own fixed length, over which the
+learning rate decays to zero: the final loss of a shorter training counts, not an intermediate one. The length was fixed
+beforehand, from trials with one seed (`--study`, which keeps the failures too). An arm has reached the baseline's loss
+if the interval of the difference of the final losses, seed by seed, is not above zero; only then is its time
+meaningful. Arms of one seed train one after the other, in an order that changes with the seed.
 
     baseline   the config's training with no optimization
     kernels    the same with all kernels
@@ -15,10 +15,10 @@ only then its time says anything. Arms of one seed train one after the other, in
     recipe     with kernels and `scaling.recipe`, by `scaling.recipe_schedule`
     both       with kernels and `scaling.recipe`, by `scaling.both_schedule`
 
-Programs are compiled anew for each arm, without the cache of compiled programs: 'compilation included' is what a first
-training on a machine takes. Goals: the schedule alone 0.80 of the time of kernels, 0.90 with compilation; all of them
-0.25 of the baseline's time, 0.30 with compilation; at most 6 programs a training, and none that was not planned. Exit
-code 0: all reached, 3: one missed, 4: the seeds do not tell. About 25 minutes for five seeds of `scaled.py`.
+Programs are compiled again for each arm, without the cache of compiled programs: 'compilation included' is the time of
+a first training on a machine. Goals: the step schedule alone 0.80 of the time of kernels, 0.90 with compilation; all of
+them 0.25 of the baseline's time, 0.30 with compilation; at most 6 programs per training, and none unexpected. Exit code
+0: all reached, 3: one missed, 4: inconclusive. About 25 minutes for five seeds of `scaled.py`.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def _study(*wanted: PlannedTraining) -> dict[str, PlannedTraining]:
     return {plan.name: plan for plan in wanted}
 
 
-# What was looked at first, so that nobody has to look again; all with kernels.
+# Preliminary trials, kept so that they need not be repeated; all with kernels.
 STUDY: dict[str, dict[str, PlannedTraining]] = {
     "scaled": _study(
         PlannedTraining("the config's"),
@@ -259,7 +259,7 @@ Interval = tuple[float, tuple[float, float] | None]
 
 
 def ratio(arm: Sequence[TrainingOutcome], against: Sequence[TrainingOutcome], *, compiled: bool) -> Interval:
-    """Seconds of one as a share of the other's, seed by seed."""
+    """Seconds of one arm as a share of the other's, seed by seed."""
     ours, theirs = (
         _column(found, "seconds") + compiled * _column(found, "compile_seconds") for found in (arm, against)
     )
@@ -268,7 +268,7 @@ def ratio(arm: Sequence[TrainingOutcome], against: Sequence[TrainingOutcome], *,
 
 
 def difference(arm: Sequence[TrainingOutcome], against: Sequence[TrainingOutcome]) -> Interval:
-    """Of the final losses, seed by seed."""
+    """Differences of the final losses, seed by seed."""
     values = _losses(arm) - _losses(against)
     return float(values.mean()), t_interval(values)
 

@@ -1,11 +1,11 @@
-"""`compare` in a program that is not ours: two optimizers of a small Flax model on a task of its own.
+"""Example of `compare` in another program: two optimizers of a small Flax model on its own task.
 
     python -m experiments.two_optimizers [--report=two_optimizers.html]
 
-A perceptron of three layers learns which arm of a spiral a point is on. AdamW is the baseline; the question is what
-Muon, which makes the updates of matrices orthogonal (Jordan et al. 2024), gives for its extra products: its steps are
-slower, and the loss falls faster. Whether that pays is what time to target says; the speed-up of a step alone does not,
-and fails. About half a minute; exit code 3, as a criterion fails.
+A perceptron of three layers learns which arm of a spiral a point is on. AdamW is the baseline; the question is whether
+Muon, which makes the updates of matrices orthogonal (Jordan et al. 2024), is worth its extra products: its steps are
+slower, and the loss falls faster. The answer is the time to the target loss; the criterion on the speed of a step
+fails. About half a minute; exit code 3, as a criterion fails.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ARMS, BATCH, WIDTH = 3, 1024, 256
 
 
 class Classifier(nnx.Module):
-    """Points of the plane to logits, with two hidden layers."""
+    """A perceptron with two hidden layers, from points of the plane to logits."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.first = nnx.Linear(2, WIDTH, rngs=rngs)
@@ -34,7 +34,7 @@ class Classifier(nnx.Module):
         self.last = nnx.Linear(WIDTH, ARMS, rngs=rngs)
 
     def __call__(self, x_B2: jax.Array) -> jax.Array:
-        """x_B2 -> logits_BA."""
+        """Map points x_B2 to logits_BA."""
         return self.last(nnx.relu(self.second(nnx.relu(self.first(x_B2)))))
 
 
@@ -49,9 +49,9 @@ def spiral(seed: int | tuple[int, ...], points: int) -> dict[str, np.ndarray]:
 
 
 def train_step(graphdef: nnx.GraphDef[Classifier], name: str, optimizer: optax.GradientTransformation) -> Step:
-    """`(state, batch) -> (state, loss)`; `state` has the weights, and the optimizer's state by its name.
+    """A step `(state, batch) -> (state, loss)`; `state` has the weights, and each optimizer's state by name.
 
-    Both arms start from one and the same state, so the other optimizer's is passed on as it is.
+    Both arms start from the same state, so the other optimizer's is passed through unchanged.
     """
 
     def step(state, batch):  # type: ignore[no-untyped-def]
@@ -72,7 +72,7 @@ def losses(graphdef: nnx.GraphDef[Classifier], params: nnx.State, batch: dict[st
 
 
 def run(steps: int = 320, control_blocks: int = 16) -> Comparison:
-    """The comparison."""
+    """Compare the two optimizers."""
     graphdef, params = nnx.split(Classifier(nnx.Rngs(0)))
     optimizers = {"adamw": optax.adamw(2e-3), "muon": muon(5e-3)}
     heldout = spiral(1, 2048)
@@ -93,7 +93,7 @@ def run(steps: int = 320, control_blocks: int = 16) -> Comparison:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compares, prints and draws; returns the exit code."""
+    """Compare, print, write the report if requested, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", default="", help="where to write the report, an HTML file")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""How long the blocks of programs that take turns should be; the turns are `ryot_jax.comparison.interleaving`."""
+"""Lengths of the blocks of interleaved programs; the interleaving is in `ryot_jax.comparison.interleaving`."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ryot_jax.comparison.interleaving import Block
 
 
 def steps_within(block: Block, seconds: float, most: int = 1000) -> int:
-    """How many steps fit into so many seconds, at least 1; runs 3 of them, the first to warm up."""
+    """The number of steps that fit into `seconds`, at least 1; runs 3 of them, the first to warm up."""
     block(1)
     per_step = block(2) / 2
     return int(np.clip(round(seconds / per_step), 1, most))

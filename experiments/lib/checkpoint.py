@@ -1,4 +1,4 @@
-"""The model of a run directory with its text, for the experiments that begin with a trained model."""
+"""The model of a run directory with its text, for experiments that start from a trained model."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ryot_jax.runtime.run_directory import find_run
 
 
 def best_of_run(workdir: Path, name: str, arm: str) -> tuple[CheckpointOfRun, Corpus]:
-    """The best checkpoint of an arm, and the text that the run was trained on.
+    """Load the best checkpoint of an arm, and the text that the run was trained on.
 
     Raises:
       RyotError: there is no such run or checkpoint, or its text cannot be read.
@@ -23,4 +23,4 @@ def best_of_run(workdir: Path, name: str, arm: str) -> tuple[CheckpointOfRun, Co
 
 
 def _no_log(line: str) -> None:
-    """Experiments print tables alone."""
+    """Discard a log line: experiments print only tables."""

@@ -1,10 +1,10 @@
-"""GPUs by their descriptions, and the programs that `experiments.gpu_compile` compiles for them."""
+"""Descriptions of GPUs, and the programs that `experiments.gpu_compile` compiles for them."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# From the vendor's data sheets and from what XLA prints beside such a device (xla/tools/hlo_opt/gpu_specs).
+# From the vendor's data sheets and from XLA's descriptions of such devices (xla/tools/hlo_opt/gpu_specs).
 GPUS: dict[str, dict[str, Any]] = {
     "T4": {
         "name": "Tesla T4",
@@ -70,7 +70,7 @@ device_description_str: "{name}" """
 
 
 def target_config(gpu: str) -> str:
-    """XLA's description of a GPU, as it takes it in place of the device."""
+    """XLA's description of a GPU, which it accepts instead of the device."""
     return _TARGET.format(**GPUS[gpu])
 
 
@@ -80,7 +80,7 @@ Made = tuple[Callable[..., Any], tuple[Any, ...]]
 def _step(gpu: str, *, optimized: bool, **wishes: str) -> Made:
     """The training step of `gpt2_small.py` with 16 sequences, as abstract state and batch.
 
-    `wishes`: op -> implementation, in place of the config's.
+    `wishes`: op -> implementation, overriding the config's.
     """
     import jax
     import jax.numpy as jnp

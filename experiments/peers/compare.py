@@ -1,4 +1,4 @@
-"""How fast is our step beside those of others? The same model, weights and batches in one program after the other.
+"""Speed of our step beside those of other programs, with the same model, weights and batches.
 
     apt-get install libjemalloc2
     python -m venv /tmp/torch && /tmp/torch/bin/pip install torch==2.13.0 numpy
@@ -6,25 +6,24 @@
     python -m experiments.peers.compare --config=configs/scaled.py --write \
         --torch_python=/tmp/torch/bin/python --transformers_python=/tmp/hf/bin/python
 
-Every program is a process of its own with its own allocator, and all of them wait while one works. They start from
-the same weights and train on the same batches with the same optimizer; before anything is timed, their numbers of
-weights, their first losses and their losses after some steps are compared, and a program that is not the same is an
-error. Then they run blocks of steps in random order, there and back, in every round; a ratio is that of two programs
-in one round. About 12 minutes.
+Every program is a separate process with its own allocator, and all others wait while one works. They start from the
+same weights and train on the same batches with the same optimizer; before anything is timed, their numbers of weights,
+their first losses and their losses after some steps are compared, and a program that differs is an error. Then they run
+blocks of steps in random order, there and back, in every round; ratios are taken within a round. About 12 minutes.
 
     ours-optimized, ours-baseline  the arms of the main command, with its allocator setting
-    plain-fused, plain-mha         experiments/plain_flax_baseline.py in a process as Python starts it
+    plain-fused, plain-mha         experiments/plain_flax_baseline.py in a Python process with default settings
     transformers-flax              GPT-2 of Hugging Face's transformers in Flax, likewise
     torch-compiled                 PyTorch, torch.compile, bfloat16, jemalloc, F.scaled_dot_product_attention
     torch-explicit                 the same with attention written out, which is faster on CPUs
-    torch-eager                    PyTorch in float32 as it comes, with jemalloc
+    torch-eager                    PyTorch in float32 by default, with jemalloc
 
 Goals, with their 95 % intervals: 4.0 times as fast as the faster plain Flax program for scaled; 1.8 times as fast as
-the faster compiled PyTorch program for scaled and 1.2 times for wide. Exit code 0: all reached, 3: one missed, 4: the
-rounds do not tell, or a peer or jemalloc is not installed.
+the faster compiled PyTorch program for scaled and 1.2 times for wide. Exit code 0: all reached, 3: one missed, 4:
+inconclusive, or a peer or jemalloc is not installed.
 
-Other public JAX trainers were looked at: EasyDeL, Levanter, MaxText and Tunix train on a CPU only with much effort
-(their own mesh, data and checkpoint machinery, many dependencies) and bring other models; nanodo is in no package;
+Other public JAX trainers were considered: EasyDeL, Levanter, MaxText and Tunix train on a CPU only with much effort
+(their own mesh, data and checkpoint machinery, many dependencies) and have other models; nanodo is not packaged;
 equinox and haiku have no GPT trainer in their packages.
 """
 
@@ -54,22 +53,22 @@ from ryot_jax.runtime.errors import RyotError
 
 OURS = "ours-optimized"
 TORCH = ("torch-compiled", "torch-explicit", "torch-eager")
-# Goal -> the programs of which the faster counts, and by config how many times as fast ours has to be.
+# Goal -> the programs, of which the fastest counts, and by config the required ratio of speeds.
 GOALS: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
     "plain Flax": (("plain-fused", "plain-mha"), {"scaled": 4.0}),
     "PyTorch": (("torch-compiled", "torch-explicit"), {"scaled": 1.8, "wide": 1.2}),
 }
-LN_V_TOLERANCE = 0.15  # nats that a fresh model may lie above ln V; its logits have a deviation of up to 0.45
+LN_V_TOLERANCE = 0.15  # nats that an untrained model may lie above ln V; its logits have a deviation of up to 0.45
 FIRST_LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 TRAINED_STEPS = 12
-TRAINED_LOSS_TOLERANCE = 0.02  # nats after so many steps from the same weights on the same batches
+TRAINED_LOSS_TOLERANCE = 0.02  # nats after TRAINED_STEPS from the same weights on the same batches
 
 JEMALLOC = Path("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2")
 MALLOC_CONF = "oversize_threshold:1,background_thread:true,metadata_thp:auto,dirty_decay_ms:-1,muzzy_decay_ms:-1"
 
 
 def commands(folder: Path, options: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The command of every program that can be started here, and why others cannot."""
+    """The command of every program that can be started on this machine, and the reasons why others cannot."""
     here, torch = [sys.executable, "-m"], [options.torch_python, "-m", "experiments.peers.torch_gpt"]
     compiled = [*torch, "--precision=bfloat16", "--compile"]
     found = {
@@ -89,17 +88,17 @@ def commands(folder: Path, options: argparse.Namespace) -> tuple[dict[str, list[
 
 
 def environment(name: str, jemalloc: Path | None) -> dict[str, str]:
-    """What a program gets beside the caller's environment."""
+    """Additions to the caller's environment for a program."""
     if name.startswith("torch") and jemalloc is not None:
         return {"LD_PRELOAD": str(jemalloc), "MALLOC_CONF": MALLOC_CONF}
     return {}
 
 
 def check_same(workers: Mapping[str, Worker], expected: Mapping[str, float], config: ConfigDict) -> dict[str, float]:
-    """The loss of every program after some steps.
+    """Check that all programs are the same, and return the loss of each after some steps.
 
     Raises:
-      RyotError: a program is not the same model, or does not train alike.
+      RyotError: a program has another model, or trains differently.
     """
     trained = {name: worker.run_block(TRAINED_STEPS).loss for name, worker in workers.items()}
     for name, worker in workers.items():
@@ -132,13 +131,13 @@ def least(ratios: Mapping[str, SpeedUp]) -> SpeedUp:
 def judge(
     config_name: str, ratios: Mapping[str, SpeedUp], missing: Mapping[str, str], handicaps: Mapping[str, str]
 ) -> list[Criterion]:
-    """The goals of a config.
+    """The criteria of a config's goals.
 
     Args:
       config_name: `config.name`.
       ratios: seconds of a program over those of ours.
-      missing: program -> why it was not measured.
-      handicaps: program -> what it had to do without; a goal cannot be reached against such a program.
+      missing: program -> reason why it was not measured.
+      handicaps: program -> what it lacked; a goal cannot be reached against such a program.
     """
     criteria = []
     for goal, (programs, targets) in GOALS.items():

@@ -1,4 +1,4 @@
-"""Worker: an arm of the main command, compiled as the main command compiles it.
+"""Worker: an arm of the main command, compiled as by the main command.
 
     echo 'block 10' | python -m experiments.peers.ours --task=/tmp/task --arm=optimized
 

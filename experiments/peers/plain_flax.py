@@ -1,4 +1,4 @@
-"""Worker: a plainly written Flax program (experiments/plain_flax_baseline.py) in a process as Python starts it.
+"""Worker: a plainly written Flax program (experiments/plain_flax_baseline.py) in a process with default settings.
 
 echo 'block 10' | python -m experiments.peers.plain_flax --task=/tmp/task --program=plain-fused
 """

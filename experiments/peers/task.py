@@ -1,8 +1,8 @@
-"""The folder from which every worker takes the same model, weights and batches: the task.
+"""The task: a folder from which every worker reads the same model, weights and batches.
 
     python -m experiments.peers.task --config=configs/scaled.py --folder=/tmp/task
 
-config.json holds the config, weights.npz the first weights of our model under names such as
+config.json holds the config, weights.npz our model's initial weights under names such as
 'blocks/layer_000/attention/qkv/kernel', tokens.npy int32[n, B, T + 1], expected.json the number of weights and their
 loss on the first batch by the reference kernels.
 """
@@ -24,10 +24,10 @@ from ryot_jax.optimizations import KernelPlan
 
 
 def write(folder: Path, config: ConfigDict) -> dict[str, float]:
-    """Writes the task and returns what is expected of every worker.
+    """Write the task and return the number of weights and the first loss expected of every worker.
 
     Raises:
-      ConfigError: the peers do not have such a model.
+      ConfigError: the peers do not support the model.
     """
     require_plain(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def write(folder: Path, config: ConfigDict) -> dict[str, float]:
 
 
 def write_weights(folder: Path, params: functional.Params) -> dict[str, np.ndarray]:
-    """Writes the weights of a task, and returns them by name."""
+    """Write the weights of a task, and return them by name."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     weights = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
     np.savez(folder / "weights.npz", **weights)
@@ -55,7 +55,7 @@ def write_weights(folder: Path, params: functional.Params) -> dict[str, np.ndarr
 
 
 def read_weights(folder: Path) -> dict:
-    """The weights of a task as our model's nested dict of arrays."""
+    """Read the weights of a task as our model's nested dict of arrays."""
     tree: dict = {}
     with np.load(folder / "weights.npz") as arrays:
         for path, array in arrays.items():

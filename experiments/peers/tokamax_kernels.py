@@ -1,8 +1,8 @@
-"""tokamax's kernels (github.com/openxla/tokamax) as implementations of our ops, where it is installed.
+"""tokamax's kernels (github.com/openxla/tokamax) as implementations of our ops, if it is installed.
 
     pip install -e '.[tokamax]'     # Python 3.12 or later, jax 0.11 or later
 
-It chooses between its own implementations, as it does where it is asked for none.
+It chooses among its own implementations, as by default.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 
 def functions() -> dict[str, Callable[..., Any]]:
-    """By op, in the form of `tuning.Benchmark.function`; none where tokamax is not installed."""
+    """The functions by op, in the form of `Benchmark.function`; empty if tokamax is not installed."""
     if importlib.util.find_spec("tokamax") is None:
         return {}
     import tokamax

@@ -1,12 +1,12 @@
-"""Worker: greedy decoding of the same model in PyTorch, eager, with a KV cache, as well as we can write it.
+"""Worker: greedy decoding of the same model in eager PyTorch with a KV cache, written as fast as we can.
 
     pip install torch==2.13.0 numpy
     echo 'block 4' | python -m experiments.peers.torch_decode --task=/tmp/task --batch=1 --precision=float32
 
-A step of a block is one call: a prompt, then as many tokens as the task asks for. The cache is allocated once and
-written in place, attention reads it up to the present position only, weights are fused and transposed once, nothing is
-recorded for gradients, and no token is read by Python before the end of the call. `--threads` 1 is faster than 2 for
-one sequence on some machines; the caller takes the best.
+A step of a block is one call: a prompt, then as many tokens as the task specifies. The cache is allocated once and
+written in place, attention reads it up to the current position only, weights are fused and transposed once, nothing is
+recorded for gradients, and Python reads no token before the end of the call. `--threads` 1 is faster than 2 for one
+sequence on some machines; the caller takes the best.
 
 Needs nothing of this repository but the worker's protocol, and no JAX.
 """

@@ -1,18 +1,18 @@
-"""Worker: the same model in PyTorch, as fast as its documentation tells to make it.
+"""Worker: the same model in PyTorch, optimized as its documentation recommends.
 
     pip install torch==2.13.0 numpy
     echo 'block 10' | LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2 \
         MALLOC_CONF=oversize_threshold:1,background_thread:true,metadata_thp:auto,dirty_decay_ms:-1,muzzy_decay_ms:-1 \
         python -m experiments.peers.torch_gpt --task=/tmp/task --precision=bfloat16 --compile --attention=explicit
 
-Fused projections, `torch.compile` of model and loss (inductor), bfloat16 autocast, fused AdamW, one thread a core,
-denormals flushed, and jemalloc as PyTorch's own tuning guide recommends it. Attention is `fused`, which is
-F.scaled_dot_product_attention as the documentation has it, or `explicit`, two products and a masked softmax for
-inductor to fuse: the backward pass of the former is slow on CPUs. `--mode` is that of `torch.compile`. With
-`--device=cuda` the same on an NVIDIA GPU, where TF32 is allowed for what autocast leaves in float32.
+Fused projections, `torch.compile` of model and loss (inductor), bfloat16 autocast, fused AdamW, one thread per core,
+denormals flushed, and jemalloc as recommended by PyTorch's own tuning guide. Attention is `fused`, which is
+F.scaled_dot_product_attention as in the documentation, or `explicit`, two products and a masked softmax for inductor to
+fuse: the backward pass of the former is slow on CPUs. `--mode` is that of `torch.compile`. `--device=cuda` runs the
+same on an NVIDIA GPU, where TF32 is allowed for operations that autocast leaves in float32.
 
 Tried on a 2-core AMD EPYC with AVX512-BF16 and left out: mode max-autotune (compiles longer, not faster), thread
-pinning by OMP_PROC_BIND (torch takes one thread then), the glibc setting of our own program (twice as slow).
+pinning by OMP_PROC_BIND (torch then uses one thread), the glibc setting of our own program (twice as slow).
 
 Needs nothing of this repository but the worker's protocol, and no JAX.
 """
@@ -175,7 +175,7 @@ def make_optimizer(model, training):
 
 
 def set_learning_rate(optimizer, training, step):
-    """Linear warm-up and cosine decay, as `ryot_jax.training.optimizer` has them."""
+    """Set the rate of a step: linear warm-up and cosine decay, as in `ryot_jax.training.optimizer`."""
     warmup, total = training["warmup_steps"], training["epochs"] * training["steps_per_epoch"]
     if step < warmup:
         share = (step + 1) / warmup

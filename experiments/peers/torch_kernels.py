@@ -1,8 +1,8 @@
-"""PyTorch's own kernels at the sizes of `experiments.gpu`: forward and backward, as fast as its documentation has them.
+"""PyTorch's own kernels at the sizes of `experiments.gpu`: forward and backward, as its documentation recommends.
 
     PYTHON -m experiments.peers.torch_kernels '{"attention": {"batch": 32, ...}, ...}'
 
-Takes sizes as JSON by name, as `experiments.gpu` gives them, and prints median milliseconds by name. Linear +
+Takes sizes as JSON by name, as passed by `experiments.gpu`, and prints median milliseconds by name. Linear +
 cross-entropy and layer norm are compiled by inductor, attention is F.scaled_dot_product_attention. Needs PyTorch and a
 GPU, and nothing of this repository.
 """

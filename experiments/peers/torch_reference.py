@@ -1,4 +1,4 @@
-"""Ten losses of the baseline's training by PyTorch, for a test that our baseline reproduces them.
+"""Ten losses of the baseline's training by PyTorch, which a test requires our baseline to reproduce.
 
     pip install torch==2.13.0 numpy
     python -m experiments.peers.task --config=tests/training/reference/config.json --folder=tests/training/reference
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _processor() -> str:
-    """The CPU's name as Linux has it."""
+    """The CPU's name, according to Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

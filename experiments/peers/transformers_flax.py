@@ -1,12 +1,12 @@
-"""Worker: the GPT-2 of Hugging Face's transformers in Flax, trained as its run_clm_flax.py does, on one device.
+"""Worker: the GPT-2 of Hugging Face's transformers in Flax, trained as in its run_clm_flax.py, on one device.
 
     pip install 'transformers<5' jax==0.10.2 flax==0.12.8 optax==0.2.8
     echo 'block 10' | python -m experiments.peers.transformers_flax --task=/tmp/task
 
-The one public JAX trainer that a package brings to a CPU with modest effort: its model has the very weights of ours.
+It is the only packaged public JAX trainer that runs on a CPU with modest effort; its model has exactly our weights.
 Loss (one-hot targets) and step are those of examples/flax/language-modeling/run_clm_flax.py of transformers 4.57;
-differences: targets are given and not shifted, no pmap, and the gradient is clipped as in every program here. Float32
-and the process's default allocator, as there. transformers 5 no longer has Flax models.
+differences: targets are supplied and not shifted, no pmap, and the gradient is clipped as in every program here.
+Float32 and the process's default allocator, as there. transformers 5 no longer has Flax models.
 
 Needs nothing of this repository but the worker's protocol.
 """
@@ -60,7 +60,7 @@ def main() -> None:
     optimizer = optax.chain(
         optax.clip_by_global_norm(training["clip_norm"]),
         optax.adamw(
-            lambda step: schedule(step + 1),  # the first step with a rate above zero, as ours is
+            lambda step: schedule(step + 1),  # the first step has a rate above zero, like ours
             b1=training["b1"],
             b2=training["b2"],
             weight_decay=training["weight_decay"],

@@ -1,8 +1,8 @@
-"""A training program in a process of its own that runs blocks of steps on demand: both ends of the pipe.
+"""A training program in a separate process that runs blocks of steps on demand: both ends of the pipe.
 
-The worker says one JSON line when it is ready. Then it reads `block N` on standard input, takes N training steps and
-writes one JSON line, {"seconds": 1.23, ...}; end of input ends it. Between two blocks it sleeps on its input, so any
-number of workers may wait while one works. Standard library only: peers run in environments without JAX.
+The worker writes one JSON line when it is ready. Then it reads `block N` from standard input, takes N training steps
+and writes one JSON line, {"seconds": 1.23, ...}; end of input ends it. Between two blocks it sleeps on its input, so
+any number of workers may wait while one works. Standard library only: peers run in environments without JAX.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 
-# What another program's settings in the caller's shell must not bring into a measurement.
+# Variables of the caller's shell that must not affect a measurement.
 _SCRUBBED = ("LD_PRELOAD", "MALLOC_CONF", "GLIBC_TUNABLES", "XLA_FLAGS", "OMP_NUM_THREADS")
 
 
@@ -31,7 +31,7 @@ def cores() -> int:
 
 
 def answers() -> Callable[[Mapping[str, Any]], None]:
-    """Takes standard output for the protocol: what libraries print goes to standard error from here on."""
+    """Reserve standard output for the protocol, and redirect all other output to standard error."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -51,14 +51,14 @@ def serve(
     versions: Mapping[str, str],
     notes: str,
 ) -> None:
-    """Says that the program is ready and runs blocks until the input ends.
+    """Report that the program is ready, and run blocks until the input ends.
 
     Args:
-      answer: from `answers`.
-      run_steps: takes so many steps and returns the training loss of the last one, when the device is idle again.
+      answer: the function returned by `answers`.
+      run_steps: takes a number of steps and returns the training loss of the last one, once the device is idle again.
       parameters: number of weights.
       initial_loss: mean loss in nats on the task's first batch with the task's weights.
-      versions: of the libraries that matter.
+      versions: versions of the relevant libraries.
       notes: settings that a reader of the table should know.
     """
     answer({"parameters": parameters, "initial_loss": initial_loss, "versions": dict(versions), "notes": notes})
@@ -85,12 +85,12 @@ def serve(
 
 
 class WorkerError(Exception):
-    """A worker ended or said something that is not of the protocol."""
+    """A worker ended, or violated the protocol."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """What a worker says of itself; see `serve`."""
+    """A worker's description of itself; see `serve`."""
 
     parameters: int
     initial_loss: float
@@ -100,11 +100,11 @@ class Ready:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a block took.
+    """The measurements of a block.
 
     Attributes:
-      seconds: in the worker, from an idle device to an idle device.
-      loss: of the last step, nats.
+      seconds: time in the worker, from an idle device to an idle device.
+      loss: loss of the last step, nats.
       page_faults: minor faults of the worker's process in the block.
       peak_resident_bytes: the largest memory of the process so far.
     """
@@ -116,7 +116,7 @@ class Answer:
 
 
 class Worker:
-    """A worker process, started and warm. What it prints on standard error goes to `log`; it runs in `folder`.
+    """A worker process, started and warm, running in `folder`. Its standard error goes to `log`.
 
     Raises:
       WorkerError: it does not become ready; the message ends with the last lines of the log.
@@ -148,7 +148,7 @@ class Worker:
             raise
 
     def run_block(self, n_steps: int) -> Answer:
-        """Takes so many steps, while every other worker waits."""
+        """Run a block of `n_steps` steps, while every other worker waits."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"block {n_steps}\n")
@@ -158,7 +158,7 @@ class Worker:
         return Answer(**self._read())
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         try:

@@ -1,8 +1,8 @@
 """Operations with several implementations, and the choice between them.
 
-Every op is a pure function usable in any JAX program. Nothing here knows of the model, of training or of the other
-optimizations. Importing this package imports no JAX: a function is looked up in its op when it is first asked for, so
-that a new op is exported by its declaration; those below are named for the type checker.
+Every op is a pure function usable in any JAX program. Nothing here depends on the model, on training or on the other
+optimizations. Importing this package imports no JAX: a function is looked up in its op on first use, so that a new op
+is exported by its declaration; the functions below are named for the type checker.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ _FUSED = {"mlp": "mlp", "NormSpec": "norm_dense", "norm_dense": "norm_dense", "n
 
 
 def __getattr__(name: str) -> Any:
-    """A public function of an op, or a fused one; imports JAX."""
+    """Return a public function of an op, or a fused one; imports JAX."""
     import importlib
 
     from ryot_jax.kernels.catalogue import ops

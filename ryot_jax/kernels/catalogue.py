@@ -1,4 +1,4 @@
-"""The ops: every folder of `kernels.ops`, by the declaration in its `__init__.py`. Imports no JAX."""
+"""The catalogue of ops: every folder of `kernels.ops`, by the declaration in its `__init__.py`. Imports no JAX."""
 
 import functools
 import importlib
@@ -14,7 +14,7 @@ def ops() -> tuple[Op, ...]:
     """All ops, in the order of plans and tables.
 
     Raises:
-      ValueError: an op has another name than its folder.
+      ValueError: an op's name differs from its folder's.
     """
     found: list[Op] = []
     for module in pkgutil.iter_modules(importlib.import_module(_FOLDERS).__path__):
@@ -26,9 +26,9 @@ def ops() -> tuple[Op, ...]:
 
 
 def op(name: str) -> Op:
-    """The op of this name.
+    """The op called `name`.
 
     Raises:
-      KeyError: there is none.
+      KeyError: no op has this name.
     """
     return {op.name: op for op in ops()}[name]

@@ -1,9 +1,9 @@
-"""The declaration of an optimization: made once, with all that choosing, tuning, proving and documenting it needs.
+"""Declarations of optimizations: one each, with all that choosing, tuning, proving and documenting it needs.
 
 An op of `kernels.ops` is a folder: `__init__.py` declares the op, `api.py` holds its public functions, `_benchmark.py`
-the arrays that it is measured with, and every other module whose name has no underscore in front is an implementation
-of that name. Nothing else lists ops or implementations, and nothing here imports JAX: names are found without
-importing what bears them.
+the arrays that it is measured with, and every other module without a leading underscore is an implementation of that
+name. Nothing else lists ops or implementations, and nothing here imports JAX: names are found without importing the
+modules.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Equivalence = Literal["bitwise", "allclose", "statistical"]
-"""A promise against the reference: the same numbers; these but for rounding in the dtype between the ops; or other
-rounding, and a training run of the same quality."""
+"""A promise relative to the reference: identical numbers; equal up to rounding in the dtype between the ops; or other
+rounding, with a training run of the same quality."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Spec:
     Attributes:
       platform: 'cpu', 'gpu' or 'tpu'.
       n_devices: devices that the compiler has to partition one program over: 1 under `shard_map` and `pmap`, where each
-        device has a program of its own.
-      compute_dtype: the model's.
+        device has its own program.
+      compute_dtype: dtype that the model computes in.
       rows: batch times sequence length.
       d_model: width of the residual stream.
-      d_ff: width between the products of the MLP.
-      vocab_size: classes of the last product.
+      d_ff: hidden width of the MLP.
+      vocab_size: classes of the output projection.
       seq_len: length of a sequence.
-      n_heads: heads of attention.
+      n_heads: number of attention heads.
       mlp: 'gelu', 'swiglu' or 'relu2'.
-      norm: 'layer' or 'rms'; models of the latter have no biases.
+      norm: 'layer' or 'rms'; models with the latter have no biases.
       rotary: whether positions rotate queries and keys.
-      dropout: probability.
-      compute_capability: of an NVIDIA GPU, such as '9.0'.
-      activations: dtype of the arrays between the ops of a block, once that is resolved; '': the compute dtype.
-      refusals: optimization -> why the caller cannot have any implementation of it but the reference.
+      dropout: dropout probability.
+      compute_capability: compute capability of an NVIDIA GPU, such as '9.0'.
+      activations: dtype of the arrays between the ops of a transformer block, once resolved; '': the compute dtype.
+      refusals: optimization -> reason why the caller can use no implementation of it but the reference.
     """
 
     platform: str
@@ -67,23 +67,23 @@ class Spec:
 
     @property
     def dtype(self) -> str:
-        """Dtype of the arrays between the ops of a block."""
+        """Dtype of the arrays between the ops of a transformer block."""
         return self.activations or self.compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """The finding of a probe: whether the optimization is on, and the finding in words for people."""
+    """The finding of a probe: whether the optimization is on, and a sentence for the report."""
 
     active: bool
     text: str
 
 
 Probe = Callable[[Program, Program, Spec], Evidence]
-"""(program of the arm, program of the baseline, sizes) -> Evidence."""
+"""Signature of a probe: (program of the arm, program of the baseline, sizes) -> Evidence."""
 
 Wishes = Mapping[str, str]
-"""Optimization -> 'off', 'auto' or the name of an implementation."""
+"""Requested implementations: optimization -> 'off', 'auto' or the name of an implementation."""
 
 
 def _none(*_: Any) -> None:
@@ -92,20 +92,20 @@ def _none(*_: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """One way to do what an optimization does. The defaults are those of a reference.
+    """One implementation of an optimization. The defaults are those of a reference.
 
     Attributes:
-      function: called by the op's public function, in the form that the op asks for.
-      equivalence: its promise against the reference.
+      function: called by the op's public function, with the signature that the op defines.
+      equivalence: its promise relative to the reference.
       probe: proof from a compiled program that it is on; None: it is the reference.
-      refusal: why it cannot take the work; None: it can.
-      drawback: why 'auto' leaves it though it could take the work, given all wishes; None: it does not.
-      require: raises for dtypes of float operands and outcomes that it cannot take, or that it cannot take here.
+      refusal: (work) -> reason why it cannot run; None: it can.
+      drawback: (work, wishes) -> reason why 'auto' passes it over although it could run; None: it does not.
+      require: raises for dtypes of float operands and results that it does not support, in general or on this machine.
       where: the machines or models that it is for, for the documentation; Markdown, may be empty.
-      rounding: dtype that products round their operands to; '': the one between the ops.
-      is_tunable: whether speed may decide for it: its numbers are the reference's but for rounding.
-      is_compiled_by_xla: whether XLA alone compiles it. Another compiler may hang or end the process, and is tried in a
-        process of its own first.
+      rounding: dtype that products round their operands to; '': the dtype between the ops.
+      is_tunable: whether speed may decide for it, as it equals the reference up to rounding.
+      is_compiled_by_xla: whether XLA alone compiles it. Another compiler may hang or crash, and is tried in a separate
+        process first.
     """
 
     function: Any = None
@@ -121,38 +121,38 @@ class Implementation:
 
 
 class Modules(Mapping[str, Implementation]):
-    """The implementations in the modules of a package, by module name: the reference, then in order of preference.
+    """Implementations in the modules of a package, by module name: the reference, then in order of preference.
 
-    A module is imported when its implementation is asked for; its `IMPLEMENTATION` is it.
+    A module is imported when its implementation is first used; it defines the implementation as `IMPLEMENTATION`.
 
     Args:
       package: name of the package.
-      order: names in order of preference; modules that are not named come after them.
+      order: names in order of preference; modules not named come after them.
 
     Raises:
-      ValueError: `order` names a module that is not there (when the names are first asked for).
+      ValueError: `order` names a module that does not exist (raised when the names are first read).
     """
 
     def __init__(self, package: str, order: tuple[str, ...] = ()):
         self._package, self._order = package, order
 
     def __getitem__(self, name: str) -> Implementation:
-        """The implementation of this name."""
+        """Import and return the implementation called `name`."""
         if name not in self._names():
             raise KeyError(name)
         implementation: Implementation = importlib.import_module(f"{self._package}.{name}").IMPLEMENTATION
         return implementation
 
     def __iter__(self) -> Iterator[str]:
-        """The names; nothing is imported."""
+        """Iterate over the names; nothing is imported."""
         return iter(self._names())
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of implementations."""
         return len(self._names())
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is such a module; nothing is imported."""
+        """Whether the package has a module called `name`; nothing is imported."""
         return name in self._names()
 
     def _names(self) -> tuple[str, ...]:
@@ -166,17 +166,17 @@ class Modules(Mapping[str, Implementation]):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Optimization:
-    """Something that a training step can have on, in one of several implementations.
+    """A switchable property of the training step with several implementations.
 
     Attributes:
       name: its key in plans and in results, and its field of `optimizations` in a config.
-      description: what it does, in one line.
+      description: its effect, in one line.
       implementations: by name, the reference first, then in order of preference.
-      place: rank in plans and tables; those of one rank are in alphabetical order.
-      note: more of the description, for the documentation; Markdown.
-      sets: field of `Spec` that is the choice, for optimizations that are resolved after it; '': none.
-      plan_without: name of the plan in which whole steps are timed with the reference in its place, where no benchmark
-        of its own measures it; '': nothing measures it.
+      place: rank in plans and tables; equal ranks are in alphabetical order.
+      note: continuation of the description, for the documentation; Markdown.
+      sets: field of `Spec` that receives the choice, for optimizations that are resolved later; '': none.
+      plan_without: name of the plan in which whole steps are timed with the reference in its place, for an
+        optimization without its own benchmark; '': nothing measures it.
     """
 
     name: str
@@ -189,7 +189,7 @@ class Optimization:
 
     @property
     def reference(self) -> str:
-        """Name of the implementation that the baseline has."""
+        """Name of the implementation that the baseline uses."""
         return next(iter(self.implementations))
 
     @property
@@ -208,16 +208,16 @@ class Optimization:
         return ("off", "auto", *self.alternatives)
 
     def applied(self, spec: Spec, name: str) -> Spec:
-        """The work as the choice of this implementation leaves it."""
+        """The work, with this implementation recorded in the field `sets`, if any."""
         change: dict[str, Any] = {self.sets: name} if self.sets else {}
         return dataclasses.replace(spec, **change)
 
     def implementation(self, plan: Mapping[str, str]) -> str:
-        """Name of the implementation that `plan` uses, as it is shown to people."""
+        """Display name of the implementation that `plan` uses."""
         return shown(plan[self.name])
 
     def promise(self, plan: Mapping[str, str]) -> Equivalence:
-        """The promise of the implementation that `plan` uses; the reference is itself."""
+        """The promise of the implementation that `plan` uses; the reference promises identical numbers."""
         name = plan[self.name]
         return self.implementations[name].equivalence if name in self.alternatives else "bitwise"
 
@@ -248,11 +248,11 @@ class Op(Optimization):
     """An operation of `kernels.ops`: an optimization with public functions.
 
     Attributes:
-      package: of the op: `__name__` in its `__init__.py`.
+      package: the op's package: `__name__` in its `__init__.py`.
       functions: the public functions of its `api` module, which `ryot_jax.kernels` exports.
-      is_on_activations: whether it reads or writes the arrays between the ops of a block in their dtype, and its C++
-        kernels with it.
-      is_benchmarked: whether `_benchmark.benchmark(spec, rng)` gives arrays and a function to measure it with.
+      is_on_activations: whether it, and its C++ kernels, read or write the arrays between the ops of a transformer
+        block in their dtype.
+      is_benchmarked: whether `_benchmark.benchmark(spec, rng)` returns arrays and a function to measure it with.
     """
 
     package: str
@@ -262,7 +262,7 @@ class Op(Optimization):
 
     @property
     def api(self) -> Any:
-        """The module of its public functions; imports JAX."""
+        """The module with the op's public functions; imports JAX."""
         return importlib.import_module(f"{self.package}.api")
 
     def benchmark(self, spec: Spec, rng: "np.random.Generator") -> Benchmark:
@@ -273,5 +273,5 @@ class Op(Optimization):
 
 
 def shown(implementation: str) -> str:
-    """The name of an implementation for people: no dtype between the ops is the model's own."""
+    """The display name of an implementation; an empty name stands for the model's own dtype between the ops."""
     return implementation or "as the model"

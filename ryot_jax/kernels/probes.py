@@ -1,7 +1,7 @@
-"""Proof from compiled programs that an optimization is on: what the probes of several implementations share.
+"""Probes shared by several implementations: proof from compiled programs that an optimization is on.
 
-A probe compares the program of an arm with the baseline's program; `runtime.hlo` reads programs. Probes of one
-implementation stand beside it.
+A probe compares the program of an arm with the baseline's; `runtime.hlo` parses programs. A probe of a single
+implementation is in that implementation's module.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ FLOATS = frozenset({"f32", "bf16", "f16"})
 
 
 def custom_call(*target_parts: str) -> Probe:
-    """A probe that wants a custom call whose target contains one of `target_parts`, which the baseline has not."""
+    """A probe that requires a custom call whose target contains one of `target_parts`, absent from the baseline."""
 
     def probe(program: Program, baseline: Program, spec: Spec) -> Evidence:
         del spec
@@ -32,14 +32,14 @@ def custom_call(*target_parts: str) -> Probe:
 def vanished(
     program: Program, baseline: Program, wanted: Callable[[Array], bool], shape: str, *, shared: bool
 ) -> Evidence:
-    """Arrays that the baseline makes and the arm does not.
+    """Evidence from arrays that the baseline makes and the arm does not.
 
     Args:
-      program: of the arm.
-      baseline: its program.
-      wanted: whether an array is one of them.
-      shape: of such arrays, for people.
-      shared: whether others may look the same, so that there must be fewer of them, and not none.
+      program: the arm's program.
+      baseline: the baseline's program.
+      wanted: whether an array is one of those looked for.
+      shape: display text of their shape.
+      shared: whether other arrays may look the same, so that fewer of them suffice instead of none.
     """
     ours, theirs = (sum(map(wanted, which.arrays)) for which in (program, baseline))
     text = f"{ours} arrays of {shape} are made, {theirs} in the baseline"
@@ -47,5 +47,5 @@ def vanished(
 
 
 def rows_of_a_device(spec: Spec) -> int:
-    """Rows that one device sees: the batch is split over the devices."""
+    """Rows processed by one device: the batch is split over the devices."""
     return spec.rows // max(1, spec.n_devices)

@@ -1,4 +1,4 @@
-"""What implementations in C++ and in Pallas ask of work and machine, whichever op they are of."""
+"""Requirements that C++ and Pallas implementations of any op place on work and machine."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from ryot_jax.kernels.gpu import pallas
 
 
 def cpp_refusal(spec: Spec) -> str | None:
-    """Why C++ kernels in the dtypes of a block cannot take the work; None: they can."""
+    """The reason why C++ kernels cannot take the work in the dtypes of a transformer block; None: they can."""
     return _cpp_refusal(spec, spec.compute_dtype, spec.dtype)
 
 
 def cpp_weights_refusal(spec: Spec) -> str | None:
-    """Why C++ kernels of weights and their gradients cannot; these are float32 whatever the model computes in."""
+    """The reason why C++ kernels on weights and gradients, always float32, cannot take the work; None: they can."""
     return _cpp_refusal(spec, "float32")
 
 
@@ -30,11 +30,11 @@ def _cpp_refusal(spec: Spec, *dtypes: str) -> str | None:
 
 
 def cpp_dtypes(dtypes: frozenset[np.dtype[Any]]) -> None:
-    """Checks the dtypes of operands and outcomes of a C++ kernel.
+    """Check the dtypes of operands and results of a C++ kernel.
 
     Raises:
-      TypeError: one is neither float32 nor bfloat16.
-      NotImplementedError: the C++ kernels cannot run here, or not in this dtype.
+      TypeError: a dtype is neither float32 nor bfloat16.
+      NotImplementedError: the C++ kernels cannot run on this machine, or not in this dtype.
     """
     if others := [str(dtype) for dtype in dtypes if dtype not in (jnp.float32, jnp.bfloat16)]:
         raise TypeError(f"implementation='cpu' takes float32 and bfloat16; got {sorted(others)}")
@@ -44,7 +44,7 @@ def cpp_dtypes(dtypes: frozenset[np.dtype[Any]]) -> None:
 
 
 def pallas_refusal(backend: str, spec: Spec) -> str | None:
-    """Why kernels of `backend`, 'triton' or 'mosaic', cannot take the work; None: they can."""
+    """The reason why kernels of `backend`, 'triton' or 'mosaic', cannot take the work; None: they can."""
     if spec.platform != "gpu":
         return f"{backend} kernels run on NVIDIA GPUs, not on {spec.platform}"
     if spec.n_devices > 1:
@@ -53,7 +53,7 @@ def pallas_refusal(backend: str, spec: Spec) -> str | None:
 
 
 def mosaic_products_refusal(spec: Spec) -> str | None:
-    """Why matrix products in Mosaic cannot take the work; None: they can."""
+    """The reason why matrix products in Mosaic cannot take the work; None: they can."""
     if spec.dtype not in ("bfloat16", "float16"):
         return f"mosaic's matrix products take bfloat16 and float16, not {spec.dtype}"
     return pallas_refusal("mosaic", spec)

@@ -1,7 +1,7 @@
-"""Which implementation each optimization runs with, and why.
+"""Choice of an implementation for each optimization, with reasons.
 
-Wishes (`'off'`, `'auto'` or a name per optimization) and a description of the work go in; choices and their reasons
-come out. A wish that cannot be met raises: nothing falls back in silence.
+The input is the wishes (`'off'`, `'auto'` or a name per optimization) and a description of the work; the output is the
+choices and their reasons. A wish that cannot be met raises: nothing falls back silently.
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ from ryot_jax.runtime.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """An implementation and the sentence that says why it was chosen."""
+    """An implementation and the reason for choosing it, a sentence."""
 
     implementation: str
     reason: str
 
 
 Lookup = Callable[[str, Spec], Choice | None]
-"""(optimization, the work) -> what was chosen for it before, by a measurement or by the run that is resumed."""
+"""Earlier choices: (optimization, work) -> the choice of a measurement or of the run being resumed, or None."""
 
 
 def refusal(optimization: Optimization, name: str, spec: Spec) -> str | None:
-    """Why this implementation cannot take the work; None: it can, as the reference always can."""
+    """The reason why this implementation cannot take the work; None: it can. The reference always can."""
     if name == optimization.reference:
         return None
     return spec.refusals.get(optimization.name) or optimization.implementations[name].refusal(spec)
@@ -36,21 +36,21 @@ def supported(optimization: Optimization, spec: Spec) -> list[str]:
 
 
 def tunable(optimization: Optimization, spec: Spec) -> list[str]:
-    """Those of `supported` among which speed decides."""
+    """The supported implementations among which speed decides."""
     return [name for name in supported(optimization, spec) if optimization.implementations[name].is_tunable]
 
 
 def resolve(
     optimizations: Sequence[Optimization], wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None
 ) -> dict[str, Choice]:
-    """Turns wishes into a choice for each optimization, in their order.
+    """Resolve wishes to a choice for each optimization, in their order.
 
     Args:
-      optimizations: all that there are; one that sets a field of the work comes before those that depend on it.
-      wanted: name -> 'off' (the reference), 'auto' (what `lookup` knows, else the first implementation in order of
-        preference that supports the work) or the name of an implementation. What is not named is off.
+      optimizations: all optimizations; one that sets a field of the work precedes those that depend on it.
+      wanted: name -> 'off' (the reference), 'auto' (the choice of `lookup`, else the first implementation in order of
+        preference that supports the work) or the name of an implementation. An optimization not named is off.
       spec: the work and the machine.
-      lookup: choices of before, see `choice.cache`. One that cannot take the work any more is passed over.
+      lookup: earlier choices, see `choice.cache`. One that can no longer take the work is passed over.
 
     Raises:
       ConfigError: an unknown optimization or implementation, or a named one that cannot take the work, with the reason.

@@ -1,7 +1,7 @@
-"""All optimizations that a training step can have on: the ops of `kernels`, and one file here for each other one.
+"""The catalogue of all optimizations of a training step: the ops of `kernels`, and one file here for each other one.
 
-From this catalogue come the switches of a config with their choices, the plan, tuning, proofs and the documentation's
-table (`python -m ryot_jax.optimizations`). Importing it imports no JAX.
+A config's switches and their choices, the kernel plan, tuning, proofs and the documentation's table (`python -m
+ryot_jax.optimizations`) are derived from it. Importing it imports no JAX.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ BY_NAME = {optimization.name: optimization for optimization in OPTIMIZATIONS}
 
 
 class KernelPlan(Mapping[str, str]):
-    """The implementation of each optimization, by name: immutable and hashable. Those not given are references.
+    """An immutable, hashable mapping from each optimization to its implementation; those not given are references.
 
         KernelPlan(attention="xla")["attention"]
 
@@ -42,34 +42,34 @@ class KernelPlan(Mapping[str, str]):
         self._implementations = {o.name: implementations.get(o.name, o.reference) for o in OPTIMIZATIONS}
 
     def __getitem__(self, name: str) -> str:
-        """The implementation of the optimization of this name."""
+        """The name of the implementation of the optimization `name`."""
         return self._implementations[name]
 
     def __iter__(self) -> Iterator[str]:
-        """The names of all optimizations, in the order of the catalogue."""
+        """Iterate over the names of all optimizations, in the catalogue's order."""
         return iter(self._implementations)
 
     def __len__(self) -> int:
-        """How many optimizations there are."""
+        """The number of optimizations."""
         return len(self._implementations)
 
     def __hash__(self) -> int:
-        """Equal plans have equal hashes, so that a plan can be a static argument of a jitted function."""
+        """Hash by value, so that a plan can be a static argument of a jitted function."""
         return hash(tuple(self._implementations.items()))
 
     def __repr__(self) -> str:
-        """The call that makes it, without the references."""
+        """The expression that constructs the plan, without the references."""
         named = (f"{o.name}={self[o.name]!r}" for o in OPTIMIZATIONS if self[o.name] != o.reference)
         return f"KernelPlan({', '.join(named)})"
 
     def replace(self, **implementations: str) -> "KernelPlan":
-        """The plan with other implementations of these optimizations."""
+        """A copy of the plan with these implementations replaced."""
         return KernelPlan(**{**self._implementations, **implementations})
 
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
-    """A plan, and for each optimization the sentence that says why it came out so."""
+    """A plan, and the reason for each of its choices, a sentence."""
 
     plan: KernelPlan
     reasons: dict[str, str]
@@ -80,13 +80,13 @@ class Resolution:
 
 
 def resolve(wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None) -> Resolution:
-    """Turns wishes into a plan for `spec`.
+    """Resolve wishes to a plan for `spec`.
 
     Args:
-      wanted: name -> 'off' (the reference), 'auto' (what `lookup` knows, else the first implementation in order of
-        preference that supports the work) or the name of an implementation. What is not named is off.
+      wanted: name -> 'off' (the reference), 'auto' (the choice of `lookup`, else the first implementation in order of
+        preference that supports the work) or the name of an implementation. An optimization not named is off.
       spec: the work and the machine; `activations` is set here.
-      lookup: choices of before, see `kernels.choice.cache`. One that cannot take the work any more is passed over.
+      lookup: earlier choices, see `kernels.choice.cache`. One that can no longer take the work is passed over.
 
     Raises:
       ConfigError: an unknown optimization or implementation, or a named one that cannot take the work, with the reason.
@@ -97,16 +97,16 @@ def resolve(wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None) -> Reso
 
 
 def activations_dtype(plan: KernelPlan, compute_dtype: str) -> str:
-    """Dtype of the arrays between the ops of a block, in a model that computes in `compute_dtype`."""
+    """Dtype of the arrays between the ops of a transformer block, in a model that computes in `compute_dtype`."""
     return next((plan[o.name] for o in OPTIMIZATIONS if o.sets == "activations"), "") or compute_dtype
 
 
 def products_rounding(plan: KernelPlan) -> str:
-    """Dtype that a plan's matrix products round their operands to; '': the one between the ops."""
+    """Dtype that a plan's matrix products round their operands to; '': the dtype between the ops."""
     roundings = (o.implementations[plan[o.name]].rounding for o in OPTIMIZATIONS if plan[o.name] in o.alternatives)
     return next((rounding for rounding in roundings if rounding), "")
 
 
 def is_on_activations_in(plan: KernelPlan, implementation: str) -> bool:
-    """Whether all ops that take the arrays between the ops of a block do so in this implementation."""
+    """Whether all ops on the arrays between the ops of a transformer block use `implementation`."""
     return {plan[op.name] for op in ops() if op.is_on_activations} == {implementation}

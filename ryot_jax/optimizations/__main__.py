@@ -1,4 +1,4 @@
-"""Writes the table of switches into README.md of the current folder: `python -m ryot_jax.optimizations`."""
+"""Write the table of switches into README.md of the current folder: `python -m ryot_jax.optimizations`."""
 
 from pathlib import Path
 

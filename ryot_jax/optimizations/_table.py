@@ -1,4 +1,4 @@
-"""The table of switches in README.md, made of the declarations."""
+"""The table of switches in README.md, generated from the declarations."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ END = "<!-- end of switches -->"
 
 
 def table() -> str:
-    """One row for each optimization, in Markdown."""
+    """A Markdown table with one row for each optimization."""
     rows = [
         ("switch", "what it does", "implementations", "promises"),
         ("---",) * 4,
@@ -22,7 +22,7 @@ def updated(text: str) -> str:
     """The text with the table between the marks replaced.
 
     Raises:
-      ValueError: the marks are not there, each once.
+      ValueError: the text does not contain each mark exactly once, in order.
     """
     before, begin, rest = text.partition(BEGIN)
     old, end, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""The dtype of the arrays between the ops of a block; the residual stream keeps the model's dtype."""
+"""The dtype of the arrays between the ops of a transformer block; the residual stream keeps the model's dtype."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def _refusal(spec: Spec) -> str | None:
 
 
 def _drawback(spec: Spec, wanted: Wishes) -> str | None:
-    # XLA:CPU stores bfloat16 but computes in float32, with a conversion at each end.
+    # XLA:CPU stores bfloat16 but computes in float32, converting on every load and store.
     narrow = dataclasses.replace(spec, activations="bfloat16")
     in_cpp = [op for op in ops() if op.is_on_activations and "cpu" in op.implementations]
     for op in in_cpp:
@@ -28,7 +28,7 @@ def _drawback(spec: Spec, wanted: Wishes) -> str | None:
 
 
 def _narrow_arrays(program: Program, baseline: Program, spec: Spec) -> Evidence:
-    """An arm with bf16 between the ops makes bf16 arrays of rows x width, which the float32 baseline never does."""
+    """Evidence of bf16 arrays of rows x width, which the float32 baseline never makes."""
     rows = rows_of_a_device(spec)
 
     def is_activation(array: Array) -> bool:

@@ -1,23 +1,23 @@
-"""How many training steps a call of the compiled program takes: one, or several by a scan over their batches."""
+"""The number of training steps per call of the compiled program: one, or several by a scan over their batches."""
 
 from ryot_jax.kernels.declaration import Evidence, Implementation, Optimization, Spec, Wishes
 from ryot_jax.kernels.probes import rows_of_a_device
 from ryot_jax.runtime.hlo import Array, Program
 
-# On a 2-core CPU the host takes 2 ms to dispatch a step of 45 ms, on a core that the kernels want: with 5 steps a call
-# that step was 1.05 to 1.07 times as fast, and more steps a call gave no more.
+# On a 2-core CPU the host takes 2 ms to dispatch a step of 45 ms, on a core that the kernels need: with 5 steps per
+# call that step was 1.05 to 1.07 times as fast, and more steps per call gained nothing.
 STEPS_PER_CALL = 5
 
 
 def _drawback(spec: Spec, wanted: Wishes) -> str | None:
     del wanted
-    # On a CPU the host dispatches on a core that the kernels want; beside an accelerator it has one of its own.
+    # On a CPU the host dispatches on a core that the kernels need; with an accelerator the host's cores are free.
     return None if spec.platform == "cpu" else f"it was measured on CPUs, not on {spec.platform}"
 
 
 def _scanned_steps(program: Program, baseline: Program, spec: Spec) -> Evidence:
-    """An arm with several steps a call has a loop of as many turns over their stacked token ids; the baseline none."""
-    size = STEPS_PER_CALL * rows_of_a_device(spec)  # of one microbatch, where gradients are accumulated
+    """Evidence of a loop of STEPS_PER_CALL iterations over stacked token ids, which the baseline does not have."""
+    size = STEPS_PER_CALL * rows_of_a_device(spec)  # of one microbatch, if gradients are accumulated
 
     def is_stack(array: Array) -> bool:
         return array.dtype == "s32" and array.dims[:1] == (STEPS_PER_CALL,) and array.size % size == 0

@@ -1,4 +1,4 @@
-"""The weights that the loss sees in the last part of training: as they are, or rounded. See `training.qat`."""
+"""Quantization-aware training: the loss of rounded weights in the last part of training. See `training.qat`."""
 
 from ryot_jax.kernels.declaration import Evidence, Implementation, Optimization, Spec, Wishes
 from ryot_jax.runtime.hlo import Program
@@ -10,8 +10,8 @@ def _drawback(spec: Spec, wanted: Wishes) -> str | None:
 
 
 def _rounded_weights(program: Program, baseline: Program, spec: Spec) -> Evidence:
-    """An arm that trains on rounded weights rounds arrays of their sizes to integers; the baseline never does."""
-    # In whatever shape a compiler keeps them; a scan over layers has stacks of matrices.
+    """Evidence of weight-sized arrays rounded to integers, which the baseline never makes."""
+    # By size, as the compiler chooses the shape; a scan over layers has stacks of matrices.
     sizes = [spec.d_model * width for width in (spec.d_ff, spec.vocab_size)]
 
     def count(which: Program) -> int:

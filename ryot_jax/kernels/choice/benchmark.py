@@ -1,6 +1,6 @@
-"""Functions and arrays to measure an op with, and how they are compiled. What is measured is left to `tuning`.
+"""Functions and arrays to measure an op with, and their compilation. Timing is left to `tuning`.
 
-Ops import this module: it knows none of them.
+Ops import this module; it imports none of them.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from ryot_jax.runtime.compiler import without_ynn
 
 
 def benchmark(op: Op, spec: Spec, *, seed: int = 0) -> Benchmark:
-    """The op on the arrays of one device's share of a training step."""
+    """The benchmark of `op` on the arrays of one device's share of a training step."""
     return op.benchmark(_one_device(spec), np.random.default_rng(seed))
 
 
 def _one_device(spec: Spec) -> Spec:
-    """The share of one device; the times of partitioned programs are those of whole steps."""
+    """The share of one device; partitioned programs are timed as whole steps only."""
     return dataclasses.replace(spec, rows=max(spec.rows // spec.n_devices // spec.seq_len, 1) * spec.seq_len)
 
 
@@ -35,7 +35,7 @@ def forward_and_backward(
 
 
 def cotangents(benchmark: Benchmark) -> Any:
-    """Random, above zero: as large as one another, and in sum not zero but for rounding."""
+    """Random positive cotangents of similar size, so that their sums do not cancel to rounding noise."""
     function = functools.partial(benchmark.function, "reference")
     shapes = jax.eval_shape(function, *benchmark.differentiable, *benchmark.others)
     rng = np.random.default_rng(1)
@@ -43,7 +43,7 @@ def cotangents(benchmark: Benchmark) -> Any:
 
 
 def compiled(benchmark: Benchmark, implementation: str) -> tuple[Callable[[], Any], int | None]:
-    """A call without arguments, and its temporary memory."""
+    """A compiled call without arguments, and its temporary memory in bytes (None: not reported)."""
     function = functools.partial(benchmark.function, implementation)
     operands = benchmark.differentiable, benchmark.others, cotangents(benchmark)
     program = jax.jit(functools.partial(forward_and_backward, function)).lower(*operands).compile()
@@ -52,7 +52,7 @@ def compiled(benchmark: Benchmark, implementation: str) -> tuple[Callable[[], An
 
 
 def truth(benchmark: Benchmark, platform: str) -> Any:
-    """Outputs and gradients of the reference in float32, compiled without fusions that get sums wrong."""
+    """Outputs and gradients of the reference in float32, compiled without the fusions that lose accuracy in sums."""
 
     def exact(x: jax.Array) -> jax.Array:
         return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -67,12 +67,12 @@ def truth(benchmark: Benchmark, platform: str) -> Any:
 
 
 def zipf_tokens(rng: np.random.Generator, vocab_size: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Token ids, int32, id k with a probability of about 1 / (k + 1): as unevenly used as those of a text."""
+    """Token ids, int32, with id k at a probability of about 1 / (k + 1): as uneven as in natural text."""
     return np.minimum(vocab_size ** rng.random(shape) - 1, vocab_size - 1).astype(np.int32)
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], scale: float = 1.0, dtype: str = "float32") -> jax.Array:
-    """Normally distributed numbers times `scale`."""
+    """Normally distributed numbers with standard deviation `scale`."""
     return jnp.asarray(scale * rng.standard_normal(shape, np.float32), dtype)
 
 

@@ -1,10 +1,9 @@
-"""Measurements of tuning, kept on disk: one JSON file for each op and kind of work.
+"""On-disk cache of tuning measurements: one JSON file for each op and kind of work.
 
     <root>/kernels/v1/<sha256 of the key>.json
 
-The key holds everything that the times depend on; a file whose key is not the one asked for is not believed.
-Nothing that is wrong with the cache stops a run: it is said, and the static order decides. How the numbers come
-about is left to `tuning`.
+The key holds everything that the times depend on; a file with another key is rejected. A defective cache never stops
+a run: the defect is logged, and the static order decides. The measurements themselves are left to `tuning`.
 """
 
 import dataclasses
@@ -31,14 +30,14 @@ _FOLDER = Path(__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """The content of a file, on one op.
+    """The content of a file: the measured choice for one op.
 
     Attributes:
       winner: the implementation to use.
-      summary: why, in one phrase.
+      summary: the reason, in one phrase.
       trials: the measurements of every implementation, as JSON values.
-      step: those of the whole training steps that confirmed it.
-      date: when, as YYYY-MM-DD.
+      step: the measurements of the whole training steps that confirmed the winner.
+      date: date of the measurement, as YYYY-MM-DD.
     """
 
     winner: str
@@ -49,7 +48,7 @@ class Entry:
 
 
 class TuningCache:
-    """Entries below `root` (None: nowhere but in this object's memory); `log` is told of what is wrong there."""
+    """Entries below the folder `root` (None: in memory only); defects of the cache are reported to `log`."""
 
     def __init__(self, root: Path | None, log: Callable[[str], None]):
         self._folder = None if root is None else root / "kernels" / f"v{VERSION}"
@@ -77,7 +76,7 @@ class TuningCache:
             return None
 
     def store(self, op: str, spec: Spec, entry: Entry) -> None:
-        """Keep an entry, on disk where that can be written and for this process in any case."""
+        """Store an entry in memory, and on disk if the folder is writable."""
         wanted = key(op, spec)
         name = _name(wanted)
         self._entries[name] = entry
@@ -92,7 +91,7 @@ class TuningCache:
 
 
 def key(op: str, spec: Spec) -> dict[str, Any]:
-    """Everything that the times of an op's implementations depend on, as a JSON value."""
+    """The cache key, a JSON value: everything that the times of an op's implementations depend on."""
     device = jax.local_devices(backend=spec.platform)[0]
     machine = {"device": device.device_kind, "runtime": device.client.platform_version}
     if spec.platform == "cpu":
@@ -112,7 +111,7 @@ def key(op: str, spec: Spec) -> dict[str, Any]:
 
 @functools.cache
 def _source_hash() -> str:
-    """Digest of the code behind all implementations: a change to any of them makes every choice be measured anew."""
+    """Digest of the code of all implementations: a change to any of them invalidates every entry."""
     digest = hashlib.sha256()
     for path in sorted([*_FOLDER.rglob("*.py"), *(_FOLDER / "cpu").glob("_kernels*.so")]):
         digest.update(str(path.relative_to(_FOLDER)).encode() + b"\0" + path.read_bytes())

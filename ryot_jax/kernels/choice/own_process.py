@@ -1,9 +1,9 @@
-"""One implementation in a process of its own, with a time limit: a GPU's compiler may end its process or hang.
+"""Trial of one implementation in a separate process with a time limit: a GPU compiler may crash or hang.
 
     echo '{"op": ..., "name": ..., "seed": 0, "spec": {...}}' | python -m ryot_jax.kernels.choice.own_process
 
-Says as JSON what came of it. What passes here is compiled once more where it is timed, from the cache on disk if there
-is one.
+Prints the outcome as JSON. An implementation that passes is compiled again where it is timed, from the compilation
+cache on disk if there is one.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ _MODULE = "ryot_jax.kernels.choice.own_process"
 
 
 def failure_of(op: Op, spec: Spec, name: str, *, seed: int = 0, limit_seconds: float = LIMIT_SECONDS) -> str:
-    """Why implementation `name` of `op` cannot be timed for `spec`; '': it compiled, ran and ended well."""
+    """The reason why implementation `name` of `op` cannot be timed for `spec`; '': it compiled and ran."""
     asked = json.dumps({"op": op.name, "name": name, "seed": seed, "spec": dataclasses.asdict(spec)})
-    # This process has most of the GPU's memory already; the other takes of the rest what it needs.
+    # This process has preallocated most of the GPU's memory; the other one allocates what it needs from the rest.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     folder: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if folder is not None:
@@ -52,7 +52,7 @@ def failure_of(op: Op, spec: Spec, name: str, *, seed: int = 0, limit_seconds: f
 
 
 def main() -> None:
-    """Compiles and runs the implementation that standard input names."""
+    """Compile and run the implementation named on standard input."""
     asked = json.load(sys.stdin)
     arrays = benchmark(op_of_name(asked["op"]), Spec(**asked["spec"]), seed=asked["seed"])
     failure = ""

@@ -1,7 +1,7 @@
-"""Measure the implementations of an op, forward and backward, on the shapes of one training step.
+"""Measurement of an op's implementations, forward and backward, on the shapes of one training step.
 
-An implementation is timed once its numbers have passed a gate, in turns with the others and in random order. What is
-done with the outcome (whole training steps, the file on disk) is left to `runs.tuning` and `choice.cache`.
+An implementation is timed only after its results have passed an accuracy gate, interleaved with the others in random
+order. Whole training steps and the file on disk are left to `runs.tuning` and `choice.cache`.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from ryot_jax.kernels.declaration import Benchmark, Op, Spec
 from ryot_jax.kernels.resolution import tunable
 from ryot_jax.runtime.statistics import CONFIDENCE, ratio_interval
 
-SECONDS = 2.0  # of timing, for one op
+SECONDS = 2.0  # of timing per op
 _MIN_ROUNDS, _MAX_ROUNDS = 7, 40
-_MIN_MEASURED_SECONDS = 0.01  # one measurement repeats the call until it takes as long
+_MIN_MEASURED_SECONDS = 0.01  # a measurement repeats the call until it takes this long
 
-# Largest relative error (L2, of any output or gradient) that rounding in a dtype explains: several times those of the
-# reference at the sizes of configs/scaled.py.
+# Largest relative error (L2, of any output or gradient) that rounding in a dtype explains: several times the
+# reference's errors at the sizes of configs/scaled.py.
 _TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
 
 
@@ -35,13 +35,13 @@ class Measurement:
     """The outcome of measuring one implementation.
 
     Attributes:
-      error: of its numbers, relative to float32's reference; or that of the benchmark itself. None: not computed.
+      error: relative error against the float32 reference, or the benchmark's own error. None: not computed.
       tolerance: the largest error that passes.
-      milliseconds: median of one call, forward and backward; None where it failed.
-      speedup: geometric mean of the reference's time over this one's.
-      interval: 95 % t interval of `speedup`; None where there is none, as for the reference itself.
-      memory_bytes: temporary memory of the compiled program, where the compiler tells it.
-      failure: why it was not timed; empty where it was.
+      milliseconds: median time of one call, forward and backward; None if it failed.
+      speedup: geometric mean of the reference's time over this implementation's.
+      interval: 95 % t interval of `speedup`; None if undefined, as for the reference itself.
+      memory_bytes: temporary memory of the compiled program; None if the compiler does not report it.
+      failure: the reason why it was not timed; empty if it was.
     """
 
     error: float | None = None
@@ -58,15 +58,16 @@ def tune(
 ) -> tuple[str, dict[str, Measurement]]:
     """The fastest implementation of `op` for `spec`, and the measurement of each one that can take the work.
 
-    The winner is faster than the reference by more than noise: the interval of its speed-up lies above one. Where
-    there is none, the reference is the winner.
+    The winner is faster than the reference by more than noise: the interval of its speed-up lies above one. If no
+    implementation is, the reference wins.
 
     Args:
       op: the op.
       spec: the work.
-      seed: of the arrays and of the order of turns.
-      seconds: of timing.
-      apart: whether what not XLA alone compiles first runs in a process of its own, see `own_process`; None: on a GPU.
+      seed: seed of the arrays and of the order of calls.
+      seconds: total time of the measurements.
+      apart: whether implementations not compiled by XLA alone are tried in a separate process first, see
+        `own_process`; None: on a GPU only.
     """
     measured: dict[str, Measurement] = {}
     programs: dict[str, Callable[[], Any]] = {}
@@ -97,8 +98,8 @@ def tune(
 
 
 def race(calls: Mapping[str, Callable[[], Any]], *, seconds: float, seed: int = 0) -> dict[str, list[float]]:
-    """Seconds of each call in each of several rounds; in a round all take their turn, in an order drawn anew."""
-    for call in calls.values():  # a first call costs more
+    """Seconds of each call in each of several rounds; a round runs every call once, in a newly drawn order."""
+    for call in calls.values():  # the first call costs more
         jax.block_until_ready(call())
     repeats = {name: max(1, math.ceil(_MIN_MEASURED_SECONDS / _seconds(call, 1))) for name, call in calls.items()}
     one_round = sum(repeats[name] * _seconds(call, repeats[name]) for name, call in calls.items())
@@ -112,7 +113,7 @@ def race(calls: Mapping[str, Callable[[], Any]], *, seconds: float, seed: int = 
 
 
 def timed(measurement: Measurement, seconds: Mapping[str, Sequence[float]], name: str, base: str) -> Measurement:
-    """The measurement with the times of `name`, and its speed-up over `base` if that is another one."""
+    """The measurement with the times of `name` filled in, and its speed-up over `base` unless they are the same."""
     measurement = dataclasses.replace(measurement, milliseconds=1e3 * float(np.median(seconds[name])))
     if name == base or base not in seconds:
         return measurement
@@ -121,7 +122,7 @@ def timed(measurement: Measurement, seconds: Mapping[str, Sequence[float]], name
 
 
 def relative_error(found: Any, truth: Any) -> float:
-    """The largest relative L2 distance of two trees' leaves; infinite where a number is not finite."""
+    """The largest relative L2 distance between leaves of two pytrees; infinite if any number is not finite."""
     errors = []
     for leaf, true_leaf in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
         leaf, true_leaf = (np.asarray(x.astype(jnp.float32), np.float64) for x in (leaf, true_leaf))
@@ -143,5 +144,5 @@ def _tolerance(op: Op, name: str, spec: Spec, arrays: Benchmark, measured: Mappi
         return arrays.largest_error
     dtype = op.implementations[name].rounding or arrays.rounding or spec.dtype
     reference = measured[op.reference].error if op.reference in measured else None
-    # A GPU's float32 products may be of fewer bits, the reference's as well.
+    # A GPU may compute float32 products with fewer bits, the reference's as well.
     return max(_TOLERANCES[dtype], 2 * (reference or 0.0))

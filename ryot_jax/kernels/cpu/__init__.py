@@ -1,10 +1,10 @@
 """C++ kernels for x86-64, called through `jax.ffi` on XLA's own thread pool.
 
-Optional: built with the package where there is a C++ compiler. The library brings two tables, which this module reads:
-its targets (an instruction set with the kernels compiled for it, best first) and its handlers (the names of operands,
-results and attributes); what the calls compute is said beside each op in the parent package.
+Optional: built with the package if there is a C++ compiler. The library provides two tables, which this module reads:
+its targets (each an instruction set with the kernels compiled for it, best first) and its handlers (the names of
+operands, results and attributes). The ops in the parent package document what the calls compute.
 
-The environment variable RYOT_CPU_ISA names the best instruction set that may be used, such as `avx2`.
+The environment variable RYOT_CPU_ISA names the best instruction set to use, such as `avx2`.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Handler:
 
 
 class _TargetEntry(ctypes.Structure):
-    """The first fields of `ryot::Target`."""
+    """C layout of the first fields of `ryot::Target`."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -47,7 +47,7 @@ class _TargetEntry(ctypes.Structure):
 
 
 class _HandlerEntry(ctypes.Structure):
-    """`ryot::Handler`."""
+    """C layout of `ryot::Handler`."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -60,7 +60,8 @@ class _HandlerEntry(ctypes.Structure):
 class _Library:
     """The loaded library, with its handlers registered with JAX.
 
-    Raises OSError or AttributeError where `path` is no library of this version.
+    Raises:
+      OSError, AttributeError: `path` is not a library of this version.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -93,7 +94,7 @@ class _Library:
         return {entry.name.decode(): entry.level for entry in self._entries(self._library.ryot_target)}
 
     def usable(self, bfloat16: bool) -> tuple[str, ...]:
-        """The targets that this machine runs, up to the cap, best first."""
+        """The targets that this machine can run, up to the cap, best first."""
         return tuple(
             entry.name.decode()
             for entry in self._entries(self._library.ryot_target)
@@ -101,25 +102,25 @@ class _Library:
         )
 
     def best(self, bfloat16: bool) -> str:
-        """The target that calls take, or ''."""
+        """The target that calls use, or ''."""
         entry = self._library.ryot_best_target(int(bfloat16))
         return entry.contents.name.decode() if entry else ""
 
     def needs(self, bfloat16: bool) -> str:
-        """What a processor needs at least, in words."""
+        """The minimal requirements on the processor, as display text."""
         return str(self._library.ryot_least_needs(int(bfloat16)).decode())
 
     def cap(self, level: int) -> None:
-        """Lets calls from here on take targets up to this level."""
+        """Restrict later calls to targets up to this level."""
         self._library.ryot_cap_targets(level)
         self.cap_level = level
 
     def packing(self, bfloat16: bool) -> tuple[int, int]:
-        """Columns of a panel and scalars of a word of packed weights."""
+        """Columns per panel and scalars per word of packed weights."""
         return self._library.ryot_packing(int(bfloat16), 0), self._library.ryot_packing(int(bfloat16), 1)
 
     def cache_size(self, level: int) -> int:
-        """Bytes of a core's first or second level of data cache, as the block sizes take it."""
+        """Bytes of a core's first or second level of data cache, as used for the block sizes."""
         return int(self._library.ryot_cache_size(level))
 
 
@@ -133,9 +134,10 @@ def _level(library: _Library, name: str, source: str) -> int:
 
 @functools.cache
 def _library() -> _Library | str:
-    """The library, or why there is none.
+    """The library, or the reason why there is none.
 
-    Raises ValueError where RYOT_CPU_ISA names no instruction set.
+    Raises:
+      ValueError: RYOT_CPU_ISA does not name an instruction set.
     """
     libraries = sorted(pathlib.Path(__file__).parent.glob("_kernels*.so"))
     if not libraries:
@@ -160,10 +162,10 @@ def instruction_sets(dtype: str | None = None) -> tuple[str, ...]:
     """The instruction sets of this machine that the C++ kernels can use, best first.
 
     Args:
-      dtype: of the operands of products, 'float32' or 'bfloat16'; None: either, those for bfloat16 first.
+      dtype: dtype of the products' operands, 'float32' or 'bfloat16'; None: either, those for bfloat16 first.
 
     Returns:
-      Names, up to the cap of RYOT_CPU_ISA or `capped_at`; none where there are no C++ kernels.
+      Names, up to the cap of RYOT_CPU_ISA or `capped_at`; empty if the C++ kernels are not available.
     """
     library = _library()
     if isinstance(library, str):
@@ -174,17 +176,17 @@ def instruction_sets(dtype: str | None = None) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def capped_at(name: str) -> Iterator[None]:
-    """Caps the instruction set of the C++ kernels in this process, compiled programs included.
+    """Cap the instruction set of the C++ kernels in this process, compiled programs included.
 
-    Calls choose their kernels when they run: wait for results (`jax.block_until_ready`) before the end of the context.
+    Calls choose their kernels when they run: wait for results (`jax.block_until_ready`) before leaving the context.
     Weights that decoding has packed for one instruction set are refused by another.
 
     Args:
-      name: the best instruction set that calls may take, such as 'avx2'.
+      name: the best instruction set that calls may use, such as 'avx2'.
 
     Raises:
-      ValueError: no instruction set of that name.
-      NotImplementedError: no C++ kernels in this installation.
+      ValueError: there is no instruction set of that name.
+      NotImplementedError: this installation has no C++ kernels.
     """
     library = _built()
     before = library.cap_level
@@ -199,7 +201,7 @@ def instruction_set(dtype: str = "float32") -> str:
     """The instruction set of the kernels whose products take operands of this dtype.
 
     Returns:
-      A name such as 'avx2' or 'avx512bf16'; '' where there are no kernels for this dtype on this machine.
+      A name such as 'avx2' or 'avx512bf16'; '' if there are no kernels for this dtype on this machine.
     """
     library = _library()
     if isinstance(library, str) or dtype not in ("float32", "bfloat16"):
@@ -208,18 +210,18 @@ def instruction_set(dtype: str = "float32") -> str:
 
 
 def cache_size(level: int) -> int:
-    """Bytes of a core's first or second level of data cache, which the kernels' block sizes follow from."""
+    """Bytes of a core's first or second level of data cache, from which the kernels' block sizes follow."""
     return _built().cache_size(level)
 
 
 def handlers() -> Mapping[str, Handler]:
-    """The handlers of the library by name; none where it was not built."""
+    """The library's handlers by name; empty if it was not built."""
     library = _library()
     return {} if isinstance(library, str) else library.handlers
 
 
 def unavailable_reason(dtype: str = "float32") -> str | None:
-    """Why the C++ kernels cannot be called in this process with arrays of this dtype, or None where they can."""
+    """The reason why the C++ kernels cannot be called in this process with arrays of this dtype; None: they can."""
     library = _library()
     if isinstance(library, str):
         return library
@@ -233,7 +235,7 @@ def unavailable_reason(dtype: str = "float32") -> str | None:
 
 
 def packing(dtype: str) -> tuple[int, int]:
-    """Columns of a panel and scalars of a word of weights that are packed for products in this dtype."""
+    """Columns per panel and scalars per word of weights packed for products in this dtype."""
     if reason := unavailable_reason(dtype):
         raise NotImplementedError(reason)
     return _built().packing(dtype == "bfloat16")
@@ -242,18 +244,18 @@ def packing(dtype: str) -> tuple[int, int]:
 def call(
     handler: str, outputs: Any, *operands: jax.Array, aliases: Mapping[str, str] | None = None, **attributes: Any
 ) -> Any:
-    """Calls a handler; under `vmap` it runs once per batch element.
+    """Call a handler; under `vmap` it runs once per batch element.
 
     Args:
       handler: its name in `handlers()`.
       outputs: shapes and dtypes of the results.
       *operands: arrays, in the order of the handler's operands; one of shape [0] is absent.
-      aliases: name of an operand -> name of the result that may take its memory.
+      aliases: name of an operand -> name of the result that may reuse its memory.
       **attributes: NumPy scalars, by name.
 
     Raises:
-      KeyError: an alias of no operand or no result.
-      NotImplementedError: no C++ kernels for this machine.
+      KeyError: an alias names no operand or no result.
+      NotImplementedError: there are no C++ kernels for this machine.
     """
     if not aliases:
         return call_in_place(handler, outputs, {}, *operands, **attributes)
@@ -274,7 +276,7 @@ def _position(handler: str, names: tuple[str, ...], name: str) -> int:
 def call_in_place(
     handler: str, outputs: Any, aliases: Mapping[int, int], *operands: jax.Array, **attributes: Any
 ) -> Any:
-    """Calls a handler; `aliases`: number of an operand -> number of the result that may take its memory."""
+    """Call a handler; `aliases`: index of an operand -> index of the result that may reuse its memory."""
     if reason := unavailable_reason():
         raise NotImplementedError(reason)
     ffi_call = jax.ffi.ffi_call(handler, outputs, vmap_method="sequential", input_output_aliases=dict(aliases) or None)

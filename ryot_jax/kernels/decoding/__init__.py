@@ -1,1 +1,1 @@
-"""Kernels of decoding in C++. They are no ops: each is one step of a loop, and its reference is the model itself."""
+"""C++ kernels of decoding. They are not ops: each is one step of a loop, and its reference is the model itself."""

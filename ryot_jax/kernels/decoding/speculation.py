@@ -1,7 +1,7 @@
-"""What happens between two steps of speculative decoding, in one call of the C++ kernels.
+"""The bookkeeping between two steps of speculative decoding, in one call of the C++ kernels.
 
-It is integers and a handful of floats, but as operations of XLA they would take a quarter as long as the step. What is
-computed is defined by `ryot_jax.decoding`, whose functions for any draft and any schedule are its reference.
+It handles integers and a handful of floats, but as XLA operations they would take a quarter as long as the step. The
+computation is defined by `ryot_jax.decoding`, whose functions for any draft and any draft length are its reference.
 """
 
 from typing import NamedTuple
@@ -13,18 +13,18 @@ from ryot_jax.kernels import cpu
 
 
 class Round(NamedTuple):
-    """What changes from step to step.
+    """The state that changes from step to step.
 
     Attributes:
-      ids_BT: int32, the texts; what lies behind `known_B` may be anything.
+      ids_BT: int32, the texts; entries from `known_B` on are unspecified.
       known_B: int32, their lengths.
-      pending_BS: int32, the last known token, and drafted ones.
-      count_B: int32, of the pending tokens that were, or are to be, checked; 0 for a text that has ended.
-      is_done_B: bool.
-      place_BV: int32, where each token last stood with another behind it; -1: nowhere.
-      noted_B: int32, the tokens of the text that `place_BV` knows of.
-      checked_B, right_B: float32, the running numbers of drafted tokens, see `Observed`.
-      drafted_B, accepted_B: int32, the same from the beginning on.
+      pending_BS: int32, the last known token followed by drafted ones.
+      count_B: int32, number of pending tokens that were, or are to be, checked; 0 for a finished text.
+      is_done_B: bool, whether the text is finished.
+      place_BV: int32, last position of each token that has a successor; -1: none.
+      noted_B: int32, number of tokens of the text that `place_BV` covers.
+      checked_B, right_B: float32, running counts of checked and of correct drafted tokens, see `Observed`.
+      drafted_B, accepted_B: int32, the same counts since the beginning.
     """
 
     ids_BT: jax.Array
@@ -52,20 +52,21 @@ def speculation_round(
     checked_bonus: float,
     right_bonus: float,
 ) -> Round:
-    """Takes what was drafted right as known, up to a stop token or the limit, and drafts anew.
+    """Accept the correctly drafted tokens, up to a stop token or the limit, and draft again.
 
     Args:
-      before: the state of the step that was taken.
-      chosen_BS: int32, what the model chose after each pending token.
+      before: the state before the step.
+      chosen_BS: int32, the model's choice after each pending token.
       limit_B: int32, the lengths of the whole texts.
       stop_Z: int32, tokens that end a text.
       chain_VK: int32, the guesses after a token that is new in its text.
-      thresholds_K: float32, rising: the acceptance from which on one token more is checked.
-      memory: the running numbers become memory * number + bonus + what was seen.
-      checked_bonus: of the number of tokens checked.
-      right_bonus: of the number of tokens that were right.
+      thresholds_K: float32, increasing: the acceptance rate from which one more token is checked.
+      memory: decay of the running counts: count = memory * count + bonus + observed.
+      checked_bonus: bonus of the number of checked tokens.
+      right_bonus: bonus of the number of correct tokens.
 
-    Raises NotImplementedError where there are no C++ kernels.
+    Raises:
+      NotImplementedError: the C++ kernels are not available.
     """
     outputs = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in before)
     arguments = (chosen_BS, limit_B, stop_Z, chain_VK, thresholds_K)

@@ -1,11 +1,11 @@
 """One step of decoding with a pre-norm transformer: all layers in one call of the C++ kernels.
 
-A step of a small model is a hundred operations of a microsecond each, and what XLA takes to start them is most of its
-time; here the step is one operation. What comes out for a token depends on it and on the tokens before it alone, to
-the bit: not on how many tokens the step takes, nor on the other sequences. So tokens that are checked several at once
-come out as they would one at a time, which speculative decoding is built on.
+A step of a small model consists of a hundred operations of a microsecond each, and XLA's launch overhead is most of its
+time; here the step is one operation. The output for a token depends, to the bit, on that token and its predecessors
+alone: not on the number of tokens in the step, nor on the other sequences. Several tokens checked at once therefore
+come out as they would one at a time, on which speculative decoding relies.
 
-There is no reference here: what a step computes is said by the model that the weights belong to.
+There is no reference here: a step is defined by the model that the weights belong to.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from ryot_jax.kernels import cpu
 from ryot_jax.kernels.operands import as_ffi_operand
 from ryot_jax.kernels.ops.dense._layer import activation_code
 
-_CACHE = 3  # of ryot_decode_step: the first operand that is of the cache; the first results take its memory
+_CACHE = 3  # ryot_decode_step's first cache operand, whose memory its first results reuse
 _LANES = 16  # a cache's capacity is whole vectors of the widest instruction set
 
 
 class LayerWeights(NamedTuple):
     """Weights of one layer, float32: x + attention(norm(x)), then x + mlp(norm(x)). Absent biases are None.
 
-    `qkv_DE` maps to queries, keys and values, each head after head: E = 3 D. `up_DF` maps to the hidden features, for
-    swiglu to the gate's and then the value's.
+    `qkv_DE` maps to queries, keys and values, each in order of heads: E = 3 D. `up_DF` maps to the hidden features; for
+    swiglu, to those of the gate and then of the value.
     """
 
     attention_scale_D: jax.Array
@@ -47,9 +47,9 @@ class LayerWeights(NamedTuple):
 class StepWeights(NamedTuple):
     """Weights of a model, float32.
 
-    A token's row of `table_VD` and its position's row of `positions_PD` are added up; queries and keys are turned by
-    the angles in `rotations_PK`: the cosines of a position's K / 2 pairs, then the sines. Either of the two may be
-    None. Products of the last features with the rows of `head_VD` are the logits.
+    A token's row of `table_VD` and its position's row of `positions_PD` are added; queries and keys are rotated by the
+    angles in `rotations_PK`: the cosines of a position's K / 2 pairs, then the sines. Either of the two may be None.
+    The logits are products of the last features with the rows of `head_VD`.
     """
 
     table_VD: jax.Array
@@ -63,7 +63,7 @@ class StepWeights(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-    """What the arrays do not say. `mlp` is 'gelu', 'relu2' or 'swiglu'; without `centre` norms are RMS norms."""
+    """Properties that the weights do not show. `mlp`: 'gelu', 'relu2' or 'swiglu'; without `centre` norms are RMS."""
 
     n_heads: int
     d_ff: int
@@ -75,7 +75,7 @@ class StepSpec:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedWeights:
-    """Weights as the kernel reads them, for products in `dtype` ('float32' or 'bfloat16'): a pytree of arrays."""
+    """Weights in the kernel's layout, for products in `dtype` ('float32' or 'bfloat16'): a pytree of arrays."""
 
     arrays: list[jax.Array]
     spec: StepSpec = dataclasses.field(metadata={"static": True})
@@ -84,15 +84,15 @@ class PackedWeights:
 
     @property
     def table_VD(self) -> jax.Array:
-        """The embeddings."""
+        """The token embeddings, float32."""
         return self.arrays[0]
 
 
 class StepCache(NamedTuple):
     """Keys and values of all layers in words of 32 bits, each of g = 1 float32 or g = 2 bfloat16s.
 
-    A word holds neighbouring numbers of a key, or values of neighbouring positions. What lies beyond a sequence's
-    length is never read.
+    A word holds neighbouring numbers of a key, or values of neighbouring positions. Entries beyond a sequence's length
+    are never read.
     """
 
     k_LBHKT: jax.Array  # uint32[L, B, H, K / g, T]
@@ -100,10 +100,10 @@ class StepCache(NamedTuple):
 
 
 def pack_weights(weights: StepWeights, spec: StepSpec, dtype: str) -> PackedWeights:
-    """The weights in the layout of the kernel: 2.3 MB in bfloat16 for 1.1 million of them, and the table in float32.
+    """Pack weights into the kernel's layout: 2.3 MB in bfloat16 for 1.1 million of them, and the table in float32.
 
     Raises:
-      NotImplementedError: the C++ kernels cannot run here, or not in this dtype.
+      NotImplementedError: the C++ kernels cannot run on this machine, or not in this dtype.
     """
     arrays = [
         weights.table_VD,
@@ -122,7 +122,7 @@ def pack_weights(weights: StepWeights, spec: StepSpec, dtype: str) -> PackedWeig
 
 
 def empty_step_cache(weights: PackedWeights, batch_size: int, capacity: int) -> StepCache:
-    """A cache that holds nothing, with room for `capacity` positions or a few more."""
+    """An empty cache with room for at least `capacity` positions."""
     H, T = weights.spec.n_heads, -(-capacity // _LANES) * _LANES
     K, (_, group) = weights.table_VD.shape[1] // H, cpu.packing(weights.dtype)
     shape = (weights.n_layers, batch_size, H)
@@ -139,24 +139,25 @@ def decode_step(
     with_logits: bool = False,
     last_only: bool = False,
 ) -> tuple[jax.Array, jax.Array | None, StepCache]:
-    """The tokens that follow each of the first `count_B` of S new tokens, and the cache that holds these too.
+    """Predict the successors of the first `count_B` of S new tokens, and append these to the cache.
 
     Args:
       weights: see `pack_weights`.
-      tokens_BS: int32 ids; those beyond a sequence's count are not looked at.
-      length_B: int32, positions that the cache holds of each sequence; those behind are written over.
-      count_B: int32, 0 to S.
-      cache: updated in place where it is of no more use, as the carry of a loop.
-      with_logits: whether logits are wanted.
-      last_only: whether only the last of each sequence's tokens counts: S is 1 in what comes back.
+      tokens_BS: int32 ids; those beyond a sequence's count are ignored.
+      length_B: int32, positions that the cache holds of each sequence; later ones are overwritten.
+      count_B: int32, number of new tokens per sequence, 0 to S.
+      cache: updated in place if it is not used again, as the carry of a loop.
+      with_logits: whether to return logits.
+      last_only: whether to return results for each sequence's last token only: S is then 1 in the results.
 
     Returns:
-      best_BS: int32, the most likely next token, the lowest id of equals; 0 behind a sequence's count.
-      logits_BSV: float32, zeros behind a sequence's count; or None.
-      cache: with `count_B` more positions of each sequence.
+      best_BS: int32, the most likely next token, the lowest id among equals; 0 beyond a sequence's count.
+      logits_BSV: float32, zeros beyond a sequence's count; or None.
+      cache: the cache with `count_B` more positions of each sequence.
 
-    Raises, when it runs, an error of XLA where a sequence has no room for its tokens or an id lies outside of the
-    vocabulary.
+    Raises:
+      jax.errors.JaxRuntimeError: at run time, if a sequence has no room for its tokens or an id lies outside the
+        vocabulary.
     """
     spec, (V, D) = weights.spec, weights.table_VD.shape
     outcomes_BS = (tokens_BS.shape[0], 1 if last_only else tokens_BS.shape[1])

@@ -1,1 +1,1 @@
-"""Sequences of ops that one implementation runs as one kernel; each follows the choices of its ops."""
+"""Sequences of ops that run as one kernel in some implementation; each follows the choices of its ops."""

@@ -12,12 +12,12 @@ from ryot_jax.kernels.operands import as_ffi_operand, cast_gradient, dtype_token
 from ryot_jax.kernels.ops.dense._layer import activation_code
 from ryot_jax.kernels.ops.dense.cpu import Saved, cpu_backward, cpu_forward
 
-# Of ryot_norm_dense_backward: the operand (the gradient of x' other use) whose memory the result may take.
+# ryot_norm_dense_backward's operand (the gradient of the other use of x) whose memory the result may reuse.
 _DX_OTHER, _DX = 7, 0
 
 
 class Settings(NamedTuple):
-    """The norm in front of the product, but for its arrays."""
+    """Static settings of the norm in front of the product."""
 
     dtype: Any  # of the product
     centre: bool
@@ -25,7 +25,7 @@ class Settings(NamedTuple):
 
 
 class _Saved(NamedTuple):
-    """What the backward pass of the first layer needs; `slopes_NF` as in `dense.Saved`."""
+    """Arrays that the backward pass of the first layer needs; `slopes_NF` as in `dense.Saved`."""
 
     x: jax.Array
     scale_D: jax.Array
@@ -72,7 +72,7 @@ _Gradients = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array 
 
 
 def _backward(activation: str, settings: Settings, saved: _Saved, dy: jax.Array, dx: jax.Array) -> _Gradients:
-    """Gradients of x (`dx`, that of its other use, included), scale, bias, weights and the layer's bias."""
+    """Gradients of x (including `dx`, that of its other use), scale, bias, weights and the layer's bias."""
     x_ND, dx_ND = rows(saved.x), rows(dx)
     bias_D, w_DF = as_ffi_operand(saved.bias_D, jnp.float32), saved.w_DF
     vector = jax.ShapeDtypeStruct(saved.scale_D.shape, jnp.float32)
@@ -117,7 +117,7 @@ def norm_dense(
     w_DF: jax.Array,
     b_F: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The layer of the norm, for checked operands, and x."""
+    """The dense layer applied to the norm of x, and x; operands are checked by the caller."""
     return _forward(activation, settings, x, scale_D, bias_D, w_DF, b_F)[0], x
 
 
@@ -149,7 +149,7 @@ def norm_mlp(
     up_bias_F: jax.Array | None,
     down_bias_D: jax.Array | None,
 ) -> jax.Array:
-    """The sum of x and the network of its norm, for checked operands."""
+    """The sum of x and the MLP of its norm; operands are checked by the caller."""
     operands = x, scale_D, bias_D, up_DF, down_FD, up_bias_F, down_bias_D
     return _norm_mlp_forward(kind, settings, *operands)[0]
 
@@ -176,7 +176,7 @@ def _norm_mlp_backward(
     del kind
     up, down = saved
     dh, d_down, d_down_bias, _ = cpu_backward("none", down, dy, up.slopes_NF)
-    up = up._replace(slopes_NF=jnp.zeros((0,), dh.dtype))  # dh has been multiplied with them
+    up = up._replace(slopes_NF=jnp.zeros((0,), dh.dtype))  # dh has been multiplied by them
     dx, dscale_D, dbias_D, d_up, d_up_bias = _backward("none", settings, up, dh, dy)
     return dx, dscale_D, dbias_D, d_up, d_down, d_up_bias, d_down_bias
 

@@ -1,7 +1,7 @@
-"""The position-wise network of a transformer block, of two `dense` ops.
+"""The position-wise MLP of a transformer block, made of two `dense` ops.
 
-Between them 'cpu' has one derivative less to store: the backward pass of the second product multiplies with the
-slopes of the activation while its sums are in registers.
+In 'cpu' no derivative is stored between them: the backward pass of the second product multiplies by the slopes of the
+activation while its sums are in registers.
 """
 
 import functools
@@ -24,33 +24,33 @@ def mlp(
     residual: jax.Array | None = None,
     implementation: str = "reference",
 ) -> jax.Array:
-    """activation(x up + up_bias) down + down_bias + residual.
+    """The MLP activation(x up + up_bias) down + down_bias + residual.
 
     Args:
       x: [..., D], any float dtype.
       up_DF: weights; [D, 2F] for 'swiglu', the columns of the gate first.
       down_FD: weights.
-      up_bias_F: or None; [2F] for 'swiglu'.
-      down_bias_D: or None.
+      up_bias_F: bias, or None; [2F] for 'swiglu'.
+      down_bias_D: bias, or None.
       kind: 'gelu', 'swiglu' or 'relu2': the activation, as in `dense`.
       residual: [..., D], or None.
       implementation: as in `dense`.
 
     Returns:
-      [..., D] in the residual's dtype, or x's where there is none.
+      [..., D] in the residual's dtype, or x's if there is no residual.
 
     Raises:
-      ValueError: shapes do not fit, or the kind or the implementation is not known.
-      TypeError: the implementation cannot take the dtypes.
+      ValueError: shapes do not match, or the kind or the implementation is unknown.
+      TypeError: the implementation does not support the dtypes.
     """
     if kind == "none":
         raise ValueError("kind='none': two dense layers with nothing between them are one")
     operands = x, up_DF, down_FD, up_bias_F, down_bias_D, residual
-    if implementation != "cpu" or kind == "swiglu":  # swiglu's slopes are twice as wide as what it gives
+    if implementation != "cpu" or kind == "swiglu":  # swiglu's slopes are twice as wide as its output
         return _two_layers(kind, implementation, *operands)
-    shape = jax.eval_shape(functools.partial(_two_layers, kind, implementation), *operands)  # raises what is wrong
+    shape = jax.eval_shape(functools.partial(_two_layers, kind, implementation), *operands)  # raises if invalid
     if residual is not None and x.dtype != jnp.bfloat16:
-        operands = (*operands[:-1], residual.astype(x.dtype))  # the float32 kernels know no other dtype
+        operands = (*operands[:-1], residual.astype(x.dtype))  # the float32 kernels take no other dtype
     return _cpu(kind, *operands).astype(shape.dtype)
 
 

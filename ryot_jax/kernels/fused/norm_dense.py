@@ -1,9 +1,9 @@
-"""A norm with a dense layer or a position-wise network behind it: the branches of a pre-norm transformer.
+"""A norm followed by a dense layer or an MLP: the branches of a pre-norm transformer.
 
-Where both are 'cpu' they are one kernel. Forward, a chunk of rows is normed into the cache and multiplied there;
-backward, the norm's gradient is taken while that of its outcome is still in the cache, and the outcome is computed
-anew from the two numbers a row that are kept. So neither the outcome of a norm nor its gradient goes to memory, whose
-bandwidth is what a norm costs.
+If both are 'cpu' they run as one kernel. Forward, a chunk of rows is normalized into the cache and multiplied there;
+backward, the norm's gradient is computed while that of its output is still in the cache, and the output is recomputed
+from the two numbers kept per row. Neither a norm's output nor its gradient goes to memory, whose bandwidth is the
+cost of a norm.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from ryot_jax.kernels.ops.norm.api import layer_norm, rms_norm
 class NormSpec(NamedTuple):
     """A norm over the last axis, as `layer_norm` (`centre`) and `rms_norm` define it, in 'reference', 'xla' or 'cpu'.
 
-    `dtype` is that of the outcome, which the product behind it runs in; None: that of x.
+    `dtype` is that of the output, in which the following product runs; None: that of x.
     """
 
     scale_D: jax.Array
@@ -31,12 +31,12 @@ class NormSpec(NamedTuple):
     implementation: str = "reference"
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The norm of x, and x to go on with as the residual: so the gradients of both meet in one backward pass."""
+        """The norm of x, and x for the residual path, so that the gradients of both meet in one backward pass."""
         outcome: tuple[jax.Array, jax.Array] = self._apply(x, with_sum=True)
         return outcome
 
     def alone(self, x: jax.Array) -> jax.Array:
-        """The norm of x, where x is of no more use."""
+        """The norm of an x that is not used again."""
         y: jax.Array = self._apply(x, with_sum=False)
         return y
 
@@ -62,7 +62,7 @@ def norm_dense(
     activation: str = "none",
     implementation: str = "reference",
 ) -> tuple[jax.Array, jax.Array]:
-    """dense(norm(x), w, b), and x to go on with as the residual.
+    """The layer dense(norm(x), w, b), and x for the residual path.
 
     Args:
       x: [..., D], any float dtype.
@@ -70,13 +70,13 @@ def norm_dense(
       w_DF: weights, as in `dense`.
       b_F: bias, as in `dense`.
       activation: as in `dense`.
-      implementation: of the dense layer.
+      implementation: implementation of the dense layer.
 
     Returns:
       y[..., F] in the norm's dtype, and x[..., D].
 
     Raises:
-      ValueError, TypeError: as `dense` and the norm.
+      ValueError, TypeError: see `dense` and the norm.
     """
 
     def layers(norm: NormSpec, x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None) -> tuple[jax.Array, jax.Array]:
@@ -110,13 +110,13 @@ def norm_mlp(
       up_bias_F: as in `mlp`.
       down_bias_D: as in `mlp`.
       kind: as in `mlp`.
-      implementation: of the network's layers.
+      implementation: implementation of the MLP's layers.
 
     Returns:
       [..., D] in x's dtype.
 
     Raises:
-      ValueError, TypeError: as `mlp` and the norm.
+      ValueError, TypeError: see `mlp` and the norm.
     """
 
     def layers(norm: NormSpec, x: jax.Array, up_DF: jax.Array, *others: Any) -> jax.Array:
@@ -133,12 +133,12 @@ def norm_mlp(
 def _is_one_kernel(x: jax.Array, norm: NormSpec, implementation: str) -> bool:
     if norm.implementation != "cpu" or implementation != "cpu":
         return False
-    # The float32 kernels know no other dtype.
+    # The float32 kernels take no other dtype.
     return jnp.dtype(norm.dtype or x.dtype) == jnp.bfloat16 or x.dtype == jnp.float32
 
 
 def _check(layers: Any, norm: NormSpec, *operands: jax.Array | None) -> None:
-    """Raises what the separate layers would."""
+    """Raise the errors that the separate layers would."""
     jax.eval_shape(
         lambda scale_D, bias_D, *rest: layers(norm._replace(scale_D=scale_D, bias_D=bias_D), *rest),
         norm.scale_D,

@@ -1,1 +1,1 @@
-"""What the kernels for GPUs share."""
+"""Support for kernels on GPUs, shared by several ops."""

@@ -1,6 +1,6 @@
-"""What all kernels in Pallas need: whether a device can take them, and their interpretation where none is there.
+"""Support for all Pallas kernels: whether a device can run them, and their interpretation on machines without one.
 
-A kernel that a GPU cannot take must not reach the compiler: Mosaic's ends the process there.
+A kernel that a GPU cannot run must not reach the compiler: Mosaic's would end the process.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ _INTERPRETED = contextvars.ContextVar("interpreted", default=False)
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """Kernels that are traced in this context are interpreted, on any device, with detection of races for Mosaic's.
+    """Interpret the kernels traced in this context, on any device, with race detection for Mosaic's.
 
-    What was traced and cached outside of the context stays as it was: trace new functions.
+    Functions traced and cached outside the context are unaffected: trace new ones.
     """
     token = _INTERPRETED.set(True)
     try:
@@ -39,13 +39,13 @@ def is_interpreted() -> bool:
 
 
 def require(backend: str) -> None:
-    """Nothing, where kernels of `backend`, 'triton' or 'mosaic', can run: interpreted, or on such a GPU.
+    """Check that kernels of `backend`, 'triton' or 'mosaic', can run: interpreted, or on a suitable GPU.
 
-    Under a mesh whose abstract device stands for a GPU of another kind than the one here, nothing is asked: what is
-    traced is compiled for a machine that is not this one.
+    Under a mesh whose abstract device stands for another kind of GPU than the local one, nothing is checked: the traced
+    program is compiled for another machine.
 
     Raises:
-      NotImplementedError: they cannot, with the reason.
+      NotImplementedError: they cannot run; the message has the reason.
     """
     if is_interpreted():
         return
@@ -59,18 +59,18 @@ def require(backend: str) -> None:
 
 
 def lowered_once(*static: str) -> Callable[[Function], Function]:
-    """A decorator: calls with the same shapes are traced and lowered once, however many layers a model has.
+    """Decorator that traces and lowers calls of equal shapes once, however many layers a model has.
 
-    Lowering a kernel takes Mosaic a second, and JAX does it again for every call that is not of one jitted function.
+    Mosaic takes a second to lower a kernel, and JAX repeats it for every call that is not of the same jitted function.
 
     Args:
-      static: names of arguments that are no arrays; they are given by keyword.
+      static: names of arguments that are not arrays; they are passed by keyword.
     """
 
     def decorate(function: Function) -> Function:
         @functools.partial(jax.jit, static_argnums=0, static_argnames=static)
         def jitted(traced_for: tuple[bool, int], *arguments: Any, **named: Any) -> Any:
-            del traced_for  # what a kernel depends on beside its arguments
+            del traced_for  # the state beside its arguments on which a kernel depends
             return function(*arguments, **named)
 
         @functools.wraps(function)
@@ -83,7 +83,7 @@ def lowered_once(*static: str) -> Callable[[Function], Function]:
 
 
 def refusal(backend: str, compute_capability: str) -> str | None:
-    """Why a GPU of this compute capability, such as '9.0', cannot run kernels of `backend`; None: it can."""
+    """The reason why a GPU of this compute capability, such as '9.0', cannot run `backend`'s kernels; None: it can."""
     if backend == "triton" and importlib.util.find_spec("jax.experimental.pallas.triton") is None:
         return "this version of jax has no Pallas for Triton any more"
     try:
@@ -99,14 +99,14 @@ def refusal(backend: str, compute_capability: str) -> str | None:
 
 
 def cuda_version() -> int | None:
-    """Of CUDA's runtime, such as 13000 for 13.0; None where this process has no NVIDIA GPU."""
+    """Version of the CUDA runtime, such as 13000 for 13.0; None if this process has no NVIDIA GPU."""
     described = getattr(jax.local_devices()[0].client, "platform_version", "")
     found = re.search(r"\bcuda (\d+)", described)
     return int(found[1]) if found else None
 
 
 def n_multiprocessors() -> int:
-    """Of the device that is compiled for; while interpreted a small number, so that blocks take more than one turn."""
+    """Multiprocessors of the target device; a small number while interpreted, so that blocks loop more than once."""
     if is_interpreted():
         return 1
     if (device := jax.sharding.get_abstract_mesh().abstract_device) is not None and device.num_cores:
@@ -119,7 +119,7 @@ def mosaic_interpretation() -> Any:
     if not is_interpreted():
         return None
     from jax.experimental.pallas import (
-        mosaic_gpu as plgpu,  # here, where it is in use already: its import takes a second
+        mosaic_gpu as plgpu,  # not at the top: its import takes a second, and callers have loaded it already
     )
 
     if (parameters := getattr(plgpu, "InterpretGPUParams", None)) is None:  # before jax 0.11

@@ -1,7 +1,7 @@
-"""Pallas' Triton dialect: calls, loads and stores of blocks that may go beyond an array.
+"""Pallas' Triton dialect: calls, loads and stores of tiles that may extend beyond an array.
 
-All of this dialect is in this file: JAX has announced its end, and what takes its place shall replace one file. The
-kernels are beside their ops. For NVIDIA GPUs from Ampere on.
+Every use of the dialect is in this file: JAX has announced its removal, and its successor shall replace one file. The
+kernels are in the folders of their ops. For NVIDIA GPUs from Ampere on.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ from ryot_jax.kernels.gpu import pallas
 
 try:
     from jax.experimental.pallas import triton as dialect
-except ImportError:  # it is gone: `pallas.refusal` says so, and nothing here is called
+except ImportError:  # removed: `pallas.refusal` reports it, and nothing here is called
     dialect = None  # type: ignore[assignment]
 
 DTYPES = ("float32", "bfloat16", "float16")  # of operands
 
 
 def call(kernel: Callable[..., None], *, warps: int, stages: int, **options: Any) -> Callable[..., Any]:
-    """`pallas_call` of a kernel with so many warps a program and stages of its pipeline."""
+    """`pallas_call` of a kernel with `warps` warps per program and `stages` pipeline stages."""
     parameters = dialect.CompilerParams(num_warps=warps, num_stages=stages)
     called: Callable[..., Any] = pl.pallas_call(
         kernel, compiler_params=parameters, interpret=pallas.is_interpreted(), **options
@@ -32,19 +32,19 @@ def call(kernel: Callable[..., None], *, warps: int, stages: int, **options: Any
 
 
 def unseen_zero(index: jax.Array) -> jax.Array:
-    """Zero, as a start that jax does not see: 0.12 refuses a block that goes beyond an array, masked or not."""
+    """A zero that jax cannot fold: jax 0.12 refuses a constant start of a tile beyond an array, masked or not."""
     return index * 0
 
 
 def block_size(length: int, largest: int) -> int:
-    """Of a block along an axis: Triton takes powers of two, and products of 16 and more."""
+    """Tile size along an axis: Triton takes powers of two, and at least 16 in products."""
     return min(largest, max(16, pl.next_power_of_2(length)))
 
 
 def _block(ref: Any, starts: Sequence[Any], sizes: Sequence[int | None]) -> tuple[Any, jax.Array | None]:
-    """The view of `ref` at `starts` (None: an index, no axis of the block), and where it is inside of `ref`.
+    """The view of `ref` at `starts` (size None: an index, no axis of the tile), and the mask of what is inside `ref`.
 
-    Starts are multiples of the sizes inside of `ref`: no mask where the sizes divide its shape.
+    Starts inside `ref` are multiples of the sizes: no mask is needed if the sizes divide its shape.
     """
     shape = tuple(size for size in sizes if size is not None)
     index: list[Any] = []
@@ -61,12 +61,12 @@ def _block(ref: Any, starts: Sequence[Any], sizes: Sequence[int | None]) -> tupl
 
 
 def load_block(ref: Any, starts: Sequence[Any], sizes: Sequence[int | None]) -> jax.Array:
-    """The block of `ref`, with zeros where there is nothing."""
+    """Load a tile of `ref`, with zeros outside its bounds."""
     view, mask = _block(ref, starts, sizes)
     return dialect.load(view, mask=mask, other=None if mask is None else 0)
 
 
 def store_block(ref: Any, starts: Sequence[Any], sizes: Sequence[int | None], block: jax.Array) -> None:
-    """Writes the part of the block that lies inside of `ref`, in the dtype of `ref`."""
+    """Write the part of a tile that lies inside `ref`, in the dtype of `ref`."""
     view, mask = _block(ref, starts, sizes)
     dialect.store(view, block.astype(ref.dtype), mask=mask)

@@ -1,1 +1,1 @@
-"""The ops, a folder each; see `kernels.declaration` for what is in one."""
+"""The ops, one folder each; `kernels.declaration` describes a folder's contents."""

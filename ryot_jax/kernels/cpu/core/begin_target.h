@@ -1,8 +1,8 @@
-// Opens a target: what follows is compiled for RYOT_TARGET_ATTRIBUTE, until core/end_target.h.
+// Opens a target: the code up to core/end_target.h is compiled for RYOT_TARGET_ATTRIBUTE.
 //
 // A target's file defines RYOT_TARGET_ATTRIBUTE, RYOT_LANES, RYOT_SCALAR and RYOT_MICRO_KERNEL, and `Traits`, before it
-// includes this. Headers of the standard library come first: nothing of it may be compiled with these instructions,
-// since the linker keeps one copy of an inline function for all translation units (see core/parallel.h).
+// includes this header. Headers of the standard library are included before that: none of it may be compiled with these
+// instructions, since the linker keeps one copy of an inline function for all translation units (see core/parallel.h).
 #ifndef RYOT_KERNELS_CPU_CORE_BEGIN_TARGET_H_
 #define RYOT_KERNELS_CPU_CORE_BEGIN_TARGET_H_
 

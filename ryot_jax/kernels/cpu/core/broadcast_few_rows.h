@@ -1,4 +1,4 @@
-// The part of the broadcasting micro-kernel for few rows, as decoding has them: several panels fill the registers.
+// The broadcasting micro-kernel for few rows, as in decoding: several panels fill the registers.
 #ifndef RYOT_KERNELS_CPU_CORE_BROADCAST_FEW_ROWS_H_
 #define RYOT_KERNELS_CPU_CORE_BROADCAST_FEW_ROWS_H_
 
@@ -7,7 +7,7 @@
 namespace ryot {
 namespace {
 
-// buffer[kPanels][kRows][kPanel]: kRows rows times kPanels panels, panel_stride words apart.
+// Computes buffer[kPanels][kRows][kPanel]: kRows rows times kPanels panels, panel_stride words apart.
 template <long kRows, long kPanels>
 RYOT_NOINLINE void multiply_panels(const Word* a, long a_row, const Word* panels, long panel_stride,
                                                       long steps, float* buffer) {
@@ -36,7 +36,7 @@ RYOT_NOINLINE void multiply_panels(const Word* a, long a_row, const Word* panels
 }
 
 // The product of fewer rows than a tile: kRows rows by as many panels as fill the registers, so that there are enough
-// sums to hide what a multiply_add takes. `buffer` has room for a tile.
+// sums to hide the latency of a multiply_add. `buffer` has room for a tile.
 template <long kRows, typename Epilogue>
 RYOT_INLINE void multiply_few(long rows, long N, long steps, const Word* a, long a_row, const Word* panels,
                               long panel_stride, float* buffer, const Epilogue& epilogue) {
@@ -59,8 +59,8 @@ RYOT_INLINE void multiply_few(long rows, long N, long steps, const Word* a, long
   }
 }
 
-// C[m, n] for rows[M] of `steps` words one behind the other, each vector to epilogue(m, n, vector, valid): for each row the
-// same chain of multiply_adds, however many rows there are.
+// Computes C[m, n] for contiguous rows[M] of `steps` words, and passes each vector to epilogue(m, n, vector, valid):
+// each row has the same chain of multiply_adds, whatever the number of rows.
 template <typename Epilogue>
 RYOT_INLINE void multiply_row_by_row(long rows, long N, long steps, const Word* a, const Word* panels,
                                      const Epilogue epilogue) {

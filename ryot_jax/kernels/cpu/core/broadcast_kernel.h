@@ -1,16 +1,16 @@
-// The micro-kernel of vector instructions: each word of the left operand is broadcast and multiplied with the vectors of
-// a panel of the right one; C[M, N] = A[M, K] B[K, N] for one thread.
+// The micro-kernel for vector instructions: each word of the left operand is broadcast and multiplied by the vectors of
+// a panel of the right one; C[M, N] = A[M, K] B[K, N] on one thread.
 //
-// A micro-kernel owns the layout of both operands: the ops see nothing of it but
+// A micro-kernel owns the layout of both operands: the ops use only
 // * kTileRows, kPanel, kLeftBlock, kStoredRows: the rows of a tile, the columns of a panel, the columns of a block of a
 //   transposed left operand, and the rows of a tile that `multiply_stored` stores;
 // * left operands made by left_rows, left_rows_in_place, pack_left with left_block and left_step, and left_panel; right
 //   ones by pack_right, pack_right_transposed, Right and right_step; left_words and packed_words, their sizes;
 // * multiply, multiply_stored, and multiply_row_by_row, whose results for a row do not depend on the number of rows.
 //
-// Here left operands are read in place through two strides, or in the blocks that `pack_left` makes. The inner loop keeps
+// This one reads left operands in place through two strides, or in the blocks made by `pack_left`. The inner loop keeps
 // a tile of kTileRows x kPanel results in registers: 24 of the 32 vectors of AVX-512, 12 of the 16 of AVX2. Each vector
-// of a finished tile goes to an epilogue, which adds a bias, rounds, stores.
+// of a finished tile is passed to an epilogue, which adds a bias, rounds, stores.
 #ifndef RYOT_KERNELS_CPU_CORE_BROADCAST_KERNEL_H_
 #define RYOT_KERNELS_CPU_CORE_BROADCAST_KERNEL_H_
 
@@ -27,7 +27,7 @@ static_assert(kLeftBlock % kTileRows == 0 && kLeftBlock % kLanes == 0, "blocks h
 RYOT_INLINE constexpr long left_words(long K, long M) { return round_up(M, kLeftBlock) * words(K); }
 
 // Left operands: word (m, k) is at data[m * row + k * step].
-struct LeftRows {  // rows of scalars where they lie
+struct LeftRows {  // rows of scalars, in place
   const Word* data;
   long row;
   static constexpr long step = 1;
@@ -37,14 +37,14 @@ struct LeftColumns {  // transposed: the words of a step are neighbours
   const Word* data;
   static constexpr long row = 1, step = kStep;
 };
-using LeftBlock = LeftColumns<kLeftBlock>;  // of what `pack_left` packs
-using LeftPanel = LeftColumns<kPanel>;      // [steps][kPanel] words that `store_words` stored
+using LeftBlock = LeftColumns<kLeftBlock>;  // made by `pack_left`
+using LeftPanel = LeftColumns<kPanel>;      // [steps][kPanel] words, stored by `store_words`
 
-// Block `block` from step `step` on of what `pack_left` packed with that room.
+// Block `block`, from step `step` on, of an operand packed by `pack_left` with that room.
 RYOT_INLINE LeftBlock left_block(const Word* packed, long room, long block, long step) {
   return {packed + (block * room + step) * kLeftBlock};
 }
-// Where packing writes the part of all blocks that begins with a step.
+// The address to which packing writes all blocks from a step on.
 RYOT_INLINE Word* left_step(Word* packed, long step) { return packed + step * kLeftBlock; }
 // A panel of words as a left operand; a kernel that needs another layout changes them in place.
 RYOT_INLINE LeftPanel left_panel(Word* panel, long steps) {
@@ -54,8 +54,8 @@ RYOT_INLINE LeftPanel left_panel(Word* panel, long steps) {
 RYOT_INLINE LeftRows left_rows_in_place(const Scalar* rows, long row_stride) {
   return {reinterpret_cast<const Word*>(rows), row_stride / kGroup};
 }
-// `count` rows of `width` scalars, row_stride apart: in place where they are whole words, else copied with zeros behind
-// them.
+// `count` rows of `width` scalars, row_stride apart, as a left operand: in place if they are whole words, else copied
+// and padded with zeros.
 RYOT_INLINE LeftRows left_rows(const Scalar* rows, long row_stride, long count, long width, Word* copy) {
   if (width % kGroup == 0 && row_stride % kGroup == 0) return left_rows_in_place(rows, row_stride);
   for (long i = 0; i < count; ++i)
@@ -64,9 +64,8 @@ RYOT_INLINE LeftRows left_rows(const Scalar* rows, long row_stride, long count, 
   return {copy, words(width)};
 }
 
-// Packs the left operand A[m, k] = a[k * row_stride + m], m < M, into blocks [ceil(M / kLeftBlock)][..][kLeftBlock]
-// with
-// room for `room` words a column: the transpose of K rows of scalars.
+// Packs the left operand A[m, k] = a[k * row_stride + m], m < M, the transpose of K rows of scalars, into blocks
+// [ceil(M / kLeftBlock)][..][kLeftBlock] with room for `room` words per column.
 static void pack_left(const Scalar* a, long row_stride, long K, long M, Word* packed, long room) {
   for (long m0 = 0; m0 < M; m0 += kLeftBlock, packed += room * kLeftBlock) {
     const long columns = smaller(kLeftBlock, M - m0);
@@ -91,7 +90,7 @@ RYOT_INLINE void multiply_tile(const Word* a, long a_row, long a_step, const Wor
 #pragma GCC unroll 16
   for (long i = 0; i < kPointers; ++i) {
     rows[i] = a + kShared * i * a_row;
-    asm("" : "+r"(rows[i]));  // else they see through it
+    asm("" : "+r"(rows[i]));  // hides the relation from the compiler
   }
 #pragma GCC unroll 16
   for (long i = 0; i < kRows; ++i)
@@ -108,7 +107,7 @@ RYOT_INLINE void multiply_tile(const Word* a, long a_row, long a_step, const Wor
   }
 }
 
-// A tile of any number of rows, by way of a buffer: for the edges of a matrix.
+// A tile of any number of rows, through a buffer: for the edges of a matrix.
 template <long kRows>
 RYOT_NOINLINE void multiply_edge(long rows, const Word* a, long a_row, long a_step, const Word* panel, long steps,
                                  float* buffer) {
@@ -127,8 +126,8 @@ struct NoPrefetch {
 
 // C[m, n] = sum over k < steps of the products of the left operand's words (m, k) and the right's (k, n);
 // epilogue(m, n, vector, valid) gets kLanes results from column n on, of which `valid` exist: a constant kLanes for
-// whole tiles. An epilogue should own what it uses (capture by value): its stores could change what others own.
-// prefetch(m, n) is called for each row of a whole tile before its product is taken.
+// whole tiles. An epilogue should own what it uses (capture by value), as its stores could alias what others own.
+// prefetch(m, n) is called for each row of a whole tile before its product is computed.
 template <long kRows = kTileRows, typename Left, typename Epilogue, typename Prefetch = NoPrefetch>
 RYOT_INLINE void multiply(long M, long N, long steps, const Left left, Right right, const Epilogue epilogue,
                           const Prefetch prefetch = {}) {
@@ -157,7 +156,7 @@ RYOT_INLINE void multiply(long M, long N, long steps, const Left left, Right rig
   }
 }
 
-// tile[rows][kPanel] = the products of at most kStoredRows rows from `first` on with the first panel's columns.
+// Computes tile[rows][kPanel], the products of at most kStoredRows rows from `first` on and the first panel's columns.
 RYOT_INLINE void multiply_stored(const LeftRows& left, long first, long rows, Right panel, long steps, float* tile) {
   const Word* a = left.data + first * left.row;
   if (rows < kStoredRows) return multiply_edge<kStoredRows>(rows, a, left.row, 1, panel.data, steps, tile);

@@ -7,7 +7,7 @@
 namespace ryot {
 namespace {
 
-// What Linux says of the caches of the first core: a data or unified cache of this level. 0: nothing.
+// Size in bytes of the first core's data or unified cache of this level, according to Linux; 0: unknown.
 long from_sysfs(int wanted_level) {
   for (int index = 0; index < 8; ++index) {
     char path[96], type[16] = "", unit = 'K';

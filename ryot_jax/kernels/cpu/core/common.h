@@ -1,8 +1,8 @@
-// Attributes and integer helpers that everything compiled for a target shares.
+// Attributes and integer functions shared by all code compiled for a target.
 #ifndef RYOT_KERNELS_CPU_CORE_COMMON_H_
 #define RYOT_KERNELS_CPU_CORE_COMMON_H_
 
-// Behind a lambda's parameters: `[=](long i) RYOT_ALWAYS_INLINE { ... }`.
+// Placed after a lambda's parameters: `[=](long i) RYOT_ALWAYS_INLINE { ... }`.
 #define RYOT_ALWAYS_INLINE __attribute__((always_inline))
 #define RYOT_INLINE static inline RYOT_ALWAYS_INLINE
 #define RYOT_NOINLINE static __attribute__((noinline))

@@ -1,4 +1,4 @@
-// Compiles every op for the open target, closes it, and registers it. The last line of a target's file.
+// Compiles every op for the open target, closes it, and registers it. Included last in a target's file.
 #ifndef RYOT_TRAITS_ONLY  // see core/target.h
 #ifndef RYOT_KERNELS_CPU_CORE_END_TARGET_H_
 #define RYOT_KERNELS_CPU_CORE_END_TARGET_H_
@@ -7,7 +7,7 @@
 
 RYOT_CLOSE_TARGET
 
-// Below here nothing is compiled with the target's instructions: it runs when the library is loaded, on any processor.
+// The code below is compiled without the target's instructions: it runs when the library is loaded, on any processor.
 namespace ryot {
 namespace {
 

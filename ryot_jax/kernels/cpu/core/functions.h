@@ -9,7 +9,7 @@ namespace ryot {
 namespace {
 
 // log(x) for x >= 0, as e log(2) + log(m) with x = 2^e m, m in [sqrt(1/2), sqrt(2)), and the polynomial of Cephes'
-// logf. Relative error below 2e-7 of the larger of log(x) and 1; NaN and infinity stay, subnormal x counts as 0.
+// logf. The error is below 2e-7 of the larger of log(x) and 1; NaN and infinity are kept, subnormal x counts as 0.
 RYOT_INLINE Vector log_of(Vector x) {
   const IntVector bits = reinterpret_cast<IntVector>(x);
   const IntVector exponent = ((bits - 0x3f3504f3) >> 23);  // of m = sqrt(1/2), as is
@@ -25,7 +25,7 @@ RYOT_INLINE Vector log_of(Vector x) {
   p = p * m + 3.3333331174e-1f;
   const Vector e = __builtin_convertvector(exponent, Vector);
   const Vector square = m * m;
-  Vector log = m * square * p + e * -2.12194440e-4f;  // log(2) in two pieces
+  Vector log = m * square * p + e * -2.12194440e-4f;  // log(2) in two parts
   log = log - 0.5f * square + m + e * 0.693359375f;
   log = x < 1.17549435e-38f ? splat(-__builtin_inff()) : log;
   return x < __builtin_inff() ? log : x;
@@ -33,7 +33,7 @@ RYOT_INLINE Vector log_of(Vector x) {
 
 RYOT_INLINE Vector sigmoid(Vector x) { return logistic_of_power(x * -kLog2E); }
 
-// The activations with their derivatives, here called slopes. gelu is the tanh form, by 1 + tanh(u) = 2 sigmoid(2 u).
+// Activations with their derivatives, here called slopes. gelu is the tanh form, by 1 + tanh(u) = 2 sigmoid(2 u).
 struct Activated {
   Vector value, slope;
 };

@@ -1,9 +1,9 @@
-// The table of kernels that each target provides, and the arrays that they take.
+// The table of kernels that each target provides, and their arguments.
 //
-// All arrays are dense and row-major. "Scalar" is the type that a target's products take their operands in: float
-// or bfloat16; sums are float32 in both. A `Tensor` may hold
-// either type where bfloat16 is the Scalar. Results do not depend on which thread does what: every sum is
-// taken in an order that the shapes fix, and, for gradients of small weights, whether there are more than 4 threads.
+// All arrays are dense and row-major. "Scalar" is the type of the operands of a target's products: float or bfloat16;
+// sums are float32 in both. A `Tensor` may hold either type if bfloat16 is the Scalar. Results do not depend on the
+// assignment of work to threads: the order of every sum is fixed by the shapes and, for gradients of small weights, by
+// whether there are more than 4 threads.
 #ifndef RYOT_KERNELS_CPU_CORE_KERNELS_H_
 #define RYOT_KERNELS_CPU_CORE_KERNELS_H_
 
@@ -14,7 +14,7 @@
 
 namespace ryot {
 
-// An array of float32 or bfloat16; data is null where the array is absent.
+// An array of float32 or bfloat16; data is null if the array is absent.
 struct Tensor {
   void* data;
   bool is_bfloat16;
@@ -24,8 +24,8 @@ struct Tensor {
 // The numbers are those of the `activation` attribute of the handlers.
 enum class Activation : int64_t { kNone = 0, kGelu = 1, kRelu2 = 2, kSwiglu = 3 };
 
-// s = x + residual; y = (s - mean(s)) / deviation(s) * scale + bias, row by row. Without `centre` the mean is left in
-// and the deviation is the root mean square.
+// s = x + residual; y = (s - mean(s)) / deviation(s) * scale + bias, row by row. Without `centre` the mean is not
+// subtracted and the deviation is the root mean square.
 struct NormArgs {
   long rows, width;
   bool centre;
@@ -36,15 +36,15 @@ struct NormArgs {
   Tensor y;            // forward: written; backward: the gradient dy, read
   Tensor s;            // forward: written, or absent; backward: read
   float* statistics;   // [rows, 2]: mean and 1 / deviation. Forward: written; backward: read
-  Tensor ds;           // backward only, as are the three below: gradient of s from elsewhere, or absent
-  Tensor dx;           // [rows, width], type of s; may be written over s or ds
+  Tensor ds;           // backward only, like the next three: gradient of another use of s, or absent
+  Tensor dx;           // [rows, width], type of s; may overwrite s or ds
   float* dscale;       // [width]
   float* dbias;        // [width] or null
 };
 
 // y = act(x w + bias) + residual. `outputs` is the width of w; y is half as wide where the activation is gated.
-// With a norm, x is the norm's y, which is never stored: of `norm`, s, scale, bias, statistics, ds and its gradients
-// count, and dx is that of s.
+// With a norm, x is the norm's y, which is never stored: s, scale, bias, statistics, ds and the gradients of `norm` are
+// used, and dx is the gradient of s.
 struct DenseArgs {
   long rows, inputs, outputs;
   Activation activation;
@@ -56,9 +56,8 @@ struct DenseArgs {
   Tensor y;              // forward: written; backward: the gradient dy, read
   void* slopes;          // Scalar [rows, outputs], dy / d(x w + bias); null without activation. Forward: written;
                          // backward: read
-  const void* x_slopes;  // backward only, as are the three below: Scalar [rows, inputs], by which dx is multiplied (the
-                         // slopes of the layer that x comes from; dx may be written over them), or null; not with
-                         // a norm
+  const void* x_slopes;  // backward only, like the next three: Scalar [rows, inputs], factors of dx (the slopes of the
+                         // layer that produced x; dx may overwrite them), or null; not with a norm
   void* dx;              // Scalar [rows, inputs]; not with a norm
   float* dw;             // [inputs, outputs]
   float* dbias;          // [outputs] or null
@@ -75,17 +74,17 @@ struct Heads {
 // softmax(q k^T / sqrt(head_width)) v for every sequence and head; query head h uses key head h / (heads / kv_heads).
 struct AttentionArgs {
   long batch, queries, keys, heads, kv_heads, head_width;
-  bool causal;           // a query sees the keys up to its own position
-  long window;           // and of those only the last `window`; 0: all
-  const uint8_t* mask;   // [batch, keys], 0: nobody sees the key; or null
+  bool causal;           // whether a query sees keys only up to its own position
+  long window;           // and only the last `window` of those; 0: all
+  const uint8_t* mask;   // [batch, keys], 0: no query sees the key; or null
   Heads q, k, v, o;      // o: forward: written; backward: read
-  float* log_sum_exp;    // [batch, heads, queries], +inf where a query sees no key. Forward: written; backward: read
+  float* log_sum_exp;    // [batch, heads, queries], +inf for a query that sees no key. Forward: written; backward: read
   Heads d_o, dq, dk, dv; // backward only
 };
 
 // losses[n] = lse - (1 - e) logit[target] - e mean(logit) + z lse^2, where e is the label smoothing, z the z-loss,
 // logit[v] = cap(x[n] . w[v]), cap(l) = c tanh(l / c), lse = log(sum(exp(logit))); and the gradients of
-// sum(weights * losses). Rows with a target below zero count for nothing.
+// sum(weights * losses). Rows with a negative target are ignored.
 struct LinearCrossEntropyArgs {
   long rows, width, vocabulary;
   float label_smoothing, z_loss, soft_cap;  // soft_cap 0: none
@@ -94,11 +93,11 @@ struct LinearCrossEntropyArgs {
   const int32_t* target;                    // [rows]
   const float* weights;                     // [rows] or null: all one
   float* losses;                            // [rows]
-  void* dx;                                 // Scalar [rows, width], or null: no gradients are wanted
+  void* dx;                                 // Scalar [rows, width], or null: no gradients are requested
   float* dw;                                // [vocabulary, width]
 };
 
-// dtable[tokens[n]] += dy[n]; tokens outside of the vocabulary are skipped.
+// dtable[tokens[n]] += dy[n]; tokens outside the vocabulary are skipped.
 struct EmbeddingArgs {
   long rows, width, vocabulary;
   Tensor dy;              // [rows, width]
@@ -106,10 +105,10 @@ struct EmbeddingArgs {
   float* dtable;          // [vocabulary, width]
 };
 
-// One array of parameters, all float32[size]; the new arrays may be the old ones.
+// One leaf of the parameters, all arrays float32[size]; the new arrays may be the old ones.
 struct AdamWLeaf {
   long size;
-  float decay;  // weight decay, before it is multiplied with the rate
+  float decay;  // weight decay, before it is multiplied by the rate
   const float *parameter, *gradient, *first_moment, *second_moment;
   float *new_parameter, *new_first_moment, *new_second_moment;
 };
@@ -127,7 +126,7 @@ struct AdamWArgs {
 // The weights of one layer of a pre-norm transformer; matrices packed by `pack_weights`, absent biases null.
 struct DecodeLayer {
   const float *attention_scale, *attention_bias;  // [width]
-  const uint32_t* qkv;                            // width to 3 width: queries, keys, values, each head after head
+  const uint32_t* qkv;                            // width to 3 width: queries, keys, values, each in order of heads
   const float* qkv_bias;
   const uint32_t* out;  // width to width
   const float* out_bias;
@@ -138,13 +137,13 @@ struct DecodeLayer {
   const float* down_bias;
 };
 
-// counts[b] tokens of each sequence that follow the lengths[b] positions which its cache holds: their keys and values
-// are added to the cache, and for each of them, or for the last of each sequence, the next token's logits are taken.
+// Each sequence has counts[b] new tokens, which follow the lengths[b] positions in its cache: their keys and values are
+// added to the cache, and the next token's logits are computed for each of them, or for the last of each sequence.
 struct DecodeArgs {
   long batch, steps, num_layers, width, heads, hidden, vocabulary, capacity;
   bool centre, last_only;
   float epsilon;
-  Activation activation;    // of the position-wise network; kNone is none
+  Activation activation;    // of the MLP; not kNone
   const int32_t* tokens;    // [batch, steps]
   const int32_t* lengths;   // [batch]
   const int32_t* counts;    // [batch], at most `steps`
@@ -156,8 +155,8 @@ struct DecodeArgs {
   const DecodeLayer* layers;
   const float *final_scale, *final_bias;
   const uint32_t* head;     // width to vocabulary
-  int32_t* best;            // [batch, steps or 1], the token of the largest logit; only of tokens that count
-  float* logits;            // [batch, steps or 1, vocabulary], as `best`; or null
+  int32_t* best;            // [batch, steps or 1], the token of the largest logit; only for tokens within the count
+  float* logits;            // [batch, steps or 1, vocabulary], like `best`; or null
 };
 
 // packed = w[inputs, outputs], or the transpose of w[outputs, inputs], as panels: see core/panels.h.
@@ -168,7 +167,7 @@ struct PackArgs {
   uint32_t* packed;
 };
 
-// Every kernel, as (name, arguments): the fields of a target's table, which is filled in by these names.
+// All kernels, as (name, arguments): the fields of a target's table, which is filled in by these names.
 #define RYOT_FOR_EACH_KERNEL(X)                        \
   X(dense_forward, DenseArgs)                          \
   X(dense_backward, DenseArgs)                         \

@@ -1,5 +1,5 @@
-// The functions across and on lanes that the target chose: horizontal_sum, horizontal_max, square_root,
-// exp_nonpositive, transpose16x16.
+// The target's choice of functions across and on lanes: horizontal_sum, horizontal_max, square_root, exp_nonpositive,
+// transpose16x16.
 #ifndef RYOT_KERNELS_CPU_CORE_LANES_H_
 #define RYOT_KERNELS_CPU_CORE_LANES_H_
 

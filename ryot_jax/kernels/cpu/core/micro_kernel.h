@@ -1,4 +1,4 @@
-// The micro-kernel that the target chose: see core/broadcast_kernel.h for what one provides.
+// The target's choice of micro-kernel; core/broadcast_kernel.h lists the functions that one provides.
 #ifndef RYOT_KERNELS_CPU_CORE_MICRO_KERNEL_H_
 #define RYOT_KERNELS_CPU_CORE_MICRO_KERNEL_H_
 

@@ -1,7 +1,7 @@
-// The layout of right operands as panels, which micro-kernels may share.
+// The layout of right operands in panels, for micro-kernels to share.
 //
-// B[K, N] is packed into panels of kPanel columns, [ceil(N / kPanel)][room >= ceil(K / kGroup)][kPanel] words, padded with
-// zeros, so that the inner loop of a product reads it front to back.
+// B[K, N] is packed into panels of kPanel columns, [ceil(N / kPanel)][room >= ceil(K / kGroup)][kPanel] words, padded
+// with zeros, so that the inner loop of a product reads it front to back.
 #ifndef RYOT_KERNELS_CPU_CORE_PANELS_H_
 #define RYOT_KERNELS_CPU_CORE_PANELS_H_
 
@@ -20,14 +20,14 @@ static_assert(kPanel % 16 == 0, "16 x 16 words are transposed into a panel at a 
 RYOT_INLINE constexpr long words(long scalars) { return divide_up(scalars, kGroup); }
 RYOT_INLINE constexpr long packed_words(long K, long N) { return round_up(N, kPanel) * words(K); }
 
-// A packed right operand whose panels have room for `room` words a column; `from_step` is what follows the first steps.
+// A packed right operand whose panels have room for `room` words per column; `from_step` is the part from a step on.
 struct Right {
   const Word* data;
   long room;
   Right from_step(long step) const { return {data + step * kPanel, room}; }
   Right from_panel(long panel) const { return {data + panel * room * kPanel, room}; }
 };
-// Where packing writes the part of a right operand that begins with a step.
+// The address to which packing writes a right operand from a step on.
 RYOT_INLINE Word* right_step(Word* packed, long step) { return packed + step * kPanel; }
 
 template <typename Number>
@@ -37,7 +37,7 @@ RYOT_INLINE Word make_word(const Number* p, long stride, long n) {
   return word;
 }
 
-// Packs B[k, n] = b[k * row_stride + n], k < K, n < N, into panels with room for `room` words a column.
+// Packs B[k, n] = b[k * row_stride + n], k < K, n < N, into panels with room for `room` words per column.
 template <typename Number>
 static void pack_right(const Number* b, long row_stride, long K, long N, Word* packed, long room) {
   for (long n0 = 0; n0 < N; n0 += kPanel, packed += room * kPanel) {
@@ -54,10 +54,10 @@ static void pack_right(const Number* b, long row_stride, long K, long N, Word* p
   }
 }
 
-// The same of B[k, n] = b[n * row_stride + k]: the transpose of rows of scalars.
+// Packs B[k, n] = b[n * row_stride + k] likewise: the transpose of rows of scalars.
 template <typename Number>
 static void pack_right_transposed(const Number* b, long row_stride, long K, long N, Word* packed, long room) {
-  constexpr long kBlock = 16;  // words by columns that are transposed at a time
+  constexpr long kBlock = 16;  // words by columns, transposed at a time
   for (long n0 = 0; n0 < round_up(N, kPanel); n0 += kBlock) {
     const long columns = larger(0, smaller(kBlock, N - n0));
     Word* out = packed + n0 / kPanel * (room * kPanel) + n0 % kPanel;
@@ -79,13 +79,13 @@ static void pack_right_transposed(const Number* b, long row_stride, long K, long
   }
 }
 
-// The sums of N packed columns over `steps` words of each.
+// Sums each of N packed columns over `steps` words.
 RYOT_INLINE void sum_columns(Right packed, long steps, long N, float* sums) {
   Word ones = 0;
   for (long i = 0; i < kGroup; ++i) ones |= scalar_bits(1.0f) << (16 * i);
   for (long n0 = 0; n0 < N; n0 += kPanel, packed.data += packed.room * kPanel)
     for (long v = 0; v < kPanelVectors && n0 + v * kLanes < N; ++v) {
-      Vector even = Vector{}, odd = Vector{};  // two chains of sums: one would wait for itself
+      Vector even = Vector{}, odd = Vector{};  // two independent chains, as one is limited by latency
       const float* p = reinterpret_cast<const float*>(packed.data) + v * kLanes;
       for (long k = 0; k < steps; ++k) {
         Vector& sum = k % 2 ? odd : even;

@@ -1,4 +1,4 @@
-// Parallel loops that the kernels can run on whatever threads the caller has.
+// Parallel loops, which kernels run on the caller's threads, whatever they are.
 //
 // The kernels are compiled once per target. They take a loop as a plain function pointer and a context, so that no
 // inline function of the standard library is instantiated with instructions that the machine may lack.
@@ -9,13 +9,13 @@ namespace ryot {
 
 struct Loop {
   long num_tasks;
-  // `next` is the task of this loop that the same worker does after this one, if that is known, else -1.
+  // `next` is the task of this loop that the same worker runs after this one if it is known, else -1.
   void (*body)(void* context, long task, long next, long worker);
   void* context;
 };
 
-// What a target does on each thread that takes part in a run, before its first task and after its last one. Null:
-// nothing.
+// A target's functions for each thread that takes part in a run, called before its first task and after its last one.
+// Null: none.
 struct WorkerHooks {
   void (*enter)() = nullptr;
   void (*leave)() = nullptr;
@@ -28,8 +28,8 @@ class Parallel {
   // At least 1.
   virtual long num_workers() const = 0;
   // Calls the body of each loop once for each of its tasks, in any order and on any thread, and returns when all calls
-  // have returned. A task starts when those of the loops before its own have ended. No two calls with the same worker,
-  // in [0, num_workers()), run at a time. Without memory for helpers the caller does all tasks by itself.
+  // have returned. A task starts when those of all earlier loops have ended. No two calls with the same worker,
+  // in [0, num_workers()), run concurrently. Without memory for helpers the caller runs all tasks by itself.
   virtual void run(const Loop* loops, long num_loops) const noexcept = 0;
 };
 

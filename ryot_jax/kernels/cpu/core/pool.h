@@ -12,7 +12,7 @@
 
 namespace ryot {
 
-// Tells the processor that a thread waits: it leaves the core's other thread, and the memory bus, alone meanwhile.
+// Tells the processor that this thread is spinning, so that it leaves the core's other thread and the memory bus alone.
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -21,7 +21,7 @@ inline void pause() {
 #endif
 }
 
-// Tasks of some loops, numbered through, as workers claim and end them.
+// Claims and completions of the tasks of several loops, numbered consecutively.
 class Claims {
  public:
   Claims(const Loop* loops, long num_loops, long num_workers, WorkerHooks hooks)
@@ -32,7 +32,7 @@ class Claims {
       widest_ = widest_ < loops[i].num_tasks ? loops[i].num_tasks : widest_;
     }
   }
-  // How many workers can find something to do.
+  // The number of workers that can find a task.
   long useful_workers() const { return widest_ < num_workers_ ? widest_ : num_workers_; }
 
   void work(long worker) noexcept {
@@ -43,8 +43,8 @@ class Claims {
       long loop = 0;
       while (task >= end_[loop]) ++loop;
       const long start = end_[loop] - loops_[loop].num_tasks;
-      // The next task is claimed early, so that its operands can be fetched meanwhile, while there are enough left
-      // for all workers.
+      // While enough tasks are left for all workers, the next one is claimed early, so that its operands can be fetched
+      // in the meantime.
       const long ahead = task + 2 * num_workers_ < end_[loop] ? next_.fetch_add(1) : -1;
       wait_for(start);
       loops_[loop].body(loops_[loop].context, task - start, ahead < end_[loop] ? ahead - start : -1, worker);
@@ -56,9 +56,9 @@ class Claims {
   void wait_for_all() noexcept { wait_for(total_); }
 
  private:
-  // Since no task starts before those of the loops before its own have ended, `count` tasks done are the first ones
-  // where `count` is the end of a loop. Waits are short as a rule (the other workers' last tasks): first by spinning,
-  // then by leaving the processor to others, and then, without using it, until a task ends.
+  // No task starts before those of earlier loops have ended, so if `count` is the end of a loop, `count` completed
+  // tasks are the first `count` ones. Waits are usually short (for the other workers' last tasks): first spinning, then
+  // yielding the processor, then sleeping until a task ends.
   void wait_for(long count) noexcept {
     constexpr long kSpins = 1000, kYields = 1000;
     for (long tries = 0; done_.load(std::memory_order_acquire) < count; ++tries) {
@@ -80,18 +80,18 @@ class Claims {
 
   void end_task() noexcept {
     done_.fetch_add(1);
-    // One of the two sees the other: a sleeper counts itself before it looks at `done_` for the last time.
+    // Either side sees the other: a sleeper counts itself before it reads `done_` for the last time.
     if (sleepers_.load() == 0) return;
     { const std::lock_guard<std::mutex> lock(mutex_); }
     ended_.notify_all();
   }
 
-  static constexpr long kLine = 128;  // two lines of 64 bytes, which processors fetch together
+  static constexpr long kLine = 128;  // two lines of 64 bytes, which processors prefetch as a pair
   Loop loops_[Parallel::kMostLoops];
-  long end_[Parallel::kMostLoops];  // tasks of loop i end here
+  long end_[Parallel::kMostLoops];  // one past the last task of loop i
   long num_workers_, total_ = 0, widest_ = 0;
   WorkerHooks hooks_;
-  // Claiming a task must not take the line away from those who wait for `done_`.
+  // On a separate line, so that claiming a task does not disturb the threads that wait for `done_`.
   alignas(kLine) std::atomic<long> next_{0};
   alignas(kLine) std::atomic<long> done_{0};
   alignas(kLine) std::atomic<long> sleepers_{0};
@@ -99,10 +99,10 @@ class Claims {
   std::condition_variable ended_;
 };
 
-// Runs tasks on `Pool`, which has num_threads() and Schedule(function). Handlers run on that pool's threads
-// themselves, so waiting for a scheduled task could wait for ever: instead the caller and its helpers claim tasks from
-// one counter, and wait only for tasks that a running thread has already claimed. A helper that starts late finds
-// nothing left and leaves; what it looks at outlives the call.
+// Runs tasks on `Pool`, which has num_threads() and Schedule(function). Handlers run on that pool's threads themselves,
+// so waiting for a scheduled task could deadlock: instead the caller and its helpers claim tasks from one counter, and
+// wait only for tasks already claimed by a running thread. A helper that starts late finds no task left and returns;
+// the state that it reads outlives the call.
 template <typename Pool>
 class PoolParallel : public Parallel {
  public:
@@ -117,7 +117,7 @@ class PoolParallel : public Parallel {
       claims = std::make_shared<Claims>(loops, num_loops, num_workers_, hooks_);
       for (long worker = 1; worker < claims->useful_workers(); ++worker)
         pool_.Schedule([claims, worker] { claims->work(worker); });
-    } catch (...) {  // without memory there are fewer helpers, or none
+    } catch (...) {  // out of memory: fewer helpers, or none
       if (!claims) {
         Claims own(loops, num_loops, num_workers_, hooks_);
         return own.work(0);

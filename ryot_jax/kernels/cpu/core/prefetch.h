@@ -1,4 +1,4 @@
-// Asking for memory ahead of its use.
+// Prefetching of memory.
 #ifndef RYOT_KERNELS_CPU_CORE_PREFETCH_H_
 #define RYOT_KERNELS_CPU_CORE_PREFETCH_H_
 
@@ -7,17 +7,17 @@
 namespace ryot {
 namespace {
 
-// Asks for kPanel elements of an array, which the tile that is multiplied meanwhile will need: without it the tile's
-// epilogue would wait for each line in turn where the array comes from memory.
+// Prefetches kPanel elements of an array, which the epilogue of the tile being multiplied will need: otherwise it would
+// wait for each line in turn if the array comes from memory.
 template <bool kWrite, typename Number>
 RYOT_INLINE void prefetch_panel(const Number* p) {
   for (long i = 0; i < kPanel; i += 64 / static_cast<long>(sizeof(Number))) __builtin_prefetch(p + i, kWrite, 3);
 }
 
-// What a worker's next task will read: it is asked for a few lines at a time while the present task computes.
+// Prefetches the data of a worker's next task, a few lines at a time while the present task computes.
 class Prefetcher {
  public:
-  // `calls`: how often `advance` will be called.
+  // `calls`: number of times that `advance` will be called.
   explicit Prefetcher(long calls) : calls_(larger(calls, 1)) {}
   void add(const void* start, long bytes) {
     at_[ranges_] = static_cast<const char*>(start), end_[ranges_] = at_[ranges_] + bytes;

@@ -1,4 +1,4 @@
-// Rows of tensors, of either type that they may hold.
+// Rows of tensors of either element type.
 #ifndef RYOT_KERNELS_CPU_CORE_ROWS_H_
 #define RYOT_KERNELS_CPU_CORE_ROWS_H_
 
@@ -9,7 +9,7 @@
 namespace ryot {
 namespace {
 
-// Calls body(i, vector) for the vectors of one row of n elements, zeros behind its end.
+// Calls body(i, vector) for the vectors of one row of n elements, with zeros beyond its end.
 template <typename Body>
 RYOT_INLINE void load_row(const Tensor& tensor, long row, long n, Body body) {
   with_type(tensor, [=](const auto* data) RYOT_ALWAYS_INLINE {

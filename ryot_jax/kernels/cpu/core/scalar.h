@@ -1,5 +1,5 @@
-// The type that products take their operands in, as the target chose it: Scalar, kGroup, kScalarIsBfloat16; loads, stores
-// and words of it; multiply_add; and the functions whose digits depend on it (reciprocal, softmax_term, logistic_of_power).
+// The target's choice of operand type for products: Scalar, kGroup, kScalarIsBfloat16; its loads, stores and words;
+// multiply_add; and the functions whose accuracy depends on it (reciprocal, softmax_term, logistic_of_power).
 #ifndef RYOT_KERNELS_CPU_CORE_SCALAR_H_
 #define RYOT_KERNELS_CPU_CORE_SCALAR_H_
 

@@ -9,7 +9,7 @@
 namespace ryot {
 namespace {
 
-// Scratch memory of one kernel call, freed with it. Sizes in elements of Number.
+// Scratch memory of one kernel call, freed with it. Sizes are in elements of Number.
 template <typename Number>
 class Scratch {
  public:
@@ -24,8 +24,8 @@ class Scratch {
   Number* data_;
 };
 
-// Scalars of a row of a scratch matrix: whole words and vectors, and an odd number of cache lines, so that rows do not
-// fall on a few sets of the first-level cache when n is a power of two.
+// Scalars per row of a scratch matrix: whole words and vectors, and an odd number of cache lines, so that rows do not
+// map to a few sets of the first-level cache when n is a power of two.
 RYOT_INLINE long scratch_row(long n) { return (divide_up(n * 4, 64) | 1) * 16; }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// How a kernel ended. Kernels throw nothing.
+// Outcome of a kernel. Kernels do not throw.
 #ifndef RYOT_KERNELS_CPU_CORE_STATUS_H_
 #define RYOT_KERNELS_CPU_CORE_STATUS_H_
 

@@ -1,7 +1,7 @@
-// The target that is being compiled: its `Traits`, and the modules that it chose.
+// The target being compiled: its `Traits`, and the modules that it chose.
 //
 // Headers that depend on the target include this one. In a translation unit (targets/*.cc) the target is open by then;
-// a tool that reads such a header by itself is shown the view of AVX2.
+// a tool that reads such a header on its own sees the AVX2 target.
 #ifndef RYOT_KERNELS_CPU_CORE_TARGET_H_
 #define RYOT_KERNELS_CPU_CORE_TARGET_H_
 

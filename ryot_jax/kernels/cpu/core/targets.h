@@ -1,4 +1,4 @@
-// The targets that the library was built with, best first: what dispatch, names and error texts are made from.
+// The targets that the library was built with, best first: the source of dispatch, names and error texts.
 #ifndef RYOT_KERNELS_CPU_CORE_TARGETS_H_
 #define RYOT_KERNELS_CPU_CORE_TARGETS_H_
 
@@ -6,16 +6,16 @@
 
 namespace ryot {
 
-// One set of kernels: see targets/. They list themselves when the library is loaded.
+// One set of kernels: see targets/. Targets register themselves when the library is loaded.
 struct Target {
-  const char* name;   // as RYOT_CPU_ISA and Python have it
-  const char* needs;  // of a processor, in words
-  int level;          // of two targets the one of the higher level is taken
+  const char* name;   // as in RYOT_CPU_ISA and Python
+  const char* needs;  // requirements on the processor, as display text
+  int level;          // of two targets the one with the higher level is used
   bool bfloat16;      // whether products take bfloat16 operands, or else float32
   bool (*supported)();  // by this processor and its system
   WorkerHooks hooks;
   Kernels kernels;
-  long panel, group;  // columns of a panel, and scalars of a word, of packed weights
+  long panel, group;  // columns per panel, and scalars per word, of packed weights
   const Target* next;
 };
 
@@ -24,19 +24,19 @@ class TargetRegistration {
   explicit TargetRegistration(Target& target);
 };
 
-// The first of the list.
+// The head of the list.
 const Target* all_targets();
 
-// From here on only targets up to this level are taken.
+// Restricts later calls to targets up to this level.
 void cap_targets(int level);
 
-// Whether this processor runs it and it is not above the cap.
+// Whether this processor can run the target and it is not above the cap.
 bool is_usable(const Target& target);
 
-// The best usable target whose Scalar is bfloat16, or else float32; null where there is none.
+// The best usable target whose Scalar is bfloat16, or else float32; null if there is none.
 const Target* best_target(bool bfloat16);
 
-// Of a processor, what it takes at least for these operands, in words; "" where no target takes them.
+// The least requirements on the processor for these operands, as display text; "" if no target takes them.
 const char* least_needs(bool bfloat16);
 
 }  // namespace ryot

@@ -1,4 +1,4 @@
-// Vectors of float32 as wide as the target's registers: loads, stores, and what is left of a row at its end.
+// Vectors of float32 as wide as the target's registers: loads, stores, and the partial vectors at the end of a row.
 #ifndef RYOT_KERNELS_CPU_CORE_VECTOR_H_
 #define RYOT_KERNELS_CPU_CORE_VECTOR_H_
 
@@ -14,7 +14,7 @@ typedef float Vector __attribute__((vector_size(Traits::kVectorBytes)));
 typedef float UnalignedVector __attribute__((vector_size(Traits::kVectorBytes), aligned(4)));
 typedef int32_t IntVector __attribute__((vector_size(Traits::kVectorBytes)));
 
-// The operands of products are words of 32 bits: kGroup scalars that are neighbours along the summed dimension.
+// Operands of products consist of words of 32 bits: kGroup scalars that are neighbours along the summed dimension.
 using Word = uint32_t;
 
 struct Bfloat16 {
@@ -35,7 +35,7 @@ RYOT_INLINE float to_float(Bfloat16 x) {
   return result;
 }
 
-// One vector's worth of p[0, n), n <= kLanes, the rest filled.
+// Loads p[0, n), n <= kLanes, as a vector with the rest filled.
 template <typename Number>
 RYOT_NOINLINE Vector load_partial(const Number* p, long n, float fill) {
   float lanes[kLanes];
@@ -48,7 +48,7 @@ RYOT_NOINLINE void store_partial(Number* p, long n, Vector v) {
   store(lanes, v);
   for (long i = 0; i < n; ++i) p[i] = lanes[i];
 }
-// The same where n is kLanes nearly always.
+// Loads likewise, for an n that is nearly always kLanes.
 template <typename Number>
 RYOT_INLINE Vector load_some(const Number* p, long n, float fill = 0.0f) {
   return n >= kLanes ? load(p) : load_partial(p, n, fill);
@@ -60,7 +60,7 @@ RYOT_INLINE void store_some(Number* p, long n, Vector v) {
 }
 
 // Calls body(i, valid) for the vectors of [0, n): i is the first element, valid the number of those that exist, a
-// constant kLanes but for the last vector.
+// constant kLanes except in the last vector.
 template <typename Body>
 RYOT_INLINE void each_vector(long n, Body body) {
   long i = 0;

@@ -1,4 +1,4 @@
-// Weights as operands of products, and their gradient, as parallel loops.
+// Parallel loops that pack weights as operands of products, and that compute their gradient.
 #ifndef RYOT_KERNELS_CPU_CORE_WEIGHTS_H_
 #define RYOT_KERNELS_CPU_CORE_WEIGHTS_H_
 
@@ -23,13 +23,13 @@ static auto packing_weights(const float* w, bool transposed, long K, long N, Wor
 }
 
 // The gradient of weights: C[M,N] (+)= A^T B over K rows of both, from blocks of `pack_left` and panels of `pack_right`
-// with room for `room` steps, of which the first `steps` are summed. Tasks own parts of C and walk down the rows in
-// order, so no two threads add to one sum.
+// with room for `room` steps, of which the first `steps` are summed. Tasks own parts of C and process the rows in
+// order, so no two threads add to the same sum.
 static auto weight_gradient(long workers, long M, long N, long room, long steps, const Word* left, const Word* right,
                             float* c, bool accumulate) {
-  // At a time: a panel's part stays in the first-level cache, all parts in the second.
+  // A panel's share of these steps stays in the first-level cache, all panels' in the second.
   const long steps_at_once = block_sizes().product_steps;
-  // Large tasks read the operands less often, small ones share out better.
+  // Large tasks read the operands less often, small ones balance better.
   const long blocks = divide_up(M, kLeftBlock), panels = divide_up(N, kPanel);
   const auto count = [=](long blocks_of_task, long panels_of_task) {
     return divide_up(blocks, blocks_of_task) * divide_up(panels, panels_of_task);

@@ -45,7 +45,7 @@ void check_packed(Check& check, const AnyBuffer& qkv, int64_t n_heads, Attention
   args.q = heads_from(qkv, 0), args.k = heads_from(qkv, n_heads), args.v = heads_from(qkv, n_heads + args.kv_heads);
 }
 
-// o and do [B,T,H,K], lse [B,H,T].
+// Checks o and do [B,T,H,K] and lse [B,H,T].
 void check_outputs(Check& check, const AnyBuffer& o, const Floats& lse, ffi::DataType scalar, AttentionArgs& args) {
   check.shape(o, {args.batch, args.queries, args.heads, args.head_width}, "o[B,T,H,K]");
   check.require(o.element_type() == scalar, "o and its gradient of the type of q");

@@ -1,4 +1,4 @@
-// What handlers share: buffers, checks of their types and shapes, and the call of a kernel.
+// Parts shared by handlers: buffers, checks of their types and shapes, and the call of a kernel.
 //
 // An operand or result of shape [0] is absent.
 #ifndef RYOT_KERNELS_CPU_FFI_CHECKS_H_
@@ -29,7 +29,7 @@ bool absent(const Buffer& buffer) {
   return buffer.dimensions().size() == 1 && buffer.dimensions()[0] == 0;
 }
 
-// Collects what is wrong with a call: the first finding is the error.
+// Collects the errors of a call; the first one is reported.
 class Check {
  public:
   explicit Check(const char* kernel) : kernel_(kernel) {}
@@ -48,7 +48,7 @@ class Check {
   void shape_or_absent(const Buffer& buffer, Shape wanted, const char* rule) {
     if (!absent(buffer)) shape(buffer, wanted, rule);
   }
-  // Float32, or bfloat16 where the Scalar is.
+  // Requires float32, or bfloat16 if the Scalar is.
   void number(const AnyBuffer& buffer, ffi::DataType scalar) {
     const ffi::DataType type = buffer.element_type();
     require(absent(buffer) || type == ffi::F32 || (type == ffi::BF16 && scalar == ffi::BF16), "float32 or bfloat16");
@@ -67,7 +67,7 @@ inline Tensor tensor(const AnyBuffer& buffer) {
 inline float* data_or_null(const Floats& buffer) { return absent(buffer) ? nullptr : buffer.typed_data(); }
 inline bool has_rank(const AnyBuffer& buffer, size_t rank) { return buffer.dimensions().size() == rank; }
 
-// Norms compute in float32 whatever the arrays hold; the kernels for bfloat16 are needed where one of them is.
+// Norms compute in float32 whatever the arrays hold; if one of these is bfloat16, that target's kernels are needed.
 inline ffi::DataType widest_scalar(std::initializer_list<const AnyBuffer*> buffers) {
   for (const AnyBuffer* buffer : buffers)
     if (buffer->element_type() == ffi::BF16) return ffi::BF16;

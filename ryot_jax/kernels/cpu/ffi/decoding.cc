@@ -31,7 +31,7 @@ ffi::Error pack_weights(ffi::ThreadPool pool, Floats w, ffi::Result<Words> packe
   return launch(pool, bfloat16 ? ffi::BF16 : ffi::F32, check, &Kernels::pack_weights, args);
 }
 
-// The weights of a step, one after the other.
+// Reads the weights of a step, one after the other.
 class WeightReader {
  public:
   WeightReader(Check& check, const ffi::RemainingArgs& weights, const Target& target)
@@ -47,7 +47,7 @@ class WeightReader {
       return data_or_null(array);
     });
   }
-  // [P, width] or null; `limit` becomes P where that is smaller.
+  // Reads [P, width] or null; lowers `limit` to P if that is smaller.
   const float* of_positions(long width, long& limit, const char* rule) { return read<Floats>([&](const Floats& array) {
       const auto dims = array.dimensions();
       if (absent(array)) return static_cast<float*>(nullptr);
@@ -76,7 +76,7 @@ class WeightReader {
   size_t next_ = 0;
 };
 
-// Of the weights, the embedding table, positions, rotations, the final norm's scale and bias and the head come first,
+// The order of the weights: the embedding table, positions, rotations, the final norm's scale and bias and the head,
 // then those of each layer in the order of DecodeLayer.
 void read_weights(Check& check, WeightReader& read, DecodeArgs& args, std::vector<DecodeLayer>& layers, long& limit) {
   const long D = args.width, F = args.hidden, up = args.activation == Activation::kSwiglu ? 2 * F : F;
@@ -104,7 +104,7 @@ void read_weights(Check& check, WeightReader& read, DecodeArgs& args, std::vecto
   args.layers = layers.data();
 }
 
-// The caches are written where they lie: XLA has to be told that the results `keys` and `values` are their memory.
+// The caches are updated in place: XLA must be told that the results `keys` and `values` alias them.
 ffi::Error decode_step(ffi::ThreadPool pool, Integers tokens, Integers lengths, Integers counts, Words old_keys,
                        Words old_values, ffi::RemainingArgs weights, ffi::Result<Words> keys, ffi::Result<Words> values,
                        IntegersOut best, FloatsOut logits, int64_t hidden, int64_t head_width, int64_t activation,
@@ -158,7 +158,7 @@ ffi::Error decode_step(ffi::ThreadPool pool, Integers tokens, Integers lengths, 
       check.require(args.tokens[b * args.steps + i] >= 0 && args.tokens[b * args.steps + i] < vocabulary,
                     "tokens below the size of the vocabulary");
     const long used = args.last_only ? (count > 0) : count;
-    for (long i = used; check.ok() && i < outcomes; ++i) {  // what is not computed is defined all the same
+    for (long i = used; check.ok() && i < outcomes; ++i) {  // entries that are not computed are defined too
       args.best[b * outcomes + i] = 0;
       if (args.logits) std::fill_n(args.logits + (b * outcomes + i) * vocabulary, vocabulary, 0.0f);
     }
@@ -166,8 +166,8 @@ ffi::Error decode_step(ffi::ThreadPool pool, Integers tokens, Integers lengths, 
   return launch(pool, scalar, check, &Kernels::decode_step, args);
 }
 
-// The state of speculative decoding: arrays that change are operands as well as results, in the order in which they are
-// taken here.
+// The state of speculative decoding: arrays that change are both operands and results, in the order in which they are
+// read here.
 class SpeculationState {
  public:
   SpeculationState(Check& check, const ffi::RemainingArgs& before, const ffi::RemainingRets& after)

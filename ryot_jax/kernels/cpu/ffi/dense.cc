@@ -101,7 +101,7 @@ ffi::Error dense_backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, Float
 
 // ---- With a norm in front ---------------------------------------------------------------------------------------
 
-// `scalar` is the type that the product runs in; s may be wider.
+// `scalar` is the type in which the product runs; s may be wider.
 void check_norm_dense(Check& check, const AnyBuffer& s, const Floats& scale, const Floats& statistics,
                       ffi::DataType scalar, NormArgs& norm) {
   check.number(s, scalar);

@@ -1,9 +1,9 @@
-// The table of handlers: what XLA calls, and what Python reads of it.
+// The table of handlers, which XLA calls and Python reads.
 //
 // RYOT_HANDLER(norm_backward, "dy s scale -> dx dscale | centre") makes a handler ryot_norm_backward of the function
 // norm_backward(pool, operands..., results..., attributes...), and lists it. How XLA binds it follows from the
-// function's parameters; the names are those of operands, results and attributes in their order, which the compiler
-// counts. A name that ends with "..." stands for any number of arrays.
+// function's parameters; the names are those of operands, results and attributes in order, whose number the compiler
+// checks. A name that ends with "..." stands for any number of arrays.
 #ifndef RYOT_KERNELS_CPU_FFI_HANDLERS_H_
 #define RYOT_KERNELS_CPU_FFI_HANDLERS_H_
 
@@ -56,7 +56,7 @@ constexpr int count_names(const char* names, Part part) {
 
 // ---- Binding ----------------------------------------------------------------------------------------------------
 
-// The attributes' names, one after the other.
+// Iterates over the names of the attributes.
 class AttributeNames {
  public:
   explicit AttributeNames(const char* names) : rest_(names) { rest_.erase(0, std::min(rest_.find('|'), rest_.size())); }
@@ -93,7 +93,7 @@ auto bind_parameters(Function* function, Binding&& binding, AttributeNames& name
   }
 }
 
-// The function without exceptions: none may cross into XLA. The text fits into a string without memory of its own.
+// Wraps a function to catch exceptions: none may cross into XLA. The error text fits into a string without allocation.
 template <auto kFunction, typename... Parameters>
 ffi::Error guarded(Parameters... parameters) noexcept {
   try {

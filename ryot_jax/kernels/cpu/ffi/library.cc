@@ -1,4 +1,4 @@
-// All that Python sees of the library.
+// The functions of the library that Python calls.
 #include <string>
 
 #include "../core/cache_sizes.h"
@@ -25,14 +25,14 @@ const Handler* all_handlers() { return first; }
 
 #pragma GCC visibility push(default)
 
-// The i-th handler by name, or null behind the last one.
+// The i-th handler by name, or null after the last one.
 extern "C" const ryot::Handler* ryot_handler(int i) {
   const ryot::Handler* handler = ryot::all_handlers();
   while (handler && i-- > 0) handler = handler->next;
   return handler;
 }
 
-// The i-th target, best first, or null behind the last one. Python reads the fields before `hooks`.
+// The i-th target, best first, or null after the last one. Python reads the fields before `hooks`.
 extern "C" const ryot::Target* ryot_target(int i) {
   const ryot::Target* target = ryot::all_targets();
   while (target && i-- > 0) target = target->next;
@@ -44,16 +44,16 @@ extern "C" int ryot_is_usable(const ryot::Target* target) { return ryot::is_usab
 
 // The target whose products take bfloat16 (1) or float32 (0) operands, or null.
 extern "C" const ryot::Target* ryot_best_target(int bfloat16) { return ryot::best_target(bfloat16 != 0); }
-// What a processor needs for one.
+// The requirements of such a target on the processor, as display text.
 extern "C" const char* ryot_least_needs(int bfloat16) { return ryot::least_needs(bfloat16 != 0); }
 
-// Columns of a panel (0) and scalars of a word (1) of weights packed for that target, which has to exist.
+// Columns per panel (0) or scalars per word (1) of weights packed for that target, which has to exist.
 extern "C" int ryot_packing(int bfloat16, int what) {
   const ryot::Target* target = ryot::best_target(bfloat16 != 0);
   return static_cast<int>(what ? target->group : target->panel);
 }
 
-// Bytes of the data cache of this level, 1 or 2.
+// Bytes of a core's data cache of this level, 1 or 2.
 extern "C" long ryot_cache_size(int level) {
   return level == 1 ? ryot::cache_sizes().first_level : ryot::cache_sizes().second_level;
 }

@@ -1,4 +1,4 @@
-// The rows of the table of handlers, as Python reads them.
+// The rows of the table of handlers, in the layout that Python reads.
 #ifndef RYOT_KERNELS_CPU_FFI_TABLE_H_
 #define RYOT_KERNELS_CPU_FFI_TABLE_H_
 
@@ -13,7 +13,7 @@ struct Handler {
   const Handler* next;
 };
 
-// The first of the list.
+// The head of the list.
 const Handler* all_handlers();
 
 class HandlerRegistration {

@@ -1,4 +1,4 @@
-// Handlers of a training step's ends: the loss, the embedding's gradient, AdamW.
+// Handlers of the loss, the embedding's gradient, and AdamW.
 #include <vector>
 
 #include "handlers.h"
@@ -60,9 +60,8 @@ ffi::Error embedding_backward(ffi::ThreadPool pool, AnyBuffer dy, Integers token
   return launch(pool, dy.element_type(), check, &Kernels::embedding_backward, args);
 }
 
-// `numbers` are those that change from step to step: gradient_scale, rate, first_correction, second_correction. Of
-// `arrays` there are four a leaf: all parameters, then all gradients, first moments, second moments; `updated` are
-// three a leaf.
+// `numbers` change from step to step: gradient_scale, rate, first_correction, second_correction. `arrays` are four per
+// leaf: all parameters, then all gradients, first moments, second moments; `updated` are three per leaf.
 ffi::Error adamw(ffi::ThreadPool pool, Floats numbers, Floats decays, ffi::RemainingArgs arrays, FloatsOut norm,
                  ffi::RemainingRets updated, float clip_norm, float b1, float b2, float epsilon) {
   Check check("adamw");

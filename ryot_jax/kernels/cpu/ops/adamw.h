@@ -1,7 +1,7 @@
 // One step of AdamW over all parameters, with clipping by the global norm of the gradients.
 //
-// Leaves are cut into chunks of kAdamWChunk elements, each a task: one loop sums the squares of the gradients, chunk by
-// chunk and then over the chunks in order, a second one reads every array once and writes it once.
+// Leaves are divided into chunks of kAdamWChunk elements, each a task: one loop sums the squares of the gradients,
+// chunk by chunk and then over the chunks in order; a second one reads and writes every array once.
 #ifndef RYOT_KERNELS_CPU_OPS_ADAMW_H_
 #define RYOT_KERNELS_CPU_OPS_ADAMW_H_
 
@@ -52,7 +52,7 @@ static Status adamw(const Parallel& parallel, const AdamWArgs& args) {
     for (long i = 0; i < num_chunks; ++i) sum += squares.get()[i];
     const float norm = args.gradient_scale * static_cast<float>(__builtin_sqrt(sum));
     *args.norm = norm;
-    // As optax has it: a norm that is NaN is not below the limit.
+    // Like optax: a NaN norm is not below the limit.
     const bool clipped = args.clip_norm > 0 && !(norm < args.clip_norm);
     factor = clipped ? args.gradient_scale / norm * args.clip_norm : args.gradient_scale;
   });

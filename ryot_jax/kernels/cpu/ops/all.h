@@ -1,4 +1,4 @@
-// Every op, for the target that is being compiled.
+// All ops, for the target being compiled.
 #ifndef RYOT_KERNELS_CPU_OPS_ALL_H_
 #define RYOT_KERNELS_CPU_OPS_ALL_H_
 

@@ -1,4 +1,4 @@
-// Attention's backward pass: see ops/attention_parts.h.
+// Backward pass of attention: see ops/attention_parts.h.
 #ifndef RYOT_KERNELS_CPU_OPS_ATTENTION_BACKWARD_H_
 #define RYOT_KERNELS_CPU_OPS_ATTENTION_BACKWARD_H_
 
@@ -7,13 +7,13 @@
 namespace ryot {
 namespace {
 
-// Scratch of one worker of the backward pass: packed operands, and sums in float32.
+// A worker's scratch for the backward pass: packed operands, and sums in float32.
 struct BackwardScratch {
-  Word *key_copy, *value_copy;  // where rows are no whole words
+  Word *key_copy, *value_copy;  // if rows are not whole words
   Word* keys_along;             // k, for ds k
   Word *q_across, *do_across;   // q^T and do^T of a panel, for k q^T and v do^T
   Word *q_along, *do_along;     // q and do of a panel, for ds^T q and p^T do
-  float *dq, *dk, *dv;          // of a panel, and of all keys; rows of round_up(K, kPanel)
+  float *dq, *dk, *dv;          // dq of a panel, dk and dv of all keys; rows of round_up(K, kPanel)
   static long size(long S, long K) {
     return 2 * round_up(S * words(K), 16) + packed_words(S, K) + 2 * packed_words(K, kPanel) +
            2 * packed_words(kPanel, K) + (kPanel + 2 * S) * round_up(K, kPanel);
@@ -34,8 +34,8 @@ struct BackwardScratch {
   }
 };
 
-// Probabilities and score gradients of a tile of `rows` keys from key0 on: p_rows and ds_rows[rows][kPanel], and the
-// latter as words once more.
+// Computes the probabilities and score gradients of a tile of `rows` keys from key0 on: p_rows and
+// ds_rows[rows][kPanel], and the latter also as words.
 RYOT_INLINE void attention_score_gradients(const AttentionArgs& args, const LeftRows& keys, const LeftRows& values,
                                            const BackwardScratch& scratch, long b, long q0, long key0, long rows,
                                            const Vector (&log_sum_exp)[kPanelVectors], const float* products,
@@ -56,7 +56,7 @@ RYOT_INLINE void attention_score_gradients(const AttentionArgs& args, const Left
         ds[g] = Vector{};
         if (i + g < rows) {
           p = softmax_term(load(scores + at), scale, log_sum_exp[v]);
-          // 0 and not 0 * NaN, which is what a hidden key or a query without any could make of it
+          // 0, not 0 * NaN, which a hidden key or a query that sees no key could cause
           ds[g] = p == 0.0f ? Vector{} : scale * p * (load(dp + at) - load(products + v * kLanes));
         }
         store(p_rows + at, p);
@@ -66,7 +66,7 @@ RYOT_INLINE void attention_score_gradients(const AttentionArgs& args, const Left
     }
 }
 
-// dq of the panel of queries from q0 on of one head, and what it adds to dk and dv.
+// Computes dq of the panel of queries from q0 on of one head, and adds the panel's share to dk and dv.
 static void attention_backward_panel(const AttentionArgs& args, const BackwardScratch& scratch, const LeftRows& keys,
                                      const LeftRows& values, long b, long head, long q0) {
   const long T = args.queries, K = args.head_width, row = round_up(K, kPanel);
@@ -79,7 +79,7 @@ static void attention_backward_panel(const AttentionArgs& args, const BackwardSc
   pack_right(q, args.q.row, queries, K, scratch.q_along, words(kPanel));
   pack_right(d_o, args.d_o.row, queries, K, scratch.do_along, words(kPanel));
 
-  // log(sum(exp)) of each query, and sum_j p_j dp_j = do . o; queries that fill the panel up have no probabilities.
+  // log(sum(exp)) of each query, and sum_j p_j dp_j = do . o; padding queries of the panel have zero probabilities.
   alignas(64) float products[kPanel] = {};
   for (long i = 0; i < queries; ++i) {
     Vector sum = Vector{};
@@ -135,7 +135,7 @@ static Status attention_backward(const Parallel& parallel, const AttentionArgs& 
     const LeftRows keys = left_rows(k, args.k.row, S, K, scratch.key_copy);
     const LeftRows values = left_rows(v, args.v.row, S, K, scratch.value_copy);
     pack_right(k, args.k.row, S, K, scratch.keys_along, words(S));
-    for (long i = 0; i < 2 * S * row; i += kLanes) store(scratch.dk + i, Vector{});  // dk, and dv behind it
+    for (long i = 0; i < 2 * S * row; i += kLanes) store(scratch.dk + i, Vector{});  // dk, and dv, which follows it
     for (long i = 0; i < group; ++i)
       for (long q0 = 0; q0 < T; q0 += kPanel) {
         const long last = smaller(T, q0 + kPanel), head = kv_head * group + i;

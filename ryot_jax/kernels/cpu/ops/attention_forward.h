@@ -1,4 +1,4 @@
-// Attention's forward pass: see ops/attention_parts.h.
+// Forward pass of attention: see ops/attention_parts.h.
 #ifndef RYOT_KERNELS_CPU_OPS_ATTENTION_FORWARD_H_
 #define RYOT_KERNELS_CPU_OPS_ATTENTION_FORWARD_H_
 
@@ -7,9 +7,9 @@
 namespace ryot {
 namespace {
 
-// Scratch of one worker of the forward pass.
+// A worker's scratch for the forward pass.
 struct ForwardScratch {
-  Word* key_copy;  // where rows are no whole words
+  Word* key_copy;  // if rows are not whole words
   Word* values;    // v, for p v
   Word* q_across;  // q^T of a panel, for k q^T
   float* sum_o;    // [kPanel, round_up(K, kPanel)]
@@ -24,7 +24,7 @@ struct ForwardScratch {
   }
 };
 
-// The scores of `count` keys from s0 on, and the largest ones so far.
+// Computes the scores of `count` keys from s0 on, and updates the largest ones so far.
 RYOT_INLINE void attention_scores(const AttentionArgs& args, const LeftRows& keys, Right q_across, long b, long q0,
                                   long s0, long count, float* scores, IntVector (&sees)[kPanelVectors],
                                   Vector (&new_top)[kPanelVectors]) {
@@ -41,14 +41,14 @@ RYOT_INLINE void attention_scores(const AttentionArgs& args, const LeftRows& key
   }
 }
 
-// Turns the scores of `count` keys into words of their exponentials, and takes what was summed before to the new top;
-// factors[kPanel] are what that takes.
+// Turns the scores of `count` keys into words of their exponentials, and rescales the previous sums to the new top by
+// factors[kPanel].
 RYOT_INLINE void attention_weights(float scale, long count, float* scores, const Vector (&new_top)[kPanelVectors],
                                    Vector (&top)[kPanelVectors], Vector (&sum)[kPanelVectors], float* factors,
                                    Word* weights) {
   Vector shift[kPanelVectors];
   for (long v = 0; v < kPanelVectors; ++v) {
-    // Nothing to scale by while every key is hidden (or its score is -inf, or NaN, which stays one).
+    // No shift while every key is hidden (or its score is -inf, or NaN, which persists).
     shift[v] = new_top[v] == -__builtin_inff() ? Vector{} : scale * new_top[v];
     const Vector factor = softmax_term(top[v], scale, shift[v]);
     store(factors + v * kLanes, factor);
@@ -68,7 +68,7 @@ RYOT_INLINE void attention_weights(float scale, long count, float* scores, const
     }
 }
 
-// Without a key to see: zeros. With one, whatever the softmax of its scores is, NaN where all are -inf.
+// Stores zeros for a query that sees no key; otherwise the weighted values, NaN if all of its scores are -inf.
 RYOT_INLINE void attention_store(const AttentionArgs& args, long b, long head, long q0,
                                  const Vector (&tops)[kPanelVectors], const Vector (&sums)[kPanelVectors],
                                  const IntVector (&all_sees)[kPanelVectors], const float* sum_o) {
@@ -89,7 +89,7 @@ RYOT_INLINE void attention_store(const AttentionArgs& args, long b, long head, l
       store_some(o + m * args.o.row + k, K - k, load(sum_o + m * o_row + k) * inverse[m]);
 }
 
-// o and log(sum(exp)) of the panel of queries from q0 on of one head.
+// Computes o and log(sum(exp)) of the panel of queries from q0 on of one head.
 static void attention_forward_panel(const AttentionArgs& args, const ForwardScratch& scratch, const LeftRows& keys,
                                     long b, long head, long q0) {
   const long T = args.queries, S = args.keys, K = args.head_width, o_row = round_up(K, kPanel);
@@ -99,11 +99,11 @@ static void attention_forward_panel(const AttentionArgs& args, const ForwardScra
   float* const sum_o = scratch.sum_o;
   alignas(64) float scores[kKeys * kPanel], factors[kPanel];
   alignas(64) Word weights[kKeys / kGroup * kPanel];
-  Vector top[kPanelVectors], sum[kPanelVectors];  // of the online softmax, a lane for each query
+  Vector top[kPanelVectors], sum[kPanelVectors];  // of the online softmax, one lane per query
   IntVector sees[kPanelVectors];                  // whether it sees any key
   for (long v = 0; v < kPanelVectors; ++v) {
     top[v] = splat(-__builtin_inff()), sum[v] = Vector{};
-    sees[v] = IntVector{} - static_cast<int>(S > 0 && !args.mask);  // without padding all see their own key
+    sees[v] = IntVector{} - static_cast<int>(S > 0 && !args.mask);  // without padding every query sees its own key
   }
   if (seen.first >= seen.last)
     for (long i = 0; i < kPanel * o_row; i += kLanes) store(sum_o + i, Vector{});

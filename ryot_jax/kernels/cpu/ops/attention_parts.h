@@ -1,11 +1,11 @@
-// Attention with an online softmax, one sequence and key head a task (Dao et al. 2022, "FlashAttention",
-// arXiv:2205.14135): what its two passes share.
+// Shared parts of both passes of attention with an online softmax, one sequence and key head per task (Dao et al. 2022,
+// "FlashAttention", arXiv:2205.14135).
 //
 // Scores are computed transposed: the queries of a panel lie side by side in the lanes of kPanelVectors vectors, and
-// each key is a row. So whatever belongs to a query (its maximum, its sum) is a lane, and no sum runs across a vector;
-// and two neighbouring rows of probabilities, rounded and interleaved, are words of an operand that is summed over the
-// keys. Panels skip the keys that none of their queries sees. The forward pass keeps log(sum(exp)) per query; the
-// backward pass computes the probabilities anew from it.
+// each key is a row. Everything that belongs to a query (its maximum, its sum) is then a lane, and no sum runs across a
+// vector; and two neighbouring rows of probabilities, rounded and interleaved, are words of an operand that is summed
+// over the keys. Panels skip the keys that none of their queries sees. The forward pass keeps log(sum(exp)) per query;
+// the backward pass recomputes the probabilities from it.
 #ifndef RYOT_KERNELS_CPU_OPS_ATTENTION_PARTS_H_
 #define RYOT_KERNELS_CPU_OPS_ATTENTION_PARTS_H_
 
@@ -17,11 +17,12 @@
 namespace ryot {
 namespace {
 
-// Of a block: its scores take at most half of 32 KiB, the smallest first-level cache that any target's processors have.
+// Keys of a block: its scores take at most half of 32 KiB, the smallest first-level cache among the targets'
+// processors.
 constexpr long kKeys = 128;
 static_assert(kKeys % kStoredRows == 0 && kStoredRows % kGroup == 0 && kPanel % kGroup == 0, "blocks hold whole tiles");
 
-// Keys [first, last) of which each is seen by one of the queries [q0, q1), but for those that fill the first tile.
+// Keys [first, last), each seen by one of the queries [q0, q1), except those that fill up the first tile.
 struct Range {
   long first, last;
 };
@@ -34,7 +35,7 @@ RYOT_INLINE Scalar* head_at(const AttentionArgs& args, const Heads& heads, long 
   return static_cast<Scalar*>(heads.data) + batch * positions * heads.row + head * args.head_width;
 }
 
-// Asks for rows [first, last) of a head, which are far apart in memory.
+// Prefetches rows [first, last) of a head, which are far apart in memory.
 template <bool kWrite>
 RYOT_INLINE void prefetch_rows(const Scalar* head, long row, long first, long last, long width) {
   for (long i = first; i < last; ++i)
@@ -43,7 +44,7 @@ RYOT_INLINE void prefetch_rows(const Scalar* head, long row, long first, long la
 }
 
 // Sets scores[rows][kPanel] of keys from key0 on and queries from q0 on to -inf where the query does not see the key;
-// where there is a padding mask, adds to `sees` the queries that see one of them.
+// with a padding mask, adds to `sees` the queries that see one of them.
 RYOT_INLINE void mask_scores(const AttentionArgs& args, long batch, long q0, long key0, long rows, float* scores,
                              IntVector (&sees)[kPanelVectors]) {
   const bool all_seen = !args.causal || (key0 + rows <= q0 + 1 &&

@@ -1,4 +1,4 @@
-// The attention of `decode_step`: rows of a sequence against the keys and values in its cache.
+// Attention for `decode_step`: rows of a sequence against the keys and values in its cache.
 #ifndef RYOT_KERNELS_CPU_OPS_DECODE_ATTENTION_H_
 #define RYOT_KERNELS_CPU_OPS_DECODE_ATTENTION_H_
 
@@ -8,7 +8,7 @@
 namespace ryot {
 namespace {
 
-// The vectors of keys whose scores are summed at once: as many sums as there are registers for.
+// Vectors of keys whose scores are summed at once: as many sums as the registers hold.
 constexpr long kKeyVectors = Traits::kRegisters >= 32 ? 4 : 2;
 template <long kValue>
 struct Constant {
@@ -24,9 +24,9 @@ RYOT_INLINE void rotate(const float* angles, long K, float* head) {
   }
 }
 
-// One head of kRows rows of one sequence, each of which sees one position more than the one before: `out` =
-// softmax(q k^T / sqrt(K)) v over the first `seen` + row positions. Keys lie [words of K][capacity], so that neighbouring
-// lanes are neighbouring keys; values lie [words of positions][K]. Rows share what is loaded, and nothing else.
+// One head of kRows rows of one sequence, each of which sees one position more than the previous one: `out` = softmax(q
+// k^T / sqrt(K)) v over the first `seen` + row positions. Keys are [words of K][capacity], so that neighbouring lanes
+// are neighbouring keys; values are [words of positions][K]. Rows share loads, and nothing else.
 template <long kRows>
 RYOT_NOINLINE void attend_rows(const Word* q, long q_row, const Word* keys, const Word* values,
                                                   long K, long capacity, long seen, float* scores, Word* weights,
@@ -98,7 +98,7 @@ RYOT_INLINE void attend_few(long rows, const Word* q, long q_row, const Word* ke
   attend_rows<kRows>(q, q_row, keys, values, K, capacity, seen, scores, weights, out, out_row);
 }
 
-// One head of a row, K numbers, as words.
+// Rounds one head of a row, K numbers, to words.
 RYOT_INLINE void round_head(const float* head, long K, Scalar* rounded) {
   each_vector(K, [=](long k, long valid) RYOT_ALWAYS_INLINE {
     store_some(rounded + k, valid, load_some(head + k, valid));
@@ -106,7 +106,7 @@ RYOT_INLINE void round_head(const float* head, long K, Scalar* rounded) {
   if (K % kGroup) rounded[K] = Scalar{};
 }
 
-// Rotates a row's queries and keys by its position, rounds the queries, and puts keys and values into the cache.
+// Rotates a row's queries and keys by its position, rounds the queries, and writes keys and values to the cache.
 RYOT_INLINE void remember_row(const DecodeArgs& args, const StepScratch& scratch, long layer, long row) {
   const long D = args.width, H = args.heads, K = D / H, T = args.capacity;
   const auto [sequence, index, position] = scratch.rows[row];
@@ -122,7 +122,7 @@ RYOT_INLINE void remember_row(const DecodeArgs& args, const StepScratch& scratch
     for (long k = 0; k < words(K); ++k) keys[k * T] = rounded_words[k];
     round_head(q + 2 * D + head * K, K, scratch.rounded);
     Word* const values = args.values + ((first_head + head) * words(T) + position / kGroup) * K;
-    // The first position of a word clears what is left of another text behind it: times nothing, it could be NaN.
+    // The first position of a word clears the rest of it, left over from another text: 0 times it could be NaN.
     for (long k = 0; k < K; ++k) {
       if (position % kGroup == 0) values[k] = 0;
       reinterpret_cast<Scalar*>(values + k)[position % kGroup] = scratch.rounded[k];
@@ -130,7 +130,7 @@ RYOT_INLINE void remember_row(const DecodeArgs& args, const StepScratch& scratch
   }
 }
 
-// Attention of all rows into scratch.attended.
+// Computes the attention of all rows into scratch.attended.
 static void attention_of_rows(const DecodeArgs& args, const StepScratch& scratch, long layer, long rows) {
   const long D = args.width, H = args.heads, K = D / H, T = args.capacity;
   const long q_row = H * words(K), out_row = words(D) * kGroup;

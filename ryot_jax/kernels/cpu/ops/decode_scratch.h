@@ -1,4 +1,4 @@
-// What a worker of `decode_step` needs for a chunk of rows.
+// Scratch memory of `decode_step`.
 #ifndef RYOT_KERNELS_CPU_OPS_DECODE_SCRATCH_H_
 #define RYOT_KERNELS_CPU_OPS_DECODE_SCRATCH_H_
 
@@ -8,16 +8,16 @@
 namespace ryot {
 namespace {
 
-constexpr long kStepRows = 4 * kTileRows;  // of a chunk
-// Of a sequence, the rows whose attention is taken together.
+constexpr long kStepRows = 4 * kTileRows;  // rows of a chunk
+// Rows of a sequence whose attention is computed together.
 constexpr long kRowsTogether = Traits::kRegisters >= 32 ? 4 : 2;
 
-// What one worker needs for a chunk of rows; all parts begin at whole cache lines.
+// A worker's scratch for a chunk of rows; all parts begin at whole cache lines.
 struct StepScratch {
-  float* x;         // [kStepRows][round_up(D, kLanes)], the residual stream; zeros behind each row's end
+  float* x;         // [kStepRows][round_up(D, kLanes)], the residual stream; zeros beyond each row's end
   float* qkv;       // [kStepRows][row of 3 D]
   float* up;        // [kStepRows][row of 2 F], only for swiglu
-  Scalar* normed;   // [kStepRows][words of D]: operands of products, as are the two below
+  Scalar* normed;   // [kStepRows][words of D]: operands of products, like the next two
   Scalar* attended;
   Scalar* hidden;   // [kStepRows][words of F]
   Word* queries;    // [kStepRows][heads][words of a head]
@@ -25,7 +25,7 @@ struct StepScratch {
   float* scores;    // [kRowsTogether][capacity]
   Word* weights;    // [kRowsTogether][words of the capacity], the softmax of the scores, rounded
   float* best;      // [kStepRows][kLanes], the largest logit of each lane
-  int32_t* best_at; // and its number
+  int32_t* best_at; // and its index
   struct Row {
     long sequence, index, position;
   };

@@ -1,14 +1,14 @@
 // One step of decoding with a pre-norm transformer: a few new tokens of each sequence through all layers, against a
 // cache of the keys and values before them.
 //
-// A step of a small model is a hundred small operations: what it would cost to start each is saved by one call. Tasks
-// are whole sequences, so no thread waits for another; the rows of a task go through the layers in chunks that stay in
-// the first-level cache, and each chunk reads the weights once.
+// A step of a small model consists of a hundred small operations: one call saves the cost of launching each. Tasks are
+// whole sequences, so no thread waits for another; the rows of a task go through the layers in chunks that stay in the
+// first-level cache, and each chunk reads the weights once.
 //
-// The numbers of a row depend on its token and on the cache alone, not on how many rows there are nor on which: every
-// sum of a product or of attention runs over its terms in order, and what a tile of several rows does is
-// for each row the same chain of multiply_adds. So several tokens checked at once are bitwise what they would be one
-// at a time, which speculative decoding is built on.
+// The results for a row depend on its token and on the cache alone, not on the number or the choice of rows: every sum
+// of a product or of attention runs over its terms in order, and a tile of several rows runs the same chain of
+// multiply_adds for each row. Several tokens checked at once therefore give bitwise the same results as one at a time,
+// on which speculative decoding relies.
 #ifndef RYOT_KERNELS_CPU_OPS_DECODE_STEP_H_
 #define RYOT_KERNELS_CPU_OPS_DECODE_STEP_H_
 
@@ -22,7 +22,7 @@
 namespace ryot {
 namespace {
 
-// The norm of one row of x as an operand.
+// Computes the norm of one row of x, as an operand.
 RYOT_INLINE void norm_of_row(const DecodeArgs& args, const float* scale, const float* bias, const float* x, Scalar* y) {
   const long D = args.width;
   float statistics[2];
@@ -37,7 +37,7 @@ RYOT_INLINE void norm_of_row(const DecodeArgs& args, const float* scale, const f
   if (D % kGroup) y[D] = Scalar{};
 }
 
-// The norms of all rows of the residual stream into scratch.normed.
+// Computes the norms of all rows of the residual stream into scratch.normed.
 RYOT_INLINE void norm_of_rows(const DecodeArgs& args, const StepScratch& scratch, long rows, const float* scale,
                               const float* bias) {
   const long D = args.width, x_row = StepScratch::line(round_up(D, kLanes));
@@ -104,7 +104,7 @@ static void layer_of_rows(const DecodeArgs& args, const StepScratch& scratch, lo
   mlp_of_rows(args, scratch, layer, rows);
 }
 
-// Logits and the most likely token, the first among equals, of those rows whose outcome is wanted.
+// Computes the logits and the most likely token (the first among equals) of the rows whose results are requested.
 static void head_of_rows(const DecodeArgs& args, const StepScratch& scratch, long rows) {
   const long D = args.width, V = args.vocabulary, x_row = StepScratch::line(round_up(D, kLanes));
   long wanted = 0;
@@ -167,7 +167,7 @@ static Status decode_step(const Parallel& parallel, const DecodeArgs& args) {
   const long workers = parallel.num_workers(), size = StepScratch::size(args);
   const Scratch<Word> memory(workers * size);
   if (!memory.get()) return Status::kNoMemory;
-  // As many sequences a task as fill a chunk, but no fewer tasks than workers.
+  // Enough sequences per task to fill a chunk, but no fewer tasks than workers.
   const long most = divide_up(args.batch, workers), fitting = larger(1, kStepRows / larger(args.steps, 1));
   const long sequences = larger(1, smaller(most, fitting));
   const auto groups = tasks(divide_up(args.batch, sequences), [&](long group, long, long worker) {
@@ -186,7 +186,7 @@ static Status decode_step(const Parallel& parallel, const DecodeArgs& args) {
   return Status::kDone;
 }
 
-// A right operand of decode_step out of w[K, N], or of the transpose of w[N, K].
+// Packs a right operand of decode_step from w[K, N], or from the transpose of w[N, K].
 static Status pack_weights(const Parallel& parallel, const PackArgs& args) {
   const auto packing = packing_weights(args.w, args.transposed, args.inputs, args.outputs, args.packed);
   run(parallel, packing);

@@ -1,10 +1,10 @@
 // The gradients of a dense layer, and of a norm in front of it.
 //
-// A chunk's dy is multiplied with the slopes to give the gradient dh of x w + bias, and dh with the packed transposed
-// weights to give dx; then x and dh are packed for the product that gives dw. Where dw is small, kRowGroups groups of rows
-// add up a dw of their own, chunk by chunk, and what was packed never leaves the second-level cache. Else it is kept, of
-// kPassRows rows at a time, and a second pass over all of it gives dw. With a norm in front a chunk ends with the norm's
-// backward pass: its gradient never goes to memory.
+// A chunk's dy is multiplied by the slopes to give the gradient dh of x w + bias, and dh by the packed transposed
+// weights to give dx; then x and dh are packed for the product that gives dw. If dw is small, kRowGroups groups of rows
+// each accumulate a dw of their own, chunk by chunk, and the packed operands never leave the second-level cache.
+// Otherwise they are kept for kPassRows rows at a time, and a second pass over them gives dw. With a norm in front a
+// chunk ends with the norm's backward pass: its gradient never goes to memory.
 #ifndef RYOT_KERNELS_CPU_OPS_DENSE_BACKWARD_H_
 #define RYOT_KERNELS_CPU_OPS_DENSE_BACKWARD_H_
 
@@ -16,11 +16,11 @@ namespace {
 
 constexpr long kPassRows = 48 * kDenseRows;
 constexpr long kRowGroups = 8;
-constexpr long kGroupRows = 22 * kTileRows;  // of a group's chunk
+constexpr long kGroupRows = 22 * kTileRows;  // rows of a group's chunk
 constexpr long kFewWorkers = 4;              // more would wait for the last group
 static_assert(kGroupRows % kGroup == 0, "chunks hold whole words");
 
-// Rows [row0, row0 + rows) of dh into dh[rows][row_length].
+// Computes rows [row0, row0 + rows) of dh into dh[rows][row_length].
 RYOT_INLINE void dense_dh(const DenseArgs& args, long row0, long rows, Scalar* dh, long row_length) {
   const long M = args.outputs, width = args.width();
   for (long i = 0; i < rows; ++i)
@@ -34,12 +34,12 @@ RYOT_INLINE void dense_dh(const DenseArgs& args, long row0, long rows, Scalar* d
     }
 }
 
-// Rows that are taken at a time: [row0, row0 + rows), of all the index-th.
+// The index-th chunk: rows [row0, row0 + rows), processed at a time.
 struct Chunk {
   long row0, rows, index;
 };
 
-// What one worker needs for a chunk, and what the chunks leave to be added up.
+// A worker's scratch for a chunk, and the chunks' partial sums.
 struct DenseBackwardScratch {
   DenseBackwardScratch(const DenseArgs& args, long workers, long chunks, long most_rows)
       : chunks(chunks),
@@ -57,19 +57,20 @@ struct DenseBackwardScratch {
   bool complete() const {
     return weights.get() && dh.get() && normed.get() && norm_scratch.get() && norm_sums.get() && dbias.get();
   }
-  // The gradients that every chunk has its own sums of.
+  // Adds up the gradients of which every chunk has its own sums.
   void add_up(const DenseArgs& args) const {
     if (args.norm) sum_norm_chunks(*args.norm, norm_sums.get(), chunks);
     if (args.dbias) sum_rows(dbias.get(), chunks, args.outputs, args.outputs, args.dbias);
   }
   const long chunks, most_rows, dh_row, norm_row;
-  const bool in_place;  // dy can be multiplied as it lies: nothing has to be done to it
+  const bool in_place;  // dy can be multiplied where it is, without a change
   const Scratch<Word> weights;
   const Scratch<Scalar> dh, normed;  // `normed`: a chunk's x and dx, with a norm
   const Scratch<float> norm_scratch, norm_sums, dbias;
 };
 
-// The backward pass of the norm in front of a chunk: from dx, the gradient of its outcome, and x, which becomes that.
+// The backward pass of the norm in front of a chunk, from dx, the gradient of the norm's output, which is recomputed
+// into x.
 RYOT_INLINE void dense_backward_norm(const NormArgs& args, const DenseBackwardScratch& scratch, const Chunk& chunk,
                                      long worker, Scalar* x, Scalar* dx) {
   const long K = args.width, row0 = chunk.row0, norm_row = scratch.norm_row;
@@ -86,7 +87,8 @@ RYOT_INLINE void dense_backward_norm(const NormArgs& args, const DenseBackwardSc
   }
 }
 
-// Writes dx of a chunk and packs its x and dh, with room for `steps` words a column in `left` and `right`; `next` is what the worker does next, without rows if that is not known.
+// Writes dx of a chunk and packs its x and dh, with room for `steps` words per column in `left` and `right`; `next` is
+// the worker's next chunk, without rows if it is not known.
 static void dense_backward_chunk(const DenseArgs& args, const DenseBackwardScratch& scratch, const Chunk& chunk,
                                  const Chunk& next, long worker, Word* left, Word* right, long steps) {
   const long K = args.inputs, M = args.outputs, row0 = chunk.row0, rows = chunk.rows, dh_row = scratch.dh_row;
@@ -206,7 +208,7 @@ static Status dense_backward(const Parallel& parallel, const DenseArgs& args) {
       dense_backward_chunk(args, scratch, chunk(task), next >= 0 ? chunk(next) : Chunk{}, worker,
                            left_step(left.get(), step0), right_step(right.get(), step0), steps);
     });
-    // The last pass may have fewer rows than there is room for: only those are summed.
+    // The last pass may have fewer rows than there is room for: only existing rows are summed.
     run(parallel, packing, chunks_of_pass,
         weight_gradient(workers, K, M, steps, words(pass_end - pass0), left.get(), right.get(), args.dw, pass0 > 0));
   }

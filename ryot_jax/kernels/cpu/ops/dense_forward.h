@@ -1,8 +1,8 @@
-// y = act(x w + bias) + residual, forward and backward.
+// Forward pass of a dense layer, y = act(x w + bias) + residual.
 //
-// Forward: rows go in chunks of kDenseRows, one a task, against the packed weights; bias, activation and residual are
+// Chunks of kDenseRows rows, one per task, are multiplied by the packed weights; bias, activation and residual are
 // applied while a tile is in registers, and the activation's derivatives, its slopes, are kept. With a norm in front a
-// chunk begins with the norm of its rows, while all of it lies in the second-level cache: the norm's outcome never goes to
+// chunk begins with the norm of its rows, which stays in the second-level cache: the norm's output never goes to
 // memory.
 #ifndef RYOT_KERNELS_CPU_OPS_DENSE_FORWARD_H_
 #define RYOT_KERNELS_CPU_OPS_DENSE_FORWARD_H_
@@ -14,10 +14,10 @@
 namespace ryot {
 namespace {
 
-constexpr long kDenseRows = 8 * kTileRows;  // of a chunk
+constexpr long kDenseRows = 8 * kTileRows;  // rows of a chunk
 static_assert(kDenseRows % kGroup == 0, "chunks hold whole words");
 
-// The norm of rows as a left operand; `s` has room for one row, `out` for all.
+// Computes the norm of rows as a left operand; `s` has room for one row, `out` for all.
 RYOT_INLINE LeftRows normed_rows(const NormArgs& args, long row0, long rows, float* s, Word* out) {
   const long K = args.width, row_words = words(K);
   for (long i = 0; i < rows; ++i) {
@@ -33,11 +33,11 @@ RYOT_INLINE LeftRows normed_rows(const NormArgs& args, long row0, long rows, flo
   return left_rows_in_place(reinterpret_cast<const Scalar*>(out), row_words * kGroup);
 }
 
-// What the chunks of one call share.
+// State shared by the chunks of one call.
 struct DenseForward {
   const DenseArgs& args;
   Right weights;
-  Word* copies;  // [workers][kDenseRows][words of the inputs], where x cannot be multiplied as it lies
+  Word* copies;  // [workers][kDenseRows][words of the inputs], if x cannot be multiplied in place
   float* rows;   // [workers][inputs, whole vectors], with a norm
 };
 
@@ -50,7 +50,7 @@ RYOT_INLINE LeftRows dense_left(const DenseForward& call, long row0, long rows, 
   return normed_rows(*args.norm, row0, rows, call.rows + worker * round_up(K, kLanes), copy);
 }
 
-// swiglu of rows whose gates and values lie in `slopes`, which become the derivatives.
+// Applies swiglu to rows whose gates and values are in `slopes`, which become the derivatives.
 template <typename Finish>
 RYOT_INLINE void dense_swiglu(const DenseArgs& args, long row0, long rows, const Finish finish) {
   const long M = args.outputs, width = args.width();
@@ -67,7 +67,7 @@ RYOT_INLINE void dense_swiglu(const DenseArgs& args, long row0, long rows, const
     }
 }
 
-// Multiplies by way of `product(epilogue)`, whose epilogue takes a position of [rows, outputs], and applies the
+// Multiplies through `product(epilogue)`, whose epilogue takes a position in [rows, outputs], and applies the
 // activation and the residual.
 template <typename Product>
 RYOT_INLINE void dense_activate(const DenseArgs& args, long row0, long rows, const Product& product) {

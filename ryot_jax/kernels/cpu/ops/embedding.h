@@ -1,7 +1,7 @@
 // The gradient of an embedding table: rows of dy scattered and added.
 //
-// Tasks own rectangles of the table, a range of the vocabulary by a few vectors of the width, and each walks over
-// all tokens in order: no two threads add to one number, and the sums' order is fixed.
+// Tasks own rectangles of the table, a range of the vocabulary by a few vectors of the width, and each visits all
+// tokens in order: no two threads add to the same number, and the order of the sums is fixed.
 #ifndef RYOT_KERNELS_CPU_OPS_EMBEDDING_H_
 #define RYOT_KERNELS_CPU_OPS_EMBEDDING_H_
 

@@ -1,9 +1,10 @@
-// Linear + softmax cross-entropy with its gradients, without ever holding all logits.
+// Linear + softmax cross-entropy with its gradients, without ever storing all logits.
 //
-// Rows go in chunks of kLogitsRows, one a task. A chunk's logits [kLogitsRows, V] stay in the second-level cache while
-// they are turned into the softmax and then into their own gradient, and are multiplied with w to give dx; then they
-// are packed, with the rows of x, and a second pass multiplies the two to give dw. A pass covers as many chunks as keep
-// the packed gradients within kPassBytes. (Gradients in the forward pass: Hsu et al. 2024, "Liger Kernel".)
+// Rows are processed in chunks of kLogitsRows, one per task. A chunk's logits [kLogitsRows, V] stay in the second-level
+// cache while they are turned into the softmax and then into their own gradient, and are multiplied by w to give dx;
+// then they are packed, with the rows of x, and a second pass multiplies the two to give dw. A pass covers as many
+// chunks as keep the packed gradients within kPassBytes. (Gradients in the forward pass: Hsu et al. 2024, "Liger
+// Kernel".)
 #ifndef RYOT_KERNELS_CPU_OPS_LINEAR_CROSS_ENTROPY_H_
 #define RYOT_KERNELS_CPU_OPS_LINEAR_CROSS_ENTROPY_H_
 
@@ -15,10 +16,10 @@ namespace ryot {
 namespace {
 
 constexpr long kLogitsRows = 4 * kTileRows;
-constexpr long kPassBytes = 8 << 20;  // no share of the last cache: other cores, and other machines' guests, use it too
+constexpr long kPassBytes = 8 << 20;  // no share of the last-level cache, which other cores and machines use too
 static_assert(kLogitsRows % kGroup == 0, "chunks hold whole words");
 
-// l -> cap tanh(l / cap) for a row of logits, as (1 - e) / (1 + e) with e = exp(-2 |l| / cap).
+// Caps a row of logits: l -> cap tanh(l / cap), as (1 - e) / (1 + e) with e = exp(-2 |l| / cap).
 static void cap_row(float* logits, long n, float cap) {
   each_vector(n, [=](long v, long valid) RYOT_ALWAYS_INLINE {
     const Vector l = load_some(logits + v, valid);
@@ -28,18 +29,18 @@ static void cap_row(float* logits, long n, float cap) {
   });
 }
 
-// Turns a row of logits into the gradient of weight * loss, if wanted, and returns the loss.
+// Turns a row of logits into the gradient of weight * loss, if requested, and returns the loss.
 RYOT_INLINE float softmax_row(const LinearCrossEntropyArgs& args, float* logits, long target, float weight,
                               Scalar* dlogits) {
   const long V = args.vocabulary;
   const float cap = args.soft_cap, smoothing = args.label_smoothing;
   if (cap > 0) cap_row(logits, V, cap);
-  // A target beyond the vocabulary has no logit: the loss is NaN, as it is where an index is out of range in jnp.
+  // A target beyond the vocabulary has no logit: the loss is NaN, as for an index out of range in jnp.
   const float target_logit = target < V ? logits[target] : __builtin_nanf("");
   const float mean_logit = smoothing > 0 ? sum_of(logits, V) / V : 0.0f;
   const float top = max_of(logits, V);
   Vector exps = Vector{};
-  // With a cap the logits are needed once more, for its derivative; their exponentials are then computed anew.
+  // With a cap the logits are needed again, for its derivative; their exponentials are then recomputed.
   float* const kept = cap > 0 ? nullptr : logits;
   each_vector(V, [&](long v, long valid) RYOT_ALWAYS_INLINE {
     const Vector e = softmax_term(load_some(logits + v, valid, -__builtin_inff()), 1.0f, splat(top));
@@ -99,7 +100,7 @@ struct CrossEntropyScratch {
   const Scratch<Word> left, right;  // the gradients of a pass's logits, and its rows of x
 };
 
-// Losses and dx of a chunk's rows, which are packed for dw; step0: where, in the pass.
+// Computes losses and dx of a chunk's rows, and packs them for dw from step0 of the pass on.
 static void cross_entropy_chunk(const LinearCrossEntropyArgs& args, const CrossEntropyScratch& scratch, long row0,
                                 long rows, long step0, long worker) {
   const long D = args.width, V = args.vocabulary, logits_row = scratch.logits_row, dlogits_row = scratch.dlogits_row;

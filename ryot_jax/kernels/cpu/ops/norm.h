@@ -1,4 +1,4 @@
-// Layer and root-mean-square norms with a residual, one row at a time, all in float32.
+// Layer and root-mean-square norms with a residual, one row at a time, computed in float32.
 #ifndef RYOT_KERNELS_CPU_OPS_NORM_H_
 #define RYOT_KERNELS_CPU_OPS_NORM_H_
 
@@ -10,14 +10,14 @@
 namespace ryot {
 namespace {
 
-constexpr long kNormRows = 64;  // of a task
+constexpr long kNormRows = 64;  // rows of a task
 
 RYOT_INLINE long norm_chunk_rows(long rows) {
   constexpr long kMostChunks = 256;  // bounds the memory of the partial sums
   return larger(kNormRows, divide_up(rows, kMostChunks));
 }
 
-// Takes the statistics of a row, and stores them, from its values s[0, width) and zeros up to the next whole vector.
+// Computes and stores the statistics of a row, from its values s[0, width) and zeros up to the next whole vector.
 RYOT_INLINE void take_statistics(const NormArgs& args, long row, const float* s) {
   const long D = args.width;
   Vector sum = Vector{};
@@ -32,7 +32,7 @@ RYOT_INLINE void take_statistics(const NormArgs& args, long row, const float* s)
   args.statistics[2 * row + 1] = 1.0f / __builtin_sqrtf(horizontal_sum(squares) / D + args.epsilon);
 }
 
-// The vector of y at d, of which `valid` elements exist, from that of normed(s).
+// The vector of y at d, of which `valid` elements exist, from the vector of normed(s).
 RYOT_INLINE Vector scale_and_shift(const NormArgs& args, long d, long valid, Vector normed) {
   const Vector y = normed * load_some(args.scale + d, valid);
   return args.bias ? y + load_some(args.bias + d, valid) : y;
@@ -52,7 +52,7 @@ static Status norm_forward(const Parallel& parallel, const NormArgs& args) {
                  [=](long d, Vector x) RYOT_ALWAYS_INLINE { store(s + d, load(s + d) + x); });
       if (norm.s) {
         store_row(norm.s, row, D, [=](long d, long) RYOT_ALWAYS_INLINE { return load(s + d); });
-        if (norm.s.is_bfloat16)  // go on with it as it was rounded
+        if (norm.s.is_bfloat16)  // continue with the rounded value
           load_row(norm.s, row, D, [=](long d, Vector x) RYOT_ALWAYS_INLINE { store(s + d, x); });
       }
       take_statistics(norm, row, s);
@@ -66,7 +66,7 @@ static Status norm_forward(const Parallel& parallel, const NormArgs& args) {
   return Status::kDone;
 }
 
-// What one thread needs for the gradients of rows, and the sums of a chunk of rows; both of [2][row_size] floats.
+// A thread's scratch for the gradients of rows, and the sums of a chunk of rows; both [2][row_size] floats.
 struct NormScratch {
   static long row_size(long width) { return round_up(width, kLanes); }
   NormScratch(float* scratch, float* sums, long width)
@@ -75,7 +75,7 @@ struct NormScratch {
 };
 
 // Writes one row of dx and adds to the sums, from row dy_row of dy. With n = (s - mean) * inverse and g = dy * scale:
-// dx = ds + inverse * (g - mean(g) - n * mean(g * n)), where mean(g) is left out without centring;
+// dx = ds + inverse * (g - mean(g) - n * mean(g * n)), where mean(g) is omitted without centring;
 // dscale = sum(dy * n), dbias = sum(dy). Leaves n in scratch.normed.
 RYOT_INLINE void norm_backward_row(const NormArgs& args, long row, const Tensor& dy, long dy_row,
                                    const NormScratch scratch) {
@@ -88,7 +88,7 @@ RYOT_INLINE void norm_backward_row(const NormArgs& args, long row, const Tensor&
   load_row(dy, dy_row, D, [=](long d, Vector dy) RYOT_ALWAYS_INLINE { store(g + d, dy); });
   Vector sum_g = Vector{}, sum_gn = Vector{};
   each_vector(D, [&](long d, long valid) RYOT_ALWAYS_INLINE {
-    const Vector dy = load(g + d);  // zeros behind its end, as what it is multiplied with there is not defined
+    const Vector dy = load(g + d);  // zeros beyond its end, as the other factor is undefined there
     const Vector normed = valid < kLanes ? load_partial(n + d, valid, 0.0f) : load(n + d);
     store(dscale + d, load(dscale + d) + dy * normed);
     store(dbias + d, load(dbias + d) + dy);
@@ -107,7 +107,7 @@ RYOT_INLINE void norm_backward_row(const NormArgs& args, long row, const Tensor&
   store_row(args.dx, row, D, [=](long d, long) RYOT_ALWAYS_INLINE { return load(g + d); });
 }
 
-// Adds up the sums of all chunks.
+// Adds up the partial sums of all chunks.
 static void sum_norm_chunks(const NormArgs& args, const float* sums, long chunks) {
   const long D = args.width, row_size = NormScratch::row_size(D);
   sum_rows(sums, chunks, 2 * row_size, D, args.dscale);

@@ -1,5 +1,6 @@
-// The bookkeeping between two steps of speculative decoding with a lookup draft: what was right, what is known now, and
-// what to try next. A few integers a sequence, which as operations of XLA would take a quarter as long as the step.
+// The bookkeeping between two steps of speculative decoding with a lookup draft: the correct tokens, the known text,
+// and the next draft. It handles a few integers per sequence, but as XLA operations would take a quarter as long as the
+// step.
 #ifndef RYOT_KERNELS_CPU_OPS_SPECULATION_H_
 #define RYOT_KERNELS_CPU_OPS_SPECULATION_H_
 
@@ -10,25 +11,25 @@ namespace ryot {
 
 struct RoundArgs {
   long batch, steps, capacity, vocabulary, num_stops;
-  float memory, checked_bonus, right_bonus;  // of the running numbers of tokens checked and right
-  const int32_t* chosen;    // [batch, steps], what the model chose after each pending token
+  float memory, checked_bonus, right_bonus;  // of the running counts of checked and of correct tokens
+  const int32_t* chosen;    // [batch, steps], the model's choice after each pending token
   const int32_t* limit;     // [batch], tokens of the whole text
   const int32_t* stops;     // [num_stops]
   const int32_t* chain;     // [vocabulary, steps - 1], guesses after a token that is new in its text
-  const float* thresholds;  // [steps - 1], the acceptance from which on one more token is checked
+  const float* thresholds;  // [steps - 1], the acceptance rate from which one more token is checked
   // Read and written:
   int32_t* pending;         // [batch, steps], the last known token and guesses
-  int32_t* count;           // [batch], pending tokens that were, or are to be, checked; 0 for a text that has ended
+  int32_t* count;           // [batch], pending tokens that were, or are to be, checked; 0 for a finished text
   int32_t* ids;             // [batch, capacity], the texts
   int32_t* known;           // [batch], their lengths
   uint8_t* is_done;         // [batch]
-  int32_t* place;           // [batch, vocabulary], where each token last stood with another behind it, or -1
-  int32_t* noted;           // [batch], tokens of the text that `place` knows of
+  int32_t* place;           // [batch, vocabulary], last position of each token that has a successor, or -1
+  int32_t* noted;           // [batch], tokens of the text that `place` covers
   float *checked, *right;   // [batch]
   int32_t *drafted, *accepted;  // [batch]
 };
 
-// One sequence; false where an id lies outside of the vocabulary or a text outside of its array.
+// Updates one sequence; false if an id lies outside the vocabulary or a text outside its array.
 inline bool round_of_sequence(const RoundArgs& args, long b) {
   const long S = args.steps, K = S - 1;
   const int32_t* const chosen = args.chosen + b * S;

@@ -1,7 +1,7 @@
 """Multi-head attention: grouped heads, causal and sliding-window masks, padding.
 
-`reference` scores every query against every key and masks what must not be seen; the others never compute most of what
-the causal mask or the window takes away.
+`reference` scores every query against every key and masks the hidden ones; the others skip most of the scores that the
+causal mask or the window would remove.
 """
 
 from ryot_jax.kernels.declaration import Modules, Op

@@ -1,4 +1,4 @@
-"""Arrays and a function to measure the op with."""
+"""The benchmark of attention."""
 
 import jax
 import numpy as np

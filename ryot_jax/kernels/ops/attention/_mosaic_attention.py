@@ -1,10 +1,10 @@
 """Flash attention for NVIDIA's Hopper, forward and backward, in Pallas' Mosaic GPU.
 
-Three kernels of two computing warpgroups and one that fetches. Windows, padding masks and other GPUs are left to
-`attention`'s other implementations.
+Three kernels, each with two computing warpgroups and one that fetches. Windows, padding masks and other GPUs are left
+to `attention`'s other implementations.
 
-ptxas of CUDA 12.8.0 to 12.9.0 miscompiles causal masks, jax's own example says. That is not asked here: the runtime's
-version is 12.9 for 12.9.0 and 12.9.1 alike, and ptxas another program's.
+According to jax's own example, ptxas of CUDA 12.8.0 to 12.9.0 miscompiles causal masks. That is not checked here: the
+runtime reports 12.9 for 12.9.0 and 12.9.1 alike, and ptxas is a separate program.
 """
 
 import functools
@@ -23,25 +23,25 @@ from ryot_jax.kernels.ops.attention._mosaic_parts import TILE, Sizes
 def flash_attention(
     q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, *, causal: bool, blocks: Blocks | None = None
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(K)) v for each head, as `attention` has it, without its scores in memory.
+    """Attention softmax(q k^T / sqrt(K)) v for each head, as in `attention`, without scores in memory.
 
-    Dao, 2024 (arXiv:2307.08691) is the algorithm; Shah et al., 2024 (arXiv:2407.08608) the division of labour: one
-    warpgroup's softmax runs while the other one has the tensor core.
+    The algorithm is from Dao, 2024 (arXiv:2307.08691); the division of labour, where one warpgroup's softmax runs
+    while the other uses the tensor core, from Shah et al., 2024 (arXiv:2407.08608).
 
     Args:
       q_BTHK: queries, bfloat16 or float16. B sequences, T positions, H heads, K head width: 64 or 128.
       k_BSGK: keys, S positions, G heads; G divides H, and query head h reads head h // (H // G). Same dtype.
       v_BSGK: values, of the keys' shape and dtype.
       causal: query t sees keys s <= t only; needs S = T.
-      blocks: sizes in shared memory; None: those of `BLOCKS`.
+      blocks: sizes in shared memory; None: those in `BLOCKS`.
 
     Returns:
       o_BTHK: weighted values, in q's dtype; softmax and sums are float32. Differentiable once in q, k, v.
 
     Raises:
-      NotImplementedError: no GPU of compute capability 9 is there, or the head width is not one of these two.
-      TypeError: another dtype.
-      ValueError: shapes do not fit together.
+      NotImplementedError: there is no GPU of compute capability 9, or the head width is not one of these two.
+      TypeError: the dtype is another one.
+      ValueError: shapes do not match.
     """
     pallas.require("mosaic")
     (B, T, H, K), (_, S, G, _) = q_BTHK.shape, k_BSGK.shape
@@ -55,10 +55,10 @@ def flash_attention(
 def packed_flash_attention(
     qkv_BTNK: jax.Array, n_heads: int, *, causal: bool, blocks: Blocks | None = None
 ) -> jax.Array:
-    """`flash_attention` of one array that holds the heads of queries, keys and values, in this order.
+    """Flash attention on one array that holds the heads of queries, keys and values, in this order.
 
-    The kernels read the array, and write its gradient, in place of three copies of each. What is not said here is as
-    in `flash_attention`.
+    The kernels read the array, and write its gradient, directly instead of through three copies of each. Everything
+    else is as in `flash_attention`.
 
     Args:
       qkv_BTNK: N = n_heads + 2G heads.
@@ -77,7 +77,7 @@ def packed_flash_attention(
 
 
 def _checked(blocks: Blocks | None, *arrays_BTHK: jax.Array) -> Blocks:
-    """The sizes for arrays that the kernels can take."""
+    """Check that the kernels can take the arrays, and return the sizes for them."""
     dtypes, K = {str(array.dtype) for array in arrays_BTHK}, arrays_BTHK[0].shape[-1]
     if dtypes not in ({"bfloat16"}, {"float16"}):
         raise TypeError(f"implementation='mosaic' takes bfloat16 or float16, one for all; got {sorted(dtypes)}")
@@ -148,11 +148,11 @@ _packed_attention.defvjp(_packed_attention_forward, _packed_attention_backward)
 
 
 def _delta(o_BTHK: jax.Array, do_BTHK: jax.Array) -> jax.Array:
-    """What the softmax' gradient takes from each query's: sum_s p_ts dp_ts, in [B, H, T]."""
+    """The term sum_s p_ts dp_ts = sum_k o_tk do_tk of the softmax gradient, for each query, in [B, H, T]."""
     return jnp.sum(o_BTHK.astype(jnp.float32) * do_BTHK.astype(jnp.float32), axis=-1).swapaxes(1, 2)
 
 
 def _padded(blocks: Blocks, *arrays_BTHK: jax.Array) -> tuple[jax.Array, ...]:
-    """With zeros up to whole blocks. Such keys are masked; such queries have zero cotangents, hence no effect."""
+    """The arrays padded with zeros to whole tiles. Padded keys are masked; padded queries have zero cotangents."""
     whole = math.lcm(TILE, blocks.keys, blocks.dq_keys, blocks.dkv_queries)
     return tuple(jnp.pad(x, ((0, 0), (0, -x.shape[1] % whole), (0, 0), (0, 0))) for x in arrays_BTHK)

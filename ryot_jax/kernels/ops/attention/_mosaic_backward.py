@@ -42,7 +42,7 @@ def gradient_of_queries(
     sizes: Sizes,
     blocks: Blocks,
 ) -> jax.Array:
-    """dq, in an array of the shape of queries': each tile of queries steps over the keys that it sees."""
+    """Gradient dq, in the queries' shape: each tile of queries steps over the keys that it sees."""
     keys, stages, K = blocks.dq_keys, blocks.dq_stages, sizes.K
 
     def attention_gradient_of_queries(
@@ -88,7 +88,7 @@ def gradient_of_queries(
                 ) -> tuple[jax.Array, jax.Array]:
                     s_RC = scores()
                     if masked:
-                        s_RC = sizes.hide(s_RC, first_query, i * keys, key_axis=1)
+                        s_RC = sizes.mask_scores(s_RC, first_query, i * keys, key_axis=1)
                     return jnp.exp2(s_RC * sizes.scale - broadcast_rows(log2_sum_R, s_RC.shape)), dp()
 
                 plgpu.barrier_wait(ready.at[slot])
@@ -152,11 +152,11 @@ def gradients_of_keys(
     sizes: Sizes,
     blocks: Blocks,
 ) -> tuple[jax.Array, ...]:
-    """dk_BSGK and dv_BSGK: each tile of keys steps over the queries that see it, of all heads that read it.
+    """Gradients dk_BSGK and dv_BSGK: each tile of keys steps over the queries that see it, of all heads that read it.
 
-    Both are written to `into`, which is returned, where that is given.
+    If `into` is given, both are written to it and it is returned.
 
-    Scores are transposed: rows are keys, so that weights are where the products with dO and Q need them, in registers.
+    Scores are transposed: rows are keys, so that the weights are in registers as the products with dO and Q need them.
     """
     queries, stages, K = blocks.dkv_queries, blocks.dkv_stages, sizes.K
 
@@ -181,7 +181,7 @@ def gradients_of_keys(
         b, head, tile, warpgroup = (lax.axis_index(name) for name in ("sequence", "head", "tile", "warpgroup"))
         dk_ref, dv_ref = out_refs[0], out_refs[-1]
         first_block = lax.div(tile * TILE, jnp.int32(queries)) if sizes.causal else jnp.int32(0)
-        # Padded keys need no mask: their rows are cut off.
+        # Padded keys need no mask: their rows are sliced off.
         n_masked = sizes.diagonal(queries) if sizes.causal else 0
         n_blocks = sizes.T // queries
         n_steps = n_blocks - first_block  # of each head
@@ -198,7 +198,7 @@ def gradients_of_keys(
             plgpu.barrier_wait(own)
 
             def step(i: jax.Array, carry: Arrays, *, masked: bool, before: jax.Array) -> Arrays:
-                """`before`: steps of the heads that are done."""
+                """One step; `before`: the number of steps of the heads already done."""
                 dk_RK, dv_RK = carry
                 slot = lax.rem(before + i - first_block, jnp.int32(stages))
 
@@ -207,7 +207,7 @@ def gradients_of_keys(
                 ) -> tuple[jax.Array, jax.Array]:
                     s_RC = scores()
                     if masked:
-                        s_RC = sizes.hide(s_RC, i * queries, first_key, key_axis=0)
+                        s_RC = sizes.mask_scores(s_RC, i * queries, first_key, key_axis=0)
                     return jnp.exp2(s_RC * sizes.scale - broadcast_columns(sum_smem[slot], s_RC.shape)), dp()
 
                 plgpu.barrier_wait(ready.at[slot])

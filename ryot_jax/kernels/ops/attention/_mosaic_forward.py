@@ -34,7 +34,7 @@ from ryot_jax.kernels.ops.attention._mosaic_parts import (
 def forward(
     q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, *, sizes: Sizes, blocks: Blocks
 ) -> tuple[jax.Array, jax.Array]:
-    """o_BTHK, and the base-2 logarithm of the sum of 2**(scale q k), in [B, H, T]."""
+    """Outputs o_BTHK, and the base-2 logarithm of each query's sum of 2**(scale q k), in [B, H, T]."""
     keys, stages, K = blocks.keys, blocks.stages, sizes.K
 
     def attention_forward(
@@ -55,7 +55,7 @@ def forward(
         turn: Any,
     ) -> None:
         b, head, warpgroup = (lax.axis_index(name) for name in ("sequence", "head", "warpgroup"))
-        # Causal tiles with the most work come first.
+        # The causal tiles with the most work come first.
         tile = sizes.T // TILE - 1 - lax.axis_index("tile")
         whole, n_masked = sizes.steps(tile * TILE, keys)
 
@@ -84,7 +84,7 @@ def forward(
                 s_RC = multiply([Product(q, k_smem.at[slot], transposed=True)], scores_issued)
                 release(k_consumed.at[slot])
                 if masked:
-                    s_RC = sizes.hide(s_RC, first_query, i * keys, key_axis=1)
+                    s_RC = sizes.mask_scores(s_RC, first_query, i * keys, key_axis=1)
                 new_max_R = jnp.maximum(max_R, s_RC.max(axis=1) * sizes.scale)
                 p_RC = jnp.exp2(s_RC * sizes.scale - broadcast_rows(new_max_R, s_RC.shape))
                 decay_R = jnp.exp2(max_R - new_max_R)
@@ -98,7 +98,7 @@ def forward(
                 release(v_consumed.at[slot])
                 return o_RK, max_R, sum_R
 
-            # One warpgroup is half a step behind: its softmax is due when the other's products are.
+            # One warpgroup runs half a step behind: its softmax overlaps the other's products.
             pl.when(warpgroup == 1)(change_turns)
             carry: Arrays = (
                 jnp.zeros((ROWS, K), jnp.float32),
@@ -106,12 +106,12 @@ def forward(
                 jnp.zeros((ROWS,), jnp.float32),
             )
             carry = lax.fori_loop(jnp.int32(0), whole, functools.partial(step, masked=False), carry)
-            for i in range(n_masked):  # not in a loop, out of which LLVM would take, and keep, all indices of keys
+            for i in range(n_masked):  # unrolled: LLVM would hoist, and keep, all indices of keys out of a loop
                 carry = step(whole + i, carry, masked=True)
             o_RK, max_R, sum_R = carry
             pl.when(warpgroup == 0)(change_turns)
 
-            q[...] = (o_RK / broadcast_rows(sum_R, o_RK.shape)).astype(sizes.dtype)  # all that reads q is done
+            q[...] = (o_RK / broadcast_rows(sum_R, o_RK.shape)).astype(sizes.dtype)  # nothing reads q any more
             sum_smem[warpgroup] = max_R + jnp.log(sum_R) * LOG2_E
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(q, o_ref.at[mine])

@@ -18,7 +18,7 @@ def attention(
     mask_BS: jax.Array | None = None,
     implementation: str = "reference",
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(K) + mask) v for each head.
+    """Multi-head attention: softmax(q k^T / sqrt(K) + mask) v for each head.
 
     Args:
       q_BTHK: queries. B sequences, T positions, H heads, K head width. Scores and softmax are float32
@@ -29,9 +29,10 @@ def attention(
       window: query t sees keys s > t - window only: its own and the window - 1 before it. Needs `causal`.
       mask_BS: bool; keys where it is False are padding, which no query sees. Their values must be finite.
       implementation: 'reference', 'xla' (blocks of queries against the keys that they can see), 'cpu' (C++, float32
-        and bfloat16; Dao et al. 2022, arXiv:2205.14135, keeps one number per query for the backward pass), 'cudnn'
-        (the same on NVIDIA GPUs from compute capability 8.0 on; float16 and bfloat16, heads of multiples of 8) or
-        'mosaic' (our own for compute capability 9; float16 and bfloat16, heads of 64 or 128, no window, no mask).
+        and bfloat16; keeps one number per query for the backward pass, Dao et al. 2022, arXiv:2205.14135), 'cudnn'
+        (the same on NVIDIA GPUs from compute capability 8.0 on; float16 and bfloat16, head widths that are multiples of
+        8) or 'mosaic' (our own for compute capability 9; float16 and bfloat16, head widths 64 and 128, no window, no
+        mask).
 
     Returns:
       o_BTHK: weighted values, in q's dtype; zeros, with zero gradients, for a query that sees no key.
@@ -66,15 +67,15 @@ def packed_attention(
     mask_BS: jax.Array | None = None,
     implementation: str = "reference",
 ) -> jax.Array:
-    """`attention` of one array that holds the heads of queries, keys and values, in this order.
+    """Attention on one array that holds the heads of queries, keys and values, in this order.
 
-    'cpu' and 'mosaic' read and write the array in place of three copies; the others cut it apart. What is not said here
-    is as in `attention`.
+    'cpu' and 'mosaic' read and write the array directly instead of through three copies; the others split it.
+    Everything else is as in `attention`.
 
     Args:
       qkv_BTNK: N = n_heads + 2 n_kv_heads heads.
       n_heads: H, the heads of the queries.
-      n_kv_heads: G, those of the keys, and of the values; None: as many as queries'.
+      n_kv_heads: G, the heads of the keys, and of the values; None: as many as the queries'.
       causal: as in `attention`.
       window: as in `attention`.
       mask_BS: as in `attention`, with S = T.
@@ -102,7 +103,7 @@ def packed_attention(
 
 
 def reads_packed(implementation: str) -> bool:
-    """Whether this implementation of `packed_attention` reads the one array in place, and does not cut it apart."""
+    """Whether this implementation of `packed_attention` reads the packed array directly instead of splitting it."""
     return implementation in OP.implementations and OP.implementations[implementation].function.packed is not None
 
 

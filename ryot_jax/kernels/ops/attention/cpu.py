@@ -1,4 +1,4 @@
-"""C++ kernels in tiles of queries and keys, with one number per query for the backward pass.
+"""C++ kernels in tiles of queries and keys, keeping one number per query for the backward pass.
 
 Dao et al. 2022, arXiv:2205.14135.
 """
@@ -18,7 +18,7 @@ from ryot_jax.kernels.requirements import cpp_dtypes, cpp_refusal
 
 
 def _outputs(o_shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """The results of both forward handlers: o, and the logarithm of each query's sum of exponentials."""
+    """Shapes of both forward handlers' results: o, and the logarithm of each query's sum of exponentials."""
     B, T, H, _ = o_shape
     return jax.ShapeDtypeStruct(o_shape, dtype), jax.ShapeDtypeStruct((B, H, T), jnp.float32)
 

@@ -26,7 +26,7 @@ def _cudnn(
     )
     if mask_BS is None:
         return o_BTHK
-    # A query that sees no key gets the mean of hidden values from cuDNN, and would hand a gradient to them.
+    # For a query that sees no key, cuDNN returns the mean of hidden values and passes a gradient to them.
     return jnp.where(_sees_a_key(visible, mask_BS, q_BTHK.shape[1])[:, :, None, None], o_BTHK, 0)
 
 

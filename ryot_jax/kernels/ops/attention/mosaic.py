@@ -41,7 +41,7 @@ def _refusal(spec: Spec) -> str | None:
 def _drawback(spec: Spec, wanted: Wishes) -> str | None:
     del spec, wanted
     version = pallas.cuda_version()
-    if version is not None and 12_080 <= version < 12_091:  # as jax's own example of flash attention refuses it
+    if version is not None and 12_080 <= version < 12_091:  # like jax's own flash attention example
         return f"ptxas of CUDA 12.8 and 12.9.0 gets causal masks wrong, and this is CUDA {version}, or a later 12.9"
     return None
 

@@ -1,4 +1,4 @@
-"""Blocks of queries, each against the keys that it can see, as products of XLA."""
+"""Attention in blocks of queries, each against the keys that it can see, as XLA products."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from ryot_jax.kernels.ops.attention.reference import masked, reference
 from ryot_jax.kernels.probes import FLOATS, rows_of_a_device, vanished
 from ryot_jax.runtime.hlo import Array, Program
 
-# Four blocks of queries compute 5/8 of the causal score matrix, and more of them are slower products; narrow windows
-# are worth more blocks, but each is unrolled into the program.
+# Four blocks of queries compute 5/8 of the causal score matrix, and more blocks make for slower products; narrow
+# windows justify more blocks, but each is unrolled into the program.
 _QUERY_BLOCKS, _MAX_QUERY_BLOCKS = 4, 16
 
 
@@ -39,7 +39,7 @@ def _xla(
 
 
 def _no_scores(program: Program, baseline: Program, spec: Spec) -> Evidence:
-    """The baseline makes whole [B, H, T, T] score arrays; an arm with blocked attention makes none."""
+    """Evidence that no whole [B, H, T, T] array of scores is made, as the baseline does."""
     rows = rows_of_a_device(spec)
     scores = rows * spec.n_heads * spec.seq_len
     shape = f"[{rows // spec.seq_len},{spec.n_heads},{spec.seq_len},{spec.seq_len}] (attention scores)"

@@ -1,4 +1,4 @@
-"""Dense layer: product with a weight matrix, bias, activation and residual as one op."""
+"""Dense layer: product with a weight matrix, bias, activation and residual in one op."""
 
 from ryot_jax.kernels.declaration import Modules, Op
 

@@ -1,4 +1,4 @@
-"""Arrays and a function to measure the op with."""
+"""The benchmark of the dense layer."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from ryot_jax.kernels.ops.dense.api import dense
 
 
 def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
-    """The products of one block: fused projection to heads, projection back onto the residual stream, and the MLP."""
+    """The products of a transformer block: fused projection to heads, output projection, and the MLP."""
     N, D, F = spec.rows, spec.d_model, spec.d_ff
     up = 2 * F if spec.mlp == "swiglu" else F
     shapes = {"qkv": (D, 3 * D), "out": (D, D), "up": (D, up), "down": (F, D)}

@@ -1,4 +1,4 @@
-"""A dense layer around any product: bias, activation and residual, which XLA fuses as it sees fit; and its probe."""
+"""A dense layer around any product, with bias, activation and residual left to XLA's fusion; and its probe."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def _swiglu(h: jax.Array) -> jax.Array:
     return jax.nn.silu(gate) * value
 
 
-# In the order of the handlers' numbers for them.
+# In the order of the handlers' activation codes.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "none": lambda h: h,
     "gelu": functools.partial(jax.nn.gelu, approximate=True),
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def activation_code(activation: str) -> np.int64:
-    """The handlers' number for it."""
+    """The C++ handlers' code of an activation."""
     return np.int64(list(ACTIVATIONS).index(activation))
 
 
@@ -39,7 +39,7 @@ def layer(
     b_F: jax.Array | None,
     residual: jax.Array | None,
 ) -> jax.Array:
-    """The op, of any product of x and w."""
+    """Dense layer activation(product(x, w) + b) + residual."""
     h = product(x, w_DF)
     if b_F is not None:
         h = h + row(b_F.astype(h.dtype), h)
@@ -48,10 +48,10 @@ def layer(
 
 
 def narrow_products(dtype: str) -> Probe:
-    """A probe that wants more products of two operands of `dtype`, one an MLP weight, than the baseline has."""
+    """A probe that requires more products of `dtype` operands with an MLP weight than the baseline has."""
 
     def probe(program: Program, baseline: Program, spec: Spec) -> Evidence:
-        # A gated MLP may hold both of its input matrices in one, twice as wide.
+        # A gated MLP may keep both of its input matrices in one of twice the width.
         widths = {spec.d_ff, 2 * spec.d_ff} - ({spec.vocab_size} - {spec.d_ff})
 
         def is_weight(array: Array) -> bool:

@@ -16,23 +16,23 @@ def dense(
     residual: jax.Array | None = None,
     implementation: str = "reference",
 ) -> jax.Array:
-    """activation(x w + b) + residual, over the last axis of x.
+    """Dense layer activation(x w + b) + residual, over the last axis of x.
 
     Args:
       x: [..., D], any float dtype.
       w_DF: weights; [D, 2F] for 'swiglu', the columns of the gate first. Cast to x's dtype for the product; their
-        gradient comes in their own dtype.
+        gradient has their own dtype.
       b_F: bias of the product, or None.
       activation: 'none', 'gelu' (tanh form, arXiv:1606.08415), 'relu2' (max(h, 0)^2, arXiv:2109.08668) or 'swiglu'
         (silu(gate) * value, arXiv:2002.05202).
-      residual: added to the outcome, or None; of the outcome's shape.
+      residual: added last, in the result's shape; or None.
       implementation: 'reference': products in x's dtype, accumulated in float32 (bfloat16: rounded once more). 'xla':
         operands and cotangents rounded to bfloat16 (relative error of a rounding: 2^-9), accumulated in float32. 'cpu':
-        C++; x in float32 or bfloat16, which the products run in. 'fp8': operands and cotangents rounded to 8-bit floats
-        with one scale an array (see `_fp8_product.product`); emulated, slowly, on devices without such products.
+        C++; products in x's dtype, float32 or bfloat16. 'fp8': operands and cotangents rounded to 8-bit floats with one
+        scale per array (see `_fp8_product.product`); emulated, slowly, on devices without such products.
 
     Returns:
-      y: [..., F] in the residual's dtype, or x's where there is none. Differentiable (once for all but 'reference').
+      y: [..., F] in the residual's dtype, or x's without one. Differentiable (once for all but 'reference').
 
     Raises:
       ValueError: shapes do not fit, or the activation or the implementation is not known.

@@ -1,4 +1,4 @@
-"""C++ kernels, which apply bias, activation and residual while a product's sums are in registers."""
+"""Dense layers in C++, with bias, activation and residual applied while a product's sums are in registers."""
 
 import functools
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from ryot_jax.kernels.ops.dense._layer import activation_code
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_refusal
 
-# Of ryot_dense_backward: the operand whose memory the result may take.
+# ryot_dense_backward's operand whose memory the result may reuse.
 _X_SLOPES, _DX = 4, 0
 
 
@@ -25,7 +25,7 @@ def _cpu(
 
 
 class Saved(NamedTuple):
-    """Arrays that the backward pass needs; `slopes_NF` is dy / d(x w + b), empty without activation."""
+    """Arrays that the backward pass needs; `slopes_NF` is dy / d(x w + b), empty without an activation."""
 
     x: jax.Array
     w_DF: jax.Array
@@ -37,7 +37,7 @@ class Saved(NamedTuple):
 def cpu_forward(
     activation: str, x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None, residual: jax.Array | None
 ) -> tuple[jax.Array, Saved]:
-    """The op for checked operands: y, and the arrays that `cpu_backward` takes."""
+    """The op's result y, and the arrays that `cpu_backward` takes; operands are checked by the caller."""
     x_ND, width = rows(x), w_DF.shape[1]
     width_out = width // 2 if activation == "swiglu" else width
     out = (
@@ -59,7 +59,7 @@ def cpu_forward(
 def cpu_backward(
     activation: str, saved: Saved, dy: jax.Array, x_slopes_ND: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-    """Gradients of x (multiplied by `x_slopes_ND`, if that is given), weights, bias and residual."""
+    """Gradients of x (multiplied by `x_slopes_ND`, if given), weights, bias and residual."""
     x, w_DF, slopes_NF, b_token, residual_token = saved
     x_ND = rows(x)
     out = (
@@ -90,7 +90,7 @@ def _cpu_of_any_residual(
 ) -> jax.Array:
     if residual is None or x.dtype == jnp.bfloat16:
         return _cpu(activation, x, w_DF, b_F, residual)
-    # The float32 kernels know no other dtype.
+    # The float32 kernels take no other dtype.
     return _cpu(activation, x, w_DF, b_F, residual.astype(x.dtype)).astype(residual.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Products of 8-bit floats, for GPUs that multiply them at twice the rate of 16-bit ones."""
+"""Dense products of 8-bit floats, for GPUs that multiply them at twice the rate of 16-bit ones."""
 
 import functools
 

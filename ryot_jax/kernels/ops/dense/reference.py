@@ -1,4 +1,4 @@
-"""A product in x's dtype, differentiated by JAX."""
+"""Dense products in x's dtype, differentiated by JAX."""
 
 import functools
 
@@ -12,8 +12,8 @@ from ryot_jax.kernels.ops.dense._layer import layer
 
 def _product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
     if x.dtype == jnp.bfloat16:
-        # As Flax's own layers: a float32 outcome would give the backward products a float32 cotangent, and a GPU would
-        # run them at half the rate or less.
+        # Like Flax's own layers: a float32 result would give the backward products a float32 cotangent, and a GPU
+        # would run them at half the rate or less.
         return jnp.matmul(x, w_DF.astype(x.dtype)).astype(jnp.float32)
     return jnp.matmul(x, w_DF.astype(x.dtype), preferred_element_type=accumulator(x.dtype))
 

@@ -1,7 +1,7 @@
-"""Products of bfloat16 operands with float32 sums, for CPUs with AVX512-BF16.
+"""Dense products of bfloat16 operands with float32 sums, for CPUs with AVX512-BF16.
 
 XLA runs a product of bfloat16 operands there at twice the rate of float32, but only if the output is float32, and
-automatic differentiation would hand the backward products a float32 cotangent.
+automatic differentiation would give the backward products a float32 cotangent.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Dropout: zeros in random places."""
+"""Dropout: random elements set to zero."""
 
 from ryot_jax.kernels.declaration import Modules, Op
 

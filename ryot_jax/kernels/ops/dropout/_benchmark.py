@@ -1,4 +1,4 @@
-"""Arrays and a function to measure the op with."""
+"""The benchmark of dropout."""
 
 import math
 
@@ -10,17 +10,17 @@ from ryot_jax.kernels.choice.benchmark import normal
 from ryot_jax.kernels.declaration import Benchmark, Spec
 from ryot_jax.kernels.ops.dropout.api import dropout
 
-_MASK_STANDARD_ERRORS = 5.0  # that the share of zeros may be off: it is random
+_MASK_STANDARD_ERRORS = 5.0  # tolerance of the share of zeros, which is random
 
 
 def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
-    """A branch of one layer, whose masks are judged by their statistics."""
+    """The dropout of one branch of a layer, whose masks are judged by their statistics."""
 
     def dropped(implementation: str, x_ND: jax.Array, key: jax.Array) -> jax.Array:
         return dropout(x_ND, spec.dropout, key, implementation=implementation)
 
     def mask_error(found: tuple[jax.Array, tuple[jax.Array]]) -> float:
-        """How many standard errors the share of zeros is off; infinite where backward has another mask."""
+        """Error of the share of zeros, in standard errors; infinite if the backward pass has another mask."""
         y, (dx,) = found
         zeroed, zeroed_backward = (np.asarray(x.astype(jnp.float32)) == 0 for x in (y, dx))
         if not np.array_equal(zeroed, zeroed_backward):
@@ -28,7 +28,7 @@ def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
         rate = spec.dropout
         return float(abs(zeroed.mean() - rate) / (rate * (1 - rate) / y.size) ** 0.5)
 
-    x_ND = 1 + jnp.abs(normal(rng, (spec.rows, spec.d_model)))  # no zero that is not the mask's
+    x_ND = 1 + jnp.abs(normal(rng, (spec.rows, spec.d_model)))  # no zeros but the mask's
     return Benchmark(
         dropped, (x_ND.astype(spec.dtype),), (jax.random.key(0),), error=mask_error, largest_error=_MASK_STANDARD_ERRORS
     )

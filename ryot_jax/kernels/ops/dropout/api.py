@@ -7,13 +7,13 @@ from ryot_jax.kernels.ops.dropout import OP
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, *, implementation: str = "reference") -> jax.Array:
-    """Zero each element with probability `rate` and scale the rest by 1/(1-rate) (arXiv:1207.0580).
+    """Set each element to zero with probability `rate` and scale the others by 1 / (1 - rate) (arXiv:1207.0580).
 
     Args:
       x: any shape, any float dtype.
       rate: probability in [0, 1).
       key: a JAX random key; None: the identity.
-      implementation: 'reference' (`jax.random.bernoulli`) or 'hash' (see its module: a few instructions an element).
+      implementation: 'reference' (`jax.random.bernoulli`) or 'hash' (see its module: a few instructions per element).
 
     Returns:
       Shape and dtype of x. The same key gives the same mask.

@@ -1,9 +1,9 @@
-"""Masks from a hash of each element's index.
+"""Dropout masks from a hash of each element's index.
 
 An element is kept where a hash of its index and of the key is at least rate * 2^32: a multiply-and-shift finalizer
-like MurmurHash3's, on 32-bit numbers, with 64 bits of the key mixed in at two places. It costs a few instructions an
-element where 'reference' costs some hundred, fuses with the operations around it, and the backward pass makes the mask
-again instead of keeping it. It is no cryptographic generator; its measured statistics are those of independent draws:
+like MurmurHash3's, on 32-bit numbers, with 64 bits of the key mixed in at two places. It costs a few instructions per
+element where 'reference' costs about a hundred, fuses with the operations around it, and the backward pass recomputes
+the mask instead of keeping it. It is not cryptographic; its measured statistics are those of independent draws:
 the rate exact to 2^-32, variances of sums over rows and over columns, and no correlation between neighbours or between
 keys (tests/kernels/ops/test_dropout.py). Beyond 2^32 elements masks repeat.
 """
@@ -21,7 +21,7 @@ from ryot_jax.runtime.hlo import Array, Program
 
 
 def _fold(words: jax.Array, start: int) -> jax.Array:
-    """The words of a key in one: MurmurHash3's finalizer on each word and what came before it."""
+    """Fold the words of a key into one, by MurmurHash3's finalizer on each word and the result so far."""
     h = jnp.uint32(start)
     for i in range(words.shape[0]):
         h = (h ^ words[i]) * jnp.uint32(0x9E3779B1)
@@ -32,13 +32,13 @@ def _fold(words: jax.Array, start: int) -> jax.Array:
 
 
 def _keep(rate: float, words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Which elements stay; a function of their index in row-major order."""
-    # Summed over the axes, not an arange that is reshaped: each device computes the indices of its own part.
+    """The mask of kept elements, a function of their index in row-major order."""
+    # The index is a sum over axes, not a reshaped arange, so that each device computes the indices of its own shard.
     index = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         stride = math.prod(shape[axis + 1 :]) % 2**32
         index = index + lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
-    # Two words of the key at two places: with one in front alone, two keys' masks would be permutations of each other.
+    # Two words of the key at two places: with one at the start only, two keys' masks would be permutations.
     h = (index ^ _fold(words, 0x243F6A88)) * jnp.uint32(0x9E3779B1)
     h = (h ^ (h >> 15) ^ _fold(words, 0xB7E15162)) * jnp.uint32(0x85EBCA77)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE3D)
@@ -71,12 +71,12 @@ def _refusal(spec: Spec) -> str | None:
 
 def _drawback(spec: Spec, wanted: Wishes) -> str | None:
     del spec, wanted
-    # One seed's other masks move the loss by more than the kernels may (0.05 nats in the smoke run with dropout 0.1).
+    # Different masks move one seed's loss by more than the kernels may (0.05 nats in the smoke run with dropout 0.1).
     return "its masks are others than the baseline's, so one pair of arms would compare two seeds"
 
 
 def _no_random_bits(program: Program, baseline: Program, spec: Spec) -> Evidence:
-    """The baseline draws a random integer an element, in arrays of their own; a hash is computed where it is used."""
+    """Evidence that no arrays of random integers are made, which the baseline draws, one per element."""
     rows = rows_of_a_device(spec)
     shape = f"u32[{rows},{spec.d_model}] (random bits)"
 

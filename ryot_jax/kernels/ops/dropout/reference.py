@@ -1,4 +1,4 @@
-"""Bernoulli draws of `jax.random`, an integer an element."""
+"""Dropout by `jax.random`'s Bernoulli draws, one integer per element."""
 
 import jax
 import jax.numpy as jnp

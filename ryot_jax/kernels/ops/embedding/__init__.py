@@ -1,8 +1,8 @@
 """Look-up of token embeddings, with learned positions.
 
-Forward it is XLA's gather everywhere. Backward XLA's scatter-add on a CPU runs on one thread; `cpu` spreads it. And
-XLA's sum over the sequences, the gradient of the positions, is up to fifty times slower there than the memory
-allows (seen with jaxlib 0.10.2 for 32 x 128 x 512); `cpu` takes it as a product with a row of ones.
+The forward pass is XLA's gather in all implementations. In the backward pass XLA's scatter-add on a CPU runs on one
+thread; `cpu` uses all. XLA's sum over the sequences, the gradient of the positions, is up to fifty times slower there
+than memory bandwidth allows (jaxlib 0.10.2, 32 x 128 x 512); `cpu` computes it as a product with a row of ones.
 """
 
 from ryot_jax.kernels.declaration import Modules, Op

@@ -1,4 +1,4 @@
-"""Arrays and a function to measure the op with."""
+"""The benchmark of the embedding."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from ryot_jax.kernels.ops.embedding.api import embedding
 
 
 def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
-    """The look-up of one step's tokens, as unevenly used as a text's; float32 whatever the model computes in."""
+    """The look-up of one step's tokens, as uneven as in natural text; float32 whatever the model computes in."""
 
     def taken(implementation: str, table_VD: jax.Array, tokens_N: jax.Array) -> jax.Array:
         return embedding(table_VD, tokens_N, implementation=implementation)

@@ -15,14 +15,14 @@ def embedding(
     dtype: jax.typing.DTypeLike | None = None,
     implementation: str = "reference",
 ) -> jax.Array:
-    """table[tokens] + positions.
+    """Token embeddings table[tokens] + positions.
 
     Args:
-      table_VD: one row a token id, any float dtype; the gradient comes in it.
-      tokens: [...], or [..., T] with positions; integers. An id outside of [0, V) gives NaN, and no gradient of the
+      table_VD: one row per token id, any float dtype, which its gradient has too.
+      tokens: [...], or [..., T] with positions; integers. An id outside [0, V) gives NaN, and no gradient of the
         table.
       positions_TD: added to each sequence, any float dtype; or None.
-      dtype: of the outcome; None: the table's.
+      dtype: dtype of the result; None: the table's.
       implementation: 'reference' or 'cpu' (C++ in the backward pass, float32 sums; float32 and bfloat16).
 
     Returns:

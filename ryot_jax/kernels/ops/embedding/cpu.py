@@ -1,4 +1,4 @@
-"""XLA's gather forward; backward a scatter-add in C++, spread over the threads."""
+"""Embedding by XLA's gather, with a multi-threaded C++ scatter-add in the backward pass."""
 
 import functools
 

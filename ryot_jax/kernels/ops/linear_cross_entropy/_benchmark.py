@@ -1,4 +1,4 @@
-"""Arrays and a function to measure the op with."""
+"""The benchmark of linear + cross-entropy."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from ryot_jax.kernels.ops.linear_cross_entropy.api import linear_cross_entropy
 
 
 def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
-    """The loss of one step, whose targets are as unevenly used as a text's tokens."""
+    """The loss of one step, with targets as uneven as in natural text."""
     N, D, V = spec.rows, spec.d_model, spec.vocab_size
 
     def loss(implementation: str, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Custom gradients from a function that computes them: in the forward pass of a sum, in the backward pass of losses."""
+"""Custom gradients from a function that computes them, in the forward pass for sums or the backward pass for losses."""
 
 import functools
 from collections.abc import Callable
@@ -10,26 +10,26 @@ import jax.numpy as jnp
 from ryot_jax.kernels.ops.linear_cross_entropy._terms import Terms
 
 Losses = Callable[[Terms, jax.Array, jax.Array, jax.Array], jax.Array]
-"""(terms, x_ND, w_VD, targets_N) -> losses_N, or their sum."""
+"""Signature of losses: (terms, x_ND, w_VD, targets_N) -> losses_N, or their sum."""
 
 Gradients = Callable[[Terms, jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
-"""(terms, x_ND, w_VD, targets_N, weights of the rows or None: one) -> losses_N, dx_ND, dw_VD."""
+"""Signature of gradients: (terms, x_ND, w_VD, targets_N, weights_N or None for ones) -> losses_N, dx_ND, dw_VD."""
 
 
 class Reductions(NamedTuple):
-    """The op by its `reduction`: every implementation has both."""
+    """The functions of an implementation, by `reduction`; every implementation has both."""
 
     sum: Losses
     none: Losses
 
 
 def with_gradients(losses: Losses, gradients: Gradients) -> Reductions:
-    """Both reductions of an implementation that has these losses and gradients."""
+    """Both reductions of an implementation with these losses and gradients."""
     return Reductions(_gradients_in_forward(losses, gradients), _gradients_in_backward(losses, gradients))
 
 
 def _gradients_in_forward(losses: Losses, gradients: Gradients) -> Losses:
-    """The sum of the losses, whose backward pass only scales gradients that the forward pass has computed."""
+    """The sum of the losses; its backward pass only scales gradients computed in the forward pass."""
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
     def op(terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ def _gradients_in_forward(losses: Losses, gradients: Gradients) -> Losses:
 
 
 def _gradients_in_backward(losses: Losses, gradients: Gradients) -> Losses:
-    """The losses; the backward pass makes the logits once more, as each row has a cotangent of its own."""
+    """The losses; the backward pass recomputes the logits, as each row has its own cotangent."""
     op = jax.custom_vjp(losses, nondiff_argnums=(0,))
 
     def forward(

@@ -1,4 +1,4 @@
-"""Logits and the losses that come of them: the definition of the op, whole or for a chunk of rows."""
+"""Logits and losses by the definition of the op, for all rows or a chunk of them."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from ryot_jax.kernels.ops.linear_cross_entropy._terms import Terms
 
 
 def logits(terms: Terms, x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
-    """[N, V], float32 (float64 where x is), capped where the terms say so."""
+    """Logits [N, V], float32 (float64 if x is), with the soft cap of `terms`, if any."""
     product = _bfloat16_product if x_ND.dtype == jnp.bfloat16 else _product
     logits_NV = product(x_ND, w_VD)
     return logits_NV if terms.soft_cap is None else terms.soft_cap * jnp.tanh(logits_NV / terms.soft_cap)
@@ -20,9 +20,9 @@ def _product(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _bfloat16_product(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
-    """Float32 logits whose cotangent is rounded: else the backward products would be of float32, at half the rate.
+    """Float32 logits whose cotangent is rounded, as float32 backward products would run at half the rate.
 
-    Not for float16, in which the small cotangents of a mean over many rows would vanish.
+    Not for float16, in which the small cotangents of a mean over many rows would underflow.
     """
     return _product(x_ND, w_VD)
 
@@ -45,8 +45,8 @@ _bfloat16_product.defvjp(_bfloat16_product_forward, _bfloat16_product_backward)
 
 
 def losses(terms: Terms, logits_NV: jax.Array, log_sum_exp_N: jax.Array, targets_N: jax.Array) -> jax.Array:
-    """[N], from the logits and the logarithm of each row's sum of their exponentials."""
-    # Under 'fill' a target beyond the vocabulary makes the loss NaN, not another word's loss.
+    """Losses [N], from the logits and the logarithm of each row's sum of exponentials."""
+    # With mode 'fill' a target beyond the vocabulary makes the loss NaN, not that of another token.
     index_N1 = jnp.maximum(targets_N, 0)[:, None]
     target_N = jnp.take_along_axis(logits_NV, index_N1, axis=1, mode="fill")[:, 0]
     losses_N = log_sum_exp_N - (1 - terms.label_smoothing) * target_N

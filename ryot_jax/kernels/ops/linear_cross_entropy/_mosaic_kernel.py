@@ -1,7 +1,7 @@
 """The logits of a language model on Hopper GPUs, as a matrix product that ends in exponentials.
 
-Written are exponentials, one top and one sum for each row and tile of the vocabulary: half the bytes of float32
-logits, written once, and rounded where rounding is relative. What becomes of them is left to `_tiled`.
+It writes the exponentials, and one top and one sum per row and tile of the vocabulary: half the bytes of float32
+logits, written once, with a rounding error that is relative. Their use is left to `_tiled`.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from ryot_jax.kernels.gpu import pallas
 from ryot_jax.kernels.ops.linear_cross_entropy._tiled import TILE_V, Tiles
 
-_COMPUTE_GROUPS = 2  # warpgroups that multiply; one more loads
-_WRITE_V = 64  # columns that are written at once
-_STEP_D = 64  # columns of a step: one row of the widest swizzle
-_DELAY = 1  # steps after which a tile is given back: a product is under way while the next one is issued
+_COMPUTE_GROUPS = 2  # computing warpgroups; one more loads
+_WRITE_V = 64  # columns written at once
+_STEP_D = 64  # columns per step: one row of the widest swizzle
+_DELAY = 1  # steps before a tile is released: a product is under way while the next one is issued
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How the kernel is cut.
+    """Tile sizes of the kernel.
 
     Attributes:
-      rows: of one warpgroup's tile, whose width is `TILE_V`; a multiple of 64.
-      steps: tiles of x and w that are held in shared memory.
-      cluster: blocks side by side along the vocabulary that share what they load of x.
+      rows: rows of a warpgroup's tile, whose width is `TILE_V`; a multiple of 64.
+      steps: number of tiles of x and w held in shared memory.
+      cluster: number of neighbouring blocks along the vocabulary that share their loads of x.
     """
 
     rows: int
@@ -47,29 +47,29 @@ def exponentials(
     write: bool = True,
     blocks: Blocks | None = None,
 ) -> Tiles:
-    """exp(l - top) of the logits l_cv = x_c . w_v, or c tanh(x_c . w_v / c) with a soft cap c, tile by tile.
+    """Exponentials exp(l - top) of the logits l_cv = x_c . w_v, or c tanh(x_c . w_v / c) with a soft cap c, in tiles.
 
     Args:
       x_CD: activations, bfloat16 or float16.
       w_VD: output embedding, of x's dtype.
       soft_cap: bound on the size of the logits, or None.
-      write: whether the exponentials are wanted, or tops and sums alone.
-      blocks: how the kernel is cut; None: as suits the shapes.
+      write: whether to write the exponentials, or only tops and sums.
+      blocks: tile sizes; None: those that suit the shapes.
 
     Returns:
-      What `Tiles` holds, for tiles of `TILE_V` columns.
+      The exponentials in tiles of `TILE_V` columns, with tops and sums.
 
     Raises:
-      TypeError: another dtype.
-      NotImplementedError: there is no Hopper GPU here.
+      TypeError: the dtypes differ, or are neither bfloat16 nor float16.
+      NotImplementedError: this machine has no Hopper GPU.
     """
     pallas.require("mosaic")
     if x_CD.dtype not in (jnp.bfloat16, jnp.float16) or w_VD.dtype != x_CD.dtype:
         raise TypeError(f"need x and w in bfloat16 or float16, both alike; got {x_CD.dtype} and {w_VD.dtype}")
     blocks = _blocks(x_CD.shape[1]) if blocks is None else blocks
-    # The copy engine reads zeros beyond an array and writes nothing there, but takes its own tiles in full.
+    # The copy engine reads zeros beyond an array and writes nothing there, but counts in whole tiles of its own.
     multiple_C, multiple_V = 8, _WRITE_V
-    if pallas.is_interpreted():  # which knows neither that nor clusters
+    if pallas.is_interpreted():  # the interpreter supports neither that nor clusters
         blocks = dataclasses.replace(blocks, cluster=1)
         multiple_C, multiple_V = _COMPUTE_GROUPS * blocks.rows, TILE_V
     n_rows, n_columns = x_CD.shape[0], w_VD.shape[0]
@@ -81,18 +81,18 @@ def exponentials(
 
 
 def _blocks(d_model: int) -> Blocks:
-    """The fastest of those that were measured on an H200, with 8,192 x 768 x 50,304 and 4,096 x 2,560 x 128,256."""
+    """The fastest tile sizes measured on an H200, with 8,192 x 768 x 50,304 and 4,096 x 2,560 x 128,256."""
     return Blocks(rows=64, steps=5, cluster=1) if d_model <= 1024 else Blocks(rows=128, steps=3, cluster=2)
 
 
 def _padded(rows: jax.Array, multiple: int) -> jax.Array:
-    """Rows and columns filled up with zeros to a multiple; columns to two steps at least, as one waits for the next."""
+    """Pad rows to a multiple and columns to whole steps, at least two, as each waits for the next; with zeros."""
     missing = -rows.shape[0] % multiple, max(-rows.shape[1] % _STEP_D, 2 * _STEP_D - rows.shape[1])
     return jnp.pad(rows, ((0, missing[0]), (0, missing[1]))) if any(missing) else rows
 
 
 def _pipeline(body: Any, context: Any, *, steps: int, blocks: Blocks, flip: bool) -> Any:
-    """Steps over D that load tiles of x and w in a warpgroup of their own and call `body` with each two."""
+    """A pipeline over D that loads tiles of x and w in a separate warpgroup and calls `body` with each pair."""
     block_rows = _COMPUTE_GROUPS * blocks.rows
     transforms = plgpu.TilingTransform((8, _STEP_D)), plgpu.SwizzleTransform(128)
     return plgpu.emit_pipeline_warp_specialized(
@@ -128,13 +128,13 @@ def _kernel(
     block_rows = _COMPUTE_GROUPS * blocks.rows
     n_row_blocks, n_column_blocks = pl.cdiv(C, block_rows), pl.cdiv(V, TILE_V * blocks.cluster)
     transforms = plgpu.TilingTransform((8, _STEP_D)), plgpu.SwizzleTransform(128)
-    flip = pallas.is_interpreted()  # as the interpreter of jax 0.10.2 multiplies by no transposed operand
+    flip = pallas.is_interpreted()  # jax 0.10.2's interpreter does not multiply by a transposed operand
     pipeline = functools.partial(_pipeline, steps=D // _STEP_D, blocks=blocks, flip=flip)
     e_shape = (_COMPUTE_GROUPS, TILE_V // _WRITE_V, blocks.rows, _WRITE_V) if write else (1, 1, 8, _WRITE_V)
 
     def body(x_gmem: Any, w_gmem: Any, *outputs: Any) -> None:
         e_gmem, top_gmem, sum_gmem = outputs if write else (None, *outputs)
-        nothing = lambda *_: None  # noqa: E731 - what is allocated does not depend on what is computed
+        nothing = lambda *_: None  # noqa: E731 - the allocation does not depend on the computation
 
         @functools.partial(
             pl.run_scoped,
@@ -149,7 +149,7 @@ def _kernel(
 
             @plgpu.nd_loop((n_row_blocks * n_column_blocks,), collective_axes="block")
             def _(loop: plgpu.NDLoopInfo) -> None:
-                # Neighbours take other rows of the same tile: x stays in the L2 cache, w is read once.
+                # Neighbouring blocks take other rows of the same tile: x stays in the L2 cache, w is read once.
                 row_block, column_block = loop.index[0] % n_row_blocks, loop.index[0] // n_row_blocks
                 tile = column_block * blocks.cluster + in_cluster
                 rows = pl.ds(row_block * block_rows, block_rows)
@@ -168,7 +168,7 @@ def _kernel(
                         return acc[...]
 
                     written, top, total = _epilogue(logits, tile, n_columns, soft_cap)
-                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # of the tile before
+                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # of the previous tile
                     row_smem[group, 0] = top
                     row_smem[group, 1] = total
                     parts = [slice(v, v + _WRITE_V) for v in range(0, TILE_V if write else 0, _WRITE_V)]
@@ -205,16 +205,16 @@ def _kernel(
 def _epilogue(
     logits: jax.Array, tile: jax.Array, n_columns: int, soft_cap: float | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """exp(l - top) times the derivative of the soft cap, top and sum of exp(l - top), for each row."""
+    """Each row's exp(l - top) times the derivative of the soft cap, its top, and its sum of exp(l - top)."""
     slope = None
     if soft_cap is not None:
         share = jnp.tanh(logits / soft_cap)
         logits, slope = soft_cap * share, 1 - share * share
-    if n_columns % TILE_V:  # columns that fill up the last tile; a whole tile of them becomes NaN, and is cut away
+    if n_columns % TILE_V:  # padding columns of the last tile; a whole tile of them becomes NaN, and is sliced off
         column = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
         logits = jnp.where(column + tile * TILE_V < n_columns, logits, -jnp.inf)
     top = logits.max(axis=1)
-    log2e = math.log2(math.e)  # one multiply-add for each number
+    log2e = math.log2(math.e)  # one multiply-add per number
     powers = jnp.exp2(logits * log2e - lax.broadcast_in_dim(top * log2e, logits.shape, [0]))
     total = powers.sum(axis=1)
     return powers if slope is None else powers * slope, top, total

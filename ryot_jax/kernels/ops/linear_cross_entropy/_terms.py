@@ -1,4 +1,4 @@
-"""The terms of a loss, and rows in chunks: shared by the implementations of the op."""
+"""Terms of the loss, and division of rows into chunks, shared by the implementations of the op."""
 
 from typing import Any, NamedTuple
 
@@ -8,24 +8,24 @@ import numpy as np
 
 
 class Terms(NamedTuple):
-    """Terms of the loss beside the logits; the formula is in `linear_cross_entropy`."""
+    """Settings of the loss; the formula is in `linear_cross_entropy`."""
 
     label_smoothing: float
     z_loss: float
     soft_cap: float | None
 
     def attributes(self) -> dict[str, Any]:
-        """The same for a handler."""
+        """The attributes of a C++ handler that say the same."""
         return {name: np.float32(value or 0) for name, value in self._asdict().items()}
 
 
-_BLOCK_ROWS = 256  # a chunk's rows are a multiple of it, as a block of a GPU's kernels has so many
+_BLOCK_ROWS = 256  # divisor of a chunk's rows: the rows of a GPU kernel's tile
 
 
 def chunk_rows(n_rows: int, most: int) -> int:
-    """Rows of a chunk, of at most `most` and at least one block; all rows where they are no more.
+    """The number of rows of a chunk, at most `most` and at least `_BLOCK_ROWS`; all rows if there are no more.
 
-    Chunks that divide the rows are preferred, up to half as large: rows that fill up the last chunk cost as much as
+    Chunks that divide the rows are preferred, down to half of `most`: padding rows in the last chunk cost as much as
     others (32,768 rows with a vocabulary of 128,256 took 110 ms in 11 chunks on an H200, and 101 in 16).
     """
     most = max(most // _BLOCK_ROWS, 1) * _BLOCK_ROWS
@@ -39,7 +39,7 @@ def chunk_rows(n_rows: int, most: int) -> int:
 
 
 def chunks(rows_N: jax.Array, chunk: int, fill: int) -> jax.Array:
-    """[N, ...] in chunks [n, C, ...]; the last one filled up with `fill`."""
+    """Split [N, ...] into chunks [n, C, ...], the last one padded with `fill`."""
     missing = -rows_N.shape[0] % chunk
     padding = ((0, missing),) + ((0, 0),) * (rows_N.ndim - 1)
     return jnp.pad(rows_N, padding, constant_values=fill).reshape(-1, chunk, *rows_N.shape[1:])

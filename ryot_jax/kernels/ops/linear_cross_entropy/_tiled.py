@@ -1,9 +1,9 @@
-"""Linear + cross-entropy from exponentials that a kernel of a GPU leaves in tiles of the vocabulary.
+"""Linear + cross-entropy from exponentials that a GPU kernel writes in tiles of the vocabulary.
 
-A kernel (`_mosaic_kernel`, `_triton_kernel`) writes exp(l - top) with one top and one sum for a row and tile, in the
-activations' dtype. Of the tops and sums comes each row's log-sum-exp, and the gradient of the logits is then one pass
-over the exponentials, scaled tile by tile: the logits are never written, and what is rounded to bfloat16 is off by a
-share of itself, where a rounded logit of 20 nats would put its probability off by 6 %.
+A kernel (`_mosaic_kernel`, `_triton_kernel`) writes exp(l - top), with one top and one sum per row and tile, in the
+activations' dtype. Tops and sums give each row's log-sum-exp, and the gradient of the logits is then one pass over the
+exponentials, scaled tile by tile. The logits are never written, and rounding to bfloat16 makes a relative error in the
+probabilities, where rounding a logit of 20 nats would change its probability by 6 %.
 """
 
 import functools
@@ -17,16 +17,16 @@ from jax import lax
 from ryot_jax.kernels.ops.linear_cross_entropy._gradients import Reductions, with_gradients
 from ryot_jax.kernels.ops.linear_cross_entropy._terms import Terms, chunk_rows, chunks
 
-TILE_V = 128  # columns of the vocabulary that share a top and a sum
-CHUNK_BYTES = 3 * 2**28  # of exponentials at a time
+TILE_V = 128  # columns of the vocabulary in a tile, which share a top and a sum
+CHUNK_BYTES = 3 * 2**28  # bytes of exponentials at a time
 
 
 class Tiles(NamedTuple):
-    """Logits l as exponentials, in tiles of `TILE_V` columns of the vocabulary, of which there are n.
+    """Exponentials of the logits l, in n tiles of `TILE_V` columns of the vocabulary.
 
     Attributes:
       exponentials_CV: exp(l - top) times the derivative of l by its uncapped value, in the dtype of the operands; None:
-        not asked for.
+        not requested.
       top_nC: the largest logit of each tile and row, float32.
       sum_nC: the sum of exp(l - top) over the tile, float32.
     """
@@ -37,11 +37,11 @@ class Tiles(NamedTuple):
 
 
 Exponentials = Callable[..., Tiles]
-"""(x_CD, w_VD, *, soft_cap, write) -> Tiles; w in x's dtype."""
+"""Signature of a kernel: (x_CD, w_VD, *, soft_cap, write) -> Tiles; w in x's dtype."""
 
 
 def reductions(exponentials: Exponentials) -> Reductions:
-    """Both reductions of an implementation whose kernel makes exponentials in tiles."""
+    """Both reductions of an implementation whose kernel writes exponentials in tiles."""
     return with_gradients(functools.partial(losses, exponentials), functools.partial(gradients, exponentials))
 
 
@@ -70,7 +70,7 @@ def gradients(
     targets_N: jax.Array,
     weights_N: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Losses_N, dx_ND and dw_VD (float32) for the rows' cotangents `weights_N`; None: one for each."""
+    """The losses_N, dx_ND and dw_VD (float32) for the rows' cotangents `weights_N` (None: ones)."""
     _check(terms)
     w_VD = w_VD.astype(x_ND.dtype)
     weights_N = jnp.ones(targets_N.shape, jnp.float32) if weights_N is None else weights_N.astype(jnp.float32)
@@ -96,7 +96,7 @@ def gradients(
 
 
 def rows_at_a_time(n_rows: int, vocab_size: int, itemsize: int) -> int:
-    """Rows of a chunk: as many as `CHUNK_BYTES` hold."""
+    """The number of rows of a chunk, as many as `CHUNK_BYTES` hold."""
     return chunk_rows(n_rows, CHUNK_BYTES // (vocab_size * itemsize))
 
 
@@ -143,14 +143,14 @@ def _losses(
 ) -> tuple[jax.Array, jax.Array]:
     """Losses, and the derivative of each target's logit by its uncapped value."""
     x_CD = x_CD.astype(jnp.float32)
-    # Under 'fill' a target beyond the vocabulary makes the loss NaN, not another word's loss.
+    # With mode 'fill' a target beyond the vocabulary makes the loss NaN, not that of another token.
     w_target_CD = w_VD.at[jnp.maximum(targets_C, 0)].get(mode="fill", fill_value=jnp.nan).astype(jnp.float32)
     target_C, slope_C = jnp.sum(x_CD * w_target_CD, axis=1), jnp.ones(targets_C.shape, jnp.float32)
     if terms.soft_cap is not None:
         share_C = jnp.tanh(target_C / terms.soft_cap)
         target_C, slope_C = terms.soft_cap * share_C, 1 - jnp.square(share_C)
     losses_C = log_sum_exp_C - (1 - terms.label_smoothing) * target_C
-    if terms.label_smoothing:  # the mean of the logits is the logit of the mean word
+    if terms.label_smoothing:  # the mean of the logits is the logit of the mean embedding
         mean_D = jnp.mean(w_VD.astype(jnp.float32), axis=0)
         losses_C = losses_C - terms.label_smoothing * jnp.sum(x_CD * mean_D[None, :], axis=1)
     if terms.z_loss:

@@ -14,11 +14,11 @@ from ryot_jax.kernels.ops.linear_cross_entropy._tiled import TILE_V, Tiles
 
 
 class ProductBlocks(NamedTuple):
-    """How `exponentials` is cut up. The defaults' three stages of 32 KiB fit the 99 KiB of shared memory of an L4."""
+    """Tile sizes of `exponentials`. The defaults' three stages of 32 KiB fit the 99 KiB of shared memory of an L4."""
 
-    rows: int = 128  # of x a program
-    depth_bytes: int = 128  # of a row of x and of w at a time: a line of the cache
-    group: int = 16  # blocks of rows that go through the vocabulary together: x's stay in L2, w is read once a group
+    rows: int = 128  # rows of x per program
+    depth_bytes: int = 128  # bytes of a row of x and of w at a time: a cache line
+    group: int = 16  # tiles of rows that share a pass over the vocabulary: x stays in L2, w is read once per group
     warps: int = 8
     stages: int = 3
 
@@ -41,13 +41,13 @@ def exponentials(
       w_VD: output embedding, in x's dtype. Products accumulate in float32; those of float32 do not use TF32.
       soft_cap: bound on the size of the logits, or None.
       write: whether to write the exponentials.
-      blocks: how the work is cut up.
+      blocks: tile sizes.
 
     Returns:
-      What `Tiles` holds; the sum is without the slope of the soft cap.
+      The exponentials in tiles; their sums are without the slope of the soft cap.
 
     Raises:
-      ValueError: shapes or the soft cap do not fit.
+      ValueError: shapes do not match, or the soft cap is not positive.
       TypeError: the dtypes differ, or are none of those above.
       NotImplementedError: this device cannot run the kernel.
     """
@@ -108,7 +108,7 @@ def _exponentials_kernel(
 
 
 def _grouped(program: jax.Array, rows: int, columns: int, group: int) -> tuple[jax.Array, jax.Array]:
-    """The (row, column) of a program. Programs run down a group of rows, then on to the next column."""
+    """The tile (row, column) of a program: programs run down a group of rows, then proceed to the next column."""
     first = program // (group * columns) * group
     height = jnp.minimum(rows - first, group)
     place = program % (group * columns)

@@ -32,9 +32,9 @@ def linear_cross_entropy(
 
     Args:
       x_ND: activations, any float dtype. Products run in this dtype and accumulate in float32.
-      w_VD: output embedding; cast to x's dtype for the products, its gradient comes in its own dtype.
+      w_VD: output embedding; cast to x's dtype for the products, its gradient has its own dtype.
       targets_N: integer class of each row; below zero: ignore the row.
-      label_smoothing: share of the target's probability that is spread over all classes, in [0, 1].
+      label_smoothing: share of the target's probability spread over all classes, in [0, 1].
       z_loss: weight of z^2, per nat.
       soft_cap: bound on the size of the logits, or None.
       reduction: 'sum', or 'none'.

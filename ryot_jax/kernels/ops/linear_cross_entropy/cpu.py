@@ -1,4 +1,4 @@
-"""C++ kernels: the logits of a chunk of rows stay in the cache of the core that computes them."""
+"""Linear + cross-entropy in C++: a chunk's logits stay in the cache of the core that computes them."""
 
 import jax
 import jax.numpy as jnp

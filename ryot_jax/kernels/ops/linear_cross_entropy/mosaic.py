@@ -1,4 +1,4 @@
-"""Exponentials of the logits from a kernel in Pallas Mosaic, for Hopper."""
+"""Linear + cross-entropy from exponentials of a Pallas Mosaic kernel, for Hopper."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ryot_jax.kernels.requirements import mosaic_products_refusal
 
 
 def _exponentials(*arrays: Any, **options: Any) -> _tiled.Tiles:
-    # Imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
+    # Imported on the first call: importing Pallas takes a second, which runs without a GPU should not pay.
     from ryot_jax.kernels.ops.linear_cross_entropy._mosaic_kernel import exponentials
 
     return exponentials(*arrays, **options)

@@ -1,4 +1,4 @@
-"""All logits at once, differentiated by JAX."""
+"""Linear + cross-entropy with all logits at once, differentiated by JAX."""
 
 import jax
 import jax.numpy as jnp

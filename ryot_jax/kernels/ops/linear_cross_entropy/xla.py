@@ -1,4 +1,4 @@
-"""A scan over chunks of rows, whose logits are the largest array at a time."""
+"""Linear + cross-entropy by a scan over chunks of rows, whose logits are the largest array at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,16 @@ from ryot_jax.kernels.ops.linear_cross_entropy._terms import Terms, chunk_rows, 
 from ryot_jax.kernels.probes import FLOATS, rows_of_a_device, vanished
 from ryot_jax.runtime.hlo import Array, Program
 
-# Large enough for full-speed products, an eighth of a small batch.
+# Large enough for full-speed products; an eighth of a small batch.
 _LEAST_CHUNK_ROWS = 512
-_CHUNK_LOGITS_BYTES = 2**30  # at most, where that is more rows
+_CHUNK_LOGITS_BYTES = 2**30  # the limit if it allows more rows
 
 
 def rows_at_a_time(n_rows: int, d_model: int, vocab_size: int) -> int:
-    """Rows of a chunk.
+    """The number of rows of a chunk.
 
-    Each chunk's gradient of w is added to the sum in memory, which a chunk's logits have to be much larger than: four
-    rows a column of x, as far as memory goes.
+    Each chunk's gradient of w is added to a sum in memory, so a chunk's logits should be much larger than w: four rows
+    per column of x, as far as memory allows.
     """
     most = min(4 * d_model, _CHUNK_LOGITS_BYTES // (4 * vocab_size))
     return chunk_rows(n_rows, max(most, _LEAST_CHUNK_ROWS))
@@ -30,7 +30,7 @@ def rows_at_a_time(n_rows: int, d_model: int, vocab_size: int) -> int:
 def _chunk_losses(
     terms: Terms, x_CD: jax.Array, w_VD: jax.Array, targets_C: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Losses, logits and the logarithm of their sum of exponentials."""
+    """Losses, logits, and the logarithm of each row's sum of exponentials."""
     logits_CV = logits(terms, x_CD, w_VD)
     top_C1 = jnp.max(logits_CV, axis=-1, keepdims=True)
     log_sum_exp_C1 = top_C1 + jnp.log(jnp.sum(jnp.exp(logits_CV - top_C1), axis=-1, keepdims=True))
@@ -81,7 +81,7 @@ def _xla_gradients(
 
 def _refusal(spec: Spec) -> str | None:
     if spec.n_devices > 1:
-        # Its chunks lie one after the other on the axis that is sharded: each device would wait for the others.
+        # Its chunks follow one another along the sharded axis: each device would wait for the others.
         return f"a scan over rows cannot be partitioned over {spec.n_devices} devices (shard_map can)"
     if spec.rows <= (chunk := rows_at_a_time(spec.rows, spec.d_model, spec.vocab_size)):
         return f"its first chunk of {chunk} rows is the whole of {spec.rows}: it would do what the reference does"
@@ -89,9 +89,9 @@ def _refusal(spec: Spec) -> str | None:
 
 
 def _no_logits(program: Program, baseline: Program, spec: Spec) -> Evidence:
-    """The baseline makes whole [N, V] arrays (rows x vocabulary); an arm with chunked logits makes none.
+    """Evidence that no whole [N, V] arrays (rows x vocabulary) are made, as the baseline does.
 
-    Where the vocabulary has the width of another array of the model, fewer of them must be left.
+    If the vocabulary has the width of another array of the model, fewer such arrays suffice.
     """
     rows = rows_of_a_device(spec)
     shape = f"[{rows},{spec.vocab_size}] (rows x vocabulary)"

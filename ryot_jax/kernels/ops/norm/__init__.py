@@ -1,7 +1,7 @@
-"""LayerNorm and RMSNorm over the last axis, with the addition of a residual in front.
+"""LayerNorm and RMSNorm over the last axis of x, or of the sum of x and a residual.
 
-All but the reference keep two numbers a row for the backward pass, where automatic differentiation of the reference
-keeps arrays; the gradient of the sum's other use (the residual path) is added inside the backward pass.
+All but the reference keep two numbers per row for the backward pass, where automatic differentiation of the reference
+keeps arrays; the gradient of the sum's other use (the residual path) is added within the backward pass.
 """
 
 from ryot_jax.kernels.declaration import Modules, Op

@@ -1,4 +1,4 @@
-"""Arrays and a function to measure the op with."""
+"""The benchmark of the norms."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ryot_jax.kernels.ops.norm.api import layer_norm, rms_norm
 
 
 def benchmark(spec: Spec, rng: np.random.Generator) -> Benchmark:
-    """The norm of the model on one step's rows, with its sum handed on."""
+    """The model's norm on the rows of one step, with its sum returned for the residual path."""
     norm, D = layer_norm if spec.norm == "layer" else rms_norm, spec.d_model
 
     def normed(implementation: str, x_ND: jax.Array, *vectors: jax.Array) -> Any:

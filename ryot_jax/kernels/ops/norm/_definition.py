@@ -9,7 +9,7 @@ from ryot_jax.kernels.operands import accumulator, row
 
 
 class Settings(NamedTuple):
-    """A norm but for its operands: layer norm takes the mean away (`centre`), RMS norm does not."""
+    """Static settings of a norm: a layer norm subtracts the mean (`centre`), an RMS norm does not."""
 
     centre: bool
     epsilon: float
@@ -18,11 +18,11 @@ class Settings(NamedTuple):
 
 
 Outcome = tuple[jax.Array, ...]
-"""y, and s with `with_sum`."""
+"""The result of a norm: y, and s with `with_sum`."""
 
 
 def centred(s: jax.Array, mean: jax.Array | None) -> jax.Array:
-    """S - mean, in the dtype of sums."""
+    """The difference s - mean, in the dtype of sums."""
     s = s.astype(accumulator(s.dtype))
     return s if mean is None else s - mean
 
@@ -30,7 +30,7 @@ def centred(s: jax.Array, mean: jax.Array | None) -> jax.Array:
 def forward(
     settings: Settings, x: jax.Array, residual: jax.Array | None, scale_D: jax.Array, bias_D: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, Any]:
-    """y, s, and the statistics of the rows (mean, or None, and inverse deviation) that a backward pass needs."""
+    """The norm y, the sum s, and the rows' statistics (mean or None, inverse deviation) for a backward pass."""
     s = x if residual is None else x + residual
     mean = jnp.mean(centred(s, None), axis=-1, keepdims=True) if settings.centre else None
     centred_s = centred(s, mean)

@@ -1,9 +1,9 @@
 """Backward pass of LayerNorm and RMSNorm as one kernel for NVIDIA Hopper, in Pallas Mosaic GPU.
 
-Every array is read or written once, so memory is the limit. Warpgroups stay resident and take tiles of rows in turn:
-bulk copies bring the next tiles to shared memory while one is computed on. A row belongs to one warp (to two or four
-where it is long), so that its two sums need shuffles, and a lane sees the same columns in every row, so that it adds
-up the gradients of scale and bias in registers.
+Every array is read or written once, so memory bandwidth is the limit. Warpgroups stay resident and take tiles of rows
+in turn: bulk copies fetch the next tiles into shared memory while one is processed. A row belongs to one warp (two or
+four if it is long), so that its two sums need only shuffles, and a lane sees the same columns in every row, so that it
+accumulates the gradients of scale and bias in registers.
 """
 
 import functools
@@ -19,8 +19,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from ryot_jax.kernels.gpu import pallas
 from ryot_jax.kernels.ops.norm._mosaic_rows import LANES, RUN, refusal, warps_per_row
 
-_WARPS = 4  # of a warpgroup
-_NO_INDEX = (None,) if jax.__version_info__ < (0, 11) else ()  # plgpu.load wanted one, beside the reference
+_WARPS = 4  # warps of a warpgroup
+_NO_INDEX = (None,) if jax.__version_info__ < (0, 11) else ()  # older plgpu.load takes an index beside the reference
 _SHARED_BYTES = 212 * 1024  # of the 228 KiB of a core; the rest is for barriers, Mosaic's sums and the system
 
 
@@ -41,27 +41,27 @@ def norm_backward(
 
     With n = (s - mean) * inverse and g = dy * scale, a row of dx is (g - n * mean(g * n) - mean(g)) * inverse + ds;
     dscale is the sum of dy * n over the rows and dbias that of dy. RMS norm has no mean and no term mean(g). Computed
-    in float32, in an order that depends on shapes, parameters and the number of cores only.
+    in float32, in an order that depends only on shapes, parameters and the number of cores.
 
     Args:
-      dy_ND: gradient with respect to y. It, s and ds: float32, bfloat16 or float16, each its own. D is a multiple of
-        128 up to 2048, of 256 up to 4096, of 512 up to 8192. N is any; one that is no multiple of `rows` costs a copy
-        of all operands.
-      s_ND: what was normalized.
+      dy_ND: gradient with respect to y. It, s and ds: float32, bfloat16 or float16, independently. D is a multiple of
+        128 up to 2048, of 256 up to 4096, of 512 up to 8192. N is any; one that is not a multiple of `rows` costs a
+        copy of all operands.
+      s_ND: the normalized sum.
       scale_D: factor.
       mean_N1: the rows' means, float32; None: RMS norm.
       inverse_N1: one over the rows' deviations, float32.
-      ds_ND: gradient of s' other use, which is added to dx; or None.
+      ds_ND: gradient of the other use of s, which is added to dx; or None.
       rows: rows of a tile, a multiple of 4 up to D = 1024, 2 to 2048, and 1 beyond; None: about 3072 numbers.
-      stages: tiles of a warpgroup that are in shared memory or on their way there; fewer where that is too small.
-      warpgroups: that share a core; fewer where its shared memory is too small. None: what its registers allow.
+      stages: tiles per warpgroup in shared memory or in flight; reduced if shared memory is too small.
+      warpgroups: warpgroups that share a core; reduced if its shared memory is too small. None: as its registers allow.
 
     Returns:
-      dx[N, D] in s' dtype, dscale[D] and dbias[D] in float32.
+      dx[N, D] in the dtype of s, dscale[D] and dbias[D] in float32.
 
     Raises:
-      NotImplementedError: the kernel cannot run here, or not with this D.
-      ValueError: `rows` does not fit D, or a tile the shared memory.
+      NotImplementedError: the kernel cannot run on this machine, or not with this D.
+      ValueError: `rows` does not suit D, or a tile exceeds the shared memory.
     """
     pallas.require("mosaic")
     n, d = s_ND.shape
@@ -76,12 +76,12 @@ def norm_backward(
     of_tile = rows // concurrent, *([concurrent] if concurrent > 1 else [])  # one row: Mosaic fails on slices [1, K]
 
     def tiled(x: jax.Array, *columns: int) -> jax.Array:
-        """x[T, G, C, ...]: tiles, groups of concurrent rows, rows. Rows of zeros, which add nothing, fill the last."""
+        """Reshape to x[T, G, C, ...]: tiles, groups of concurrent rows, rows; the last tile is padded with zeros."""
         x = jnp.pad(x.reshape(n, *columns), ((0, tiles * rows - n), *((0, 0) for _ in columns)))
         return x.reshape(tiles, *of_tile, *columns)
 
     copied = [tiled(x, d) for x in (dy_ND, s_ND, ds_ND) if x is not None]
-    alone = warps > 1  # in their blocks, as Mosaic's sums over the warps of a row use memory that a block has once
+    alone = warps > 1  # one warpgroup per block: Mosaic's sums over the warps of a row use memory that a block has once
     warpgroups, stages = _fit(
         min(tiles, warpgroups or _warpgroups(d // (warps * LANES), alone)),
         stages,
@@ -109,7 +109,7 @@ def _call(
     of_block: int,
     stages: int,
 ) -> Callable[..., Any]:
-    """The kernel on a grid of `blocks` blocks of `of_block` warpgroups, for tiled arrays and an outcome of `dtype`."""
+    """The kernel on a grid of `blocks` blocks of `of_block` warpgroups, for tiled arrays and a result of `dtype`."""
     d = copied[0].shape[-1]
     warps = warps_per_row(d)
     assert warps is not None, "checked by the caller"
@@ -153,13 +153,13 @@ def _kernel(
     columns: int,
     layout: Any,
 ) -> None:
-    """A warpgroup w of W in all: dx of the tiles w, w + W, ..., and the sums over their rows."""
+    """The work of warpgroup w of W: dx of the tiles w, w + W, ..., and the sums over their rows."""
     warpgroup = lax.axis_index("warpgroup")
     w, of_all = warpgroup * lax.axis_size("block") + lax.axis_index("block"), partial_2WD.shape[1]
     tiles, groups, *concurrent, d = dx_TGCD.shape  # no C for one row at once
     steps = (tiles - w + of_all - 1) // of_all
     of_rows, of_columns = (layout.reduce(1), layout.reduce(0)) if concurrent else (None, layout)
-    slices = [slice(start, start + columns) for start in range(0, d, columns)]  # a lane's run of each: K columns
+    slices = [slice(start, start + columns) for start in range(0, d, columns)]  # a lane has a run of K columns in each
 
     def fetch(step: Any, stage: Any) -> None:
         for source, buffer in zip(sources_TGCD, buffers, strict=True):
@@ -167,7 +167,7 @@ def _kernel(
                 source.at[w + step * of_all],
                 buffer.at[warpgroup, stage],
                 arrived.at[warpgroup * stages + stage],
-                oob_mode=plgpu.OOBFillMode.PROMISE_IN_BOUNDS,  # else Mosaic would not take bulk copies
+                oob_mode=plgpu.OOBFillMode.PROMISE_IN_BOUNDS,  # otherwise Mosaic would not use bulk copies
             )
 
     def load_statistics(step: Any) -> list[list[jax.Array]]:
@@ -183,9 +183,9 @@ def _kernel(
     def compute_tile(step: Any, carry: Any) -> Any:
         dscale, dbias, of_groups = carry
         stage, out = lax.rem(step, stages), lax.rem(step, 2)
-        of_next_groups = load_statistics(lax.min(step + 1, steps - 1))  # a step ahead, as they come from far
+        of_next_groups = load_statistics(lax.min(step + 1, steps - 1))  # a step ahead, as they come from global memory
         plgpu.barrier_wait(arrived.at[warpgroup * stages + stage])
-        plgpu.wait_smem_to_gmem(1, wait_read_only=True)  # of the step before the last, whose buffer comes next
+        plgpu.wait_smem_to_gmem(1, wait_read_only=True)  # of the last step but one, whose buffer is next
         for group, (inverse_C, *mean_C) in enumerate(of_groups):
             inverse_CK, mean_CK = by_row(inverse_C), [by_row(x_C) for x_C in mean_C]
 
@@ -197,8 +197,8 @@ def _kernel(
                 centred_CK = s_CK - mean_CK[0] if mean_CK else s_CK
                 return dy_CK, centred_CK, by_column(_load(scale_D, (of,), of_columns)), ds_CK
 
-            # Twice over the row, as it is in shared memory: registers are for what stays from row to row. With
-            # centred = n / inverse, most of it is multiplications with an addition.
+            # Two passes over the row in shared memory: registers are for what persists from row to row. With
+            # centred = n / inverse, most operations are multiply-adds.
             sum_CK = sum_of_products_CK = zero_CK
             for i, of in enumerate(slices):
                 dy_CK, centred_CK, scale_CK, _ = load(of)
@@ -227,7 +227,7 @@ def _kernel(
     zeros = [zero_CK for _ in slices]
     *sums, _ = lax.fori_loop(0, steps, compute_tile, (zeros, zeros, load_statistics(0)))
 
-    # Add up over concurrent rows, which are on different warps; warpgroups take turns with the memory for that.
+    # Add up over concurrent rows, which are on different warps; warpgroups take turns with the memory for it.
     pl.when(warpgroup > 0)(lambda: plgpu.barrier_wait(added_up.at[warpgroup - 1]))
     for i, of_slices in enumerate(sums):
         for of, sum_CK in zip(slices, of_slices, strict=True):
@@ -242,15 +242,16 @@ def _kernel(
 
 
 def _warpgroups(columns_per_lane: int, alone: bool) -> int:
-    """How many warpgroups the registers of a core, 64 Ki, are enough for."""
-    # Two a column, and those for a row: what the compiler takes, or, where a block has several, needs to spill none.
+    """The number of warpgroups for which the registers of a core, 64 Ki, suffice."""
+    # Two per column, and those for a row: as many as the compiler takes or, with several warpgroups in a block, needs
+    # to avoid spills.
     return min(4, 2**16 // (_WARPS * LANES * (2 * columns_per_lane + (104 if alone else 76))))
 
 
 def _fit(
     warpgroups: int, stages: int, *, input_bytes: int, output_bytes: int, sums_bytes: int, alone: bool
 ) -> tuple[int, int]:
-    """As many warpgroups with two stages or more, of those asked for, as shared memory takes; and as many stages."""
+    """The largest numbers of warpgroups (with two stages or more) and stages, up to those given, that fit."""
     for least in (2, 1):
         for fewer in range(warpgroups, 0, -1):
             for fewer_stages in range(stages, min(least, stages) - 1, -1):
@@ -261,7 +262,7 @@ def _fit(
 
 
 def _layout(warps: int) -> Any:
-    """Warps and lanes of [rows, columns]: neighbouring lanes hold neighbouring runs, `warps` warps hold a row."""
+    """Layout of [rows, columns]: neighbouring lanes hold neighbouring runs, `warps` warps hold a row."""
     lanes = LANES * RUN
     tiles: dict[int, tuple[tuple[int, ...], ...]] = {
         1: ((4, lanes), (RUN,)),
@@ -274,13 +275,13 @@ def _layout(warps: int) -> Any:
 
 
 def _cast(x: jax.Array, layout: Any) -> jax.Array:
-    """The same, in this layout; under interpretation, which knows no layouts before jax 0.11, as it is."""
+    """Convert to this layout; a no-op under interpretation, which has no layouts before jax 0.11."""
     return x if pallas.is_interpreted() else plgpu.layout_cast(x, layout)
 
 
 def _load(ref: Any, index: tuple[Any, ...], layout: Any) -> jax.Array:
-    """What is at the index, in this layout and in float32."""
+    """Load the values at the index, in this layout and in float32."""
     if pallas.is_interpreted():
         return ref[index].astype(jnp.float32)
-    # 'optimized' would refuse loads from global memory.
+    # `optimized` would refuse loads from global memory.
     return plgpu.load(ref.at[index], *_NO_INDEX, layout=layout, optimized=False).astype(jnp.float32)

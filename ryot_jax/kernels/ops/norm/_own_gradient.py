@@ -1,4 +1,4 @@
-"""Custom gradients of norms, from the statistics that the forward pass has kept."""
+"""Custom gradients of norms, from statistics kept by the forward pass."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from ryot_jax.kernels.ops.norm._definition import Outcome, Settings, centred
 
 
 def with_own_gradient(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Outcome]:
-    """The custom-VJP op of a pair like `_definition.forward` and `backward`."""
+    """The custom-VJP op of a pair of functions like `_definition.forward` and `backward`."""
 
     def outcome(settings: Settings, y: jax.Array, s: jax.Array) -> Outcome:
         return (y, s) if settings.with_sum else (y,)
@@ -52,7 +52,7 @@ def with_own_gradient(forward: Callable[..., Any], backward: Callable[..., Any])
 def backward(
     settings: Settings, dy: jax.Array, s: jax.Array, scale_D: jax.Array, statistics: Any, ds: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients with respect to s (its other use's gradient `ds` included), scale and bias."""
+    """Gradients with respect to s (including `ds`, that of its other use), scale and bias."""
     mean, inverse = statistics
     normal, dy = centred(s, mean) * inverse, dy.astype(inverse.dtype)
     dnormal = dy * row(scale_D.astype(dy.dtype), dy)
@@ -67,7 +67,7 @@ def backward(
 
 
 def by_kernel(norm_backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]) -> Callable[..., Any]:
-    """A backward pass by a kernel of a GPU, which reads its arrays once."""
+    """A backward pass by a GPU kernel that reads its arrays once."""
 
     def backward_by_kernel(
         settings: Settings, dy: jax.Array, s: jax.Array, scale_D: jax.Array, statistics: Any, ds: jax.Array | None

@@ -15,11 +15,11 @@ from ryot_jax.kernels.ops.norm._limits import LARGEST_D
 
 
 class NormBlocks(NamedTuple):
-    """How `norm_backward` is cut up."""
+    """Tile sizes of the kernels."""
 
-    elements: int = 2048  # a program holds at a time, in whole rows; at least one
-    elements_per_thread: int = 16  # of each array; six of them live take the 128 registers that four programs leave
-    programs: int = 512  # at most, of 4 warps: nearly 4 for each of an H100's 132 processors, all there at once
+    elements: int = 2048  # per program at a time, in whole rows; at least one
+    elements_per_thread: int = 16  # of each array; six live arrays take the 128 registers that four programs leave
+    programs: int = 512  # at most, of 4 warps: nearly 4 for each of an H100's 132 processors, all resident at once
 
 
 @pallas.lowered_once("centre", "epsilon", "dtype", "blocks")
@@ -34,17 +34,17 @@ def norm_forward(
     dtype: jnp.dtype,
     blocks: NormBlocks = NormBlocks(),  # noqa: B008 (immutable)
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """A norm y = (s - mean) * inverse * scale + bias of s = x + residual, in one pass over its arrays.
+    """The norm y = (s - mean) * inverse * scale + bias of s = x + residual, in one pass over its arrays.
 
     Args:
-      x_ND: in float32, bfloat16 or float16, as the residual. All is computed in float32.
-      residual_ND: summand in front, or None.
+      x_ND: float32, bfloat16 or float16, as the residual. The computation is in float32.
+      residual_ND: added to x first, or None.
       scale_D: factor.
-      bias_D: summand behind, or None.
-      centre: whether the mean is taken away: a layer norm; else an RMS norm.
+      bias_D: added last, or None.
+      centre: whether the mean is subtracted: a layer norm; else an RMS norm.
       epsilon: added to the variance.
-      dtype: of y.
-      blocks: how the work is cut up; `programs` is `norm_backward`'s.
+      dtype: dtype of y.
+      blocks: tile sizes; `programs` is for `norm_backward` only.
 
     Returns:
       y_ND; s_ND, in the promoted dtype of x and residual; mean_N1 (None without `centre`) and inverse_N1, float32: one
@@ -96,7 +96,7 @@ def _norm_forward_kernel(*refs: Any, rows: int, width: int, centre: bool, epsilo
     for ref in residual:
         s_RD = s_RD + load(ref)
         store_block(others[-1], (row, first), (rows, width), s_RD)
-        s_RD = s_RD.astype(others[-1].dtype).astype(jnp.float32)  # the norm of what is kept, not of more digits
+        s_RD = s_RD.astype(others[-1].dtype).astype(jnp.float32)  # the norm of s as stored, not of more digits
     centred_RD = s_RD
     if centre:
         mean_R = jnp.sum(s_RD, axis=1) / d
@@ -114,7 +114,7 @@ def _norm_forward_kernel(*refs: Any, rows: int, width: int, centre: bool, epsilo
 
 
 def _norm_sizes(n: int, d: int, arrays: Sequence[jax.Array], blocks: NormBlocks) -> tuple[int, int, int]:
-    """Width and rows of a norm's block, and warps of a program, for arrays that it can take."""
+    """Check the arrays, and return the width and rows of a tile and the warps of a program."""
     if any(array.dtype not in DTYPES for array in arrays):
         raise TypeError(f"need arrays of {', '.join(DTYPES)}; got {', '.join(str(array.dtype) for array in arrays)}")
     if d > LARGEST_D:
@@ -138,17 +138,17 @@ def norm_backward(
     """Gradients of a norm y = (s - mean) * inverse * scale + bias, in one pass over its arrays.
 
     Args:
-      dy_ND: gradient of y; this, s and ds in float32, bfloat16 or float16 each. All is computed in float32.
+      dy_ND: gradient of y; it, s and ds: float32, bfloat16 or float16, independently. The computation is in float32.
       s_ND: operand of the norm.
       scale_D: factor.
       mean_N1: mean of each row of s, in float32; or None: an RMS norm.
       inverse_N1: inverse deviation of each row from its mean (or from 0), in float32.
       ds_ND: gradient of another use of s, to be added; or None.
-      blocks: how the work is cut up.
+      blocks: tile sizes.
 
     Returns:
-      dx_ND, in s's dtype: the gradient of s, `ds_ND` included. dscale_D and dbias_D, float32. The same to the bit each
-      time: programs write partial sums, none adds to another's.
+      dx_ND, in s's dtype: the gradient of s, `ds_ND` included. dscale_D and dbias_D, float32. Bitwise
+      reproducible: programs write partial sums, and none adds to another's.
 
     Raises:
       ValueError: shapes do not fit.
@@ -195,11 +195,11 @@ def _norm_backward_kernel(
             return load_block(ref, (row, first), (rows, width)).astype(jnp.float32)
 
         dy_RD, s_RD = load(dy_ref), load(s_ref)
-        ds_RD = None if ds_ref is None else load(ds_ref)  # here: one wait for memory, not a second after the sums
+        ds_RD = None if ds_ref is None else load(ds_ref)  # here: one wait for memory, not another after the sums
         inverse_R1 = load_block(inverse_ref, (row,), (rows,))[:, None]
         if mean_ref is not None:
             s_RD = s_RD - load_block(mean_ref, (row,), (rows,))[:, None]
-        # Columns beyond D are zero in dy and scale, so that what the mean makes of them there adds nothing.
+        # Columns beyond D are zero in dy and scale, so that subtracting the mean there has no effect.
         normal_RD, dnormal_RD = s_RD * inverse_R1, dy_RD * scale_1D
         total_RD = dnormal_RD - normal_RD * (jnp.sum(dnormal_RD * normal_RD, axis=1, keepdims=True) / d)
         if mean_ref is not None:
@@ -212,6 +212,6 @@ def _norm_backward_kernel(
 
     zeros_RD = jnp.zeros((rows, width), jnp.float32)
     n_own = (pl.cdiv(n, rows) - program + programs - 1) // programs
-    # A sum for each place of a block: no thread waits for another's before the end.
+    # One sum per position in a tile: no thread waits for another before the end.
     for ref, sums_RD in zip((dscale_ref, dbias_ref), lax.fori_loop(0, n_own, body, (zeros_RD, zeros_RD)), strict=True):
         store_block(ref, (program, first), (None, width), jnp.sum(sums_RD, axis=0))

@@ -21,19 +21,19 @@ def layer_norm(
     dtype: jax.typing.DTypeLike | None = None,
     implementation: str = "reference",
 ) -> Any:
-    """The norm (s - mean(s)) / sqrt(variance(s) + epsilon) * scale + bias with s = x + residual (arXiv:1607.06450).
+    """Layer norm (s - mean(s)) / sqrt(variance(s) + epsilon) * scale + bias, s = x + residual (arXiv:1607.06450).
 
     Args:
       x: [..., D], any float dtype.
       scale_D: factor, any float dtype.
-      bias_D: summand, or None.
-      residual: added to x in front, same shape; or None.
-      with_sum: return s too. Use it for the residual path: its gradient is then added in the same pass.
+      bias_D: added last, or None.
+      residual: added to x first, same shape; or None.
+      with_sum: whether to return s too. Use it for the residual path: its gradient is then added in the same pass.
       epsilon: added to the variance, in the square of x's unit.
-      dtype: of y; None: that of s.
+      dtype: dtype of y; None: that of s.
       implementation: 'reference', 'xla' (keeps mean and deviation only), 'cpu' (C++; float32 and bfloat16), 'mosaic'
         (compute capability 9; backward in one pass) or 'triton' (from 8.0 on; both in one pass). All compute in
-        float32, the first two in float64 for float64, which the others do not take.
+        float32; the first two compute in float64 for float64, which the others do not support.
 
     Returns:
       y[..., D], or (y, s) with `with_sum`; s has the promoted dtype of x and residual. Differentiable (once for all
@@ -59,9 +59,9 @@ def rms_norm(
     dtype: jax.typing.DTypeLike | None = None,
     implementation: str = "reference",
 ) -> Any:
-    """The norm s / sqrt(mean(s^2) + epsilon) * scale + bias with s = x + residual (arXiv:1910.07467).
+    """RMS norm s / sqrt(mean(s^2) + epsilon) * scale + bias with s = x + residual (arXiv:1910.07467).
 
-    Arguments, outcome and errors are those of `layer_norm`.
+    Arguments, result and errors are those of `layer_norm`.
     """
     settings = Settings(False, epsilon, dtype, with_sum)
     return _norm(settings, x, scale_D, bias_D, residual, implementation)

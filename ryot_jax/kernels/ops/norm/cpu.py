@@ -1,4 +1,4 @@
-"""C++ kernels, forward and backward each in one pass over their arrays."""
+"""Norms in C++, forward and backward each in one pass over their arrays."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from ryot_jax.kernels.ops.norm._own_gradient import with_own_gradient
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_refusal
 
-# Of ryot_norm_backward: the operands s and ds, and the result dx.
+# Positions in ryot_norm_backward of the operands s and ds, and of the result dx.
 _S, _DS, _DX = 1, 4, 0
 
 
@@ -45,7 +45,7 @@ def _backward(
     settings: Settings, dy: jax.Array, s: jax.Array, scale_D: jax.Array, statistics: Any, ds: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     s_ND = rows(s)
-    donor = _S if ds is None else _DS if ds.dtype == s.dtype else None  # whose memory dx may take
+    donor = _S if ds is None else _DS if ds.dtype == s.dtype else None  # operand whose memory dx may reuse
     vector = jax.ShapeDtypeStruct(scale_D.shape, jnp.float32)
     dx_ND, dscale_D, dbias_D = cpu.call_in_place(
         "ryot_norm_backward",

@@ -1,4 +1,4 @@
-"""The definition forward, and backward a kernel in Pallas Mosaic for Hopper."""
+"""Norms by their definition, with a backward kernel in Pallas Mosaic for Hopper."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from ryot_jax.kernels.requirements import pallas_refusal
 
 
 def _kernel(*arrays: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # Imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
+    # Imported on the first call: importing Pallas takes a second, which runs without a GPU should not pay.
     from ryot_jax.kernels.ops.norm._mosaic_backward import norm_backward
 
     return norm_backward(*arrays)

@@ -1,4 +1,4 @@
-"""The definition, differentiated by JAX."""
+"""Norms by their definition, differentiated by JAX."""
 
 import jax
 

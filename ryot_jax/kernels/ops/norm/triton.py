@@ -1,4 +1,4 @@
-"""Kernels in Pallas' Triton dialect, forward and backward each in one pass over their arrays."""
+"""Norms in Pallas' Triton dialect, forward and backward each in one pass over their arrays."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def _forward(
 
 
 def _kernel(*arrays: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # Imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
+    # Imported on the first call: importing Pallas takes a second, which runs without a GPU should not pay.
     from ryot_jax.kernels.ops.norm._triton_kernels import norm_backward
 
     return norm_backward(*arrays)

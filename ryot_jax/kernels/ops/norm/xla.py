@@ -1,4 +1,4 @@
-"""The definition, with a gradient that needs mean and deviation of each row only."""
+"""Norms by their definition, with a gradient that needs only the mean and deviation of each row."""
 
 from ryot_jax.kernels.declaration import Evidence, Implementation, Spec, Wishes
 from ryot_jax.kernels.ops.norm._definition import forward
@@ -13,9 +13,9 @@ def _drawback(spec: Spec, wanted: Wishes) -> str | None:
 
 
 def _own_gradient(program: Program, baseline: Program, spec: Spec) -> Evidence:
-    """Automatic differentiation divides once a row, for the derivative of 1/deviation; the norm's own VJP does not."""
+    """Evidence of fewer divisions per row: autodiff divides for the derivative of 1/deviation, the own VJP does not."""
     rows = rows_of_a_device(spec)
-    per_row = {(rows,), (rows // spec.seq_len, spec.seq_len)}  # a softmax divides by numbers that have heads, too
+    per_row = {(rows,), (rows // spec.seq_len, spec.seq_len)}  # a softmax's divisors have an axis of heads too
 
     def is_per_row(array: Array) -> bool:
         return tuple(size for size in array.dims if size > 1) in per_row

@@ -1,6 +1,6 @@
 """One step of AdamW over a pytree of parameters, with clipping by the global gradient norm.
 
-The learning rate's schedule and what is decayed are the caller's, and so is whether its optimizer is AdamW.
+The learning-rate schedule, the choice of decayed parameters and the choice of AdamW itself are left to the caller.
 """
 
 from ryot_jax.kernels.declaration import Modules, Op
@@ -12,6 +12,6 @@ OP = Op(
     package=__name__,
     functions=("adamw", "AdamWStep"),
     implementations=Modules(__name__, order=("cpu",)),
-    is_benchmarked=False,  # it has no gradients, as the others have; whole steps are timed with it and without it
+    is_benchmarked=False,  # unlike the others it has no gradients; whole steps are timed with and without it
     plan_without="static order, XLA's AdamW",
 )

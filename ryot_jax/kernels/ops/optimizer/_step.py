@@ -1,4 +1,4 @@
-"""The numbers and arrays of a step, as the implementations take them."""
+"""Scalars and arrays of an optimizer step, in the form that implementations take."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 
 
 class Numbers(NamedTuple):
-    """Scalars of a step; the corrections are 1 / (1 - b1^t) and 1 / (1 - b2^t)."""
+    """Scalars of an optimizer step; the corrections are 1 / (1 - b1^t) and 1 / (1 - b2^t)."""
 
     gradient_scale: jax.Array | float
     clip_norm: float

@@ -11,7 +11,7 @@ from ryot_jax.kernels.ops.optimizer._step import Numbers
 
 
 class AdamWStep(NamedTuple):
-    """The outcome of a step: three trees like the parameters', and the gradients' norm before clipping, f32[]."""
+    """The result of a step: three trees like the parameters', and the gradients' norm before clipping, f32[]."""
 
     params: Any
     first_moment: Any
@@ -35,7 +35,7 @@ def adamw(
     gradient_scale: jax.Array | float = 1.0,
     implementation: str = "reference",
 ) -> AdamWStep:
-    """AdamW (Loshchilov & Hutter, arXiv:1711.05101), the same numbers as `optax.adamw` behind a clip.
+    """One step of AdamW (Loshchilov & Hutter, arXiv:1711.05101), equal to `optax.adamw` after a clip.
 
     With g = gradient_scale grads, scaled down so that its global norm is at most `clip_norm`, and t = count + 1:
     m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
@@ -46,18 +46,18 @@ def adamw(
       grads: their gradients, a tree of the same shapes and dtypes, as are the two below.
       first_moment: m; zeros before the first step.
       second_moment: v; zeros before the first step.
-      count: int32[], number of steps taken before.
-      learning_rate: f32[], of this step.
+      count: int32[], number of earlier steps.
+      learning_rate: f32[], the rate of this step.
       b1: decay of m.
       b2: decay of v.
       epsilon: see above.
       weight_decay: a number for all, or a tree of numbers like `params`.
       clip_norm: largest global norm of g; 0: no clipping.
-      gradient_scale: f32[], what grads are multiplied with first, e.g. one over the number of targets.
-      implementation: 'reference', or 'cpu' (C++, float32; takes the memory of donated arrays for the new ones).
+      gradient_scale: f32[], first factor of the gradients, such as one over the number of targets.
+      implementation: 'reference', or 'cpu' (C++, float32; reuses the memory of donated arrays for the new ones).
 
     Raises:
-      ValueError: the trees do not fit together, or the implementation is not known.
+      ValueError: the trees do not match, or the implementation is unknown.
       TypeError: the implementation cannot take the dtypes.
       NotImplementedError: the C++ kernels cannot run here.
     """

@@ -10,7 +10,7 @@ from ryot_jax.kernels.ops.optimizer._step import Leaves, Numbers
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_weights_refusal
 
-# Of ryot_adamw: the first operand and the first result that are arrays of a tree; the gradient norm comes before these.
+# The first operand and the first result of ryot_adamw that are arrays of a tree; the gradient norm precedes the latter.
 _ARRAYS, _UPDATED = 2, 1
 
 

@@ -1,4 +1,4 @@
-"""AdamW in JAX: a program of XLA for each array."""
+"""AdamW in JAX: separate XLA operations for each array."""
 
 import jax
 import jax.numpy as jnp

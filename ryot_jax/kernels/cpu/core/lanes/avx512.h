@@ -14,13 +14,13 @@ RYOT_INLINE Vector square_root(Vector x) {
 }
 
 // exp(x) for x <= 0, as 2^n p(f) with n = round(x log2(e)), f = x log2(e) - n.
-// NaN stays NaN; -inf gives 0. Relative error below 2e-7.
+// NaN is kept; -inf gives 0. Relative error below 2e-7.
 RYOT_INLINE Vector exp_nonpositive(Vector x) {
-  // Far enough below the smallest float; the operands' order keeps a NaN.
+  // Far enough below the logarithm of the smallest float; the order of the operands keeps a NaN.
   const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-200.0f), reinterpret_cast<__m512>(x));
   const __m512 log2e = _mm512_set1_ps(1.44269504088896341f);
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(clamped, log2e), 8);  // to the nearest integer, silently
-  // log2(e) in two pieces: the second is what float32 leaves out of the first.
+  // log2(e) in two parts: the second is the rounding error of the first.
   const __m512 rest = _mm512_fmadd_ps(clamped, _mm512_set1_ps(1.925963033e-8f), _mm512_fmsub_ps(clamped, log2e, n));
   const Vector f = reinterpret_cast<Vector>(rest);
   // The Taylor series of 2^f, |f| <= 1/2.

@@ -1,4 +1,4 @@
-// Functions across and on lanes in vector extensions of the compiler alone: for any width of at least four lanes.
+// Functions across and on lanes by the compiler's vector extensions alone, for any width of at least four lanes.
 #ifndef RYOT_KERNELS_CPU_CORE_LANES_PLAIN_H_
 #define RYOT_KERNELS_CPU_CORE_LANES_PLAIN_H_
 
@@ -7,7 +7,7 @@
 namespace ryot {
 namespace {
 
-// Sums or maxima of all lanes; halves are folded onto each other until four are left.
+// Reductions over all lanes: halves are folded onto each other until four lanes are left.
 template <long kCount>
 struct Lanes {
   typedef float type __attribute__((vector_size(kCount * sizeof(float))));
@@ -33,12 +33,12 @@ RYOT_INLINE float horizontal_max(Vector v) {
 }
 
 // exp(x) for x <= 0, as 2^n p(f) with n = round(x log2(e)), f = x log2(e) - n.
-// NaN stays NaN; -inf gives 0. Relative error below 2e-7.
+// NaN is kept; -inf gives 0. Relative error below 2e-7.
 RYOT_INLINE Vector exp_nonpositive(Vector x) {
   const Vector clamped = x < -87.0f ? splat(-87.0f) : x;
   const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
   const Vector n = (clamped * 1.44269504088896341f + magic) - magic;
-  // r = x - n ln 2 in two pieces (Cody and Waite), and the polynomial of Cephes' expf
+  // r = x - n ln 2 in two parts (Cody and Waite), and the polynomial of Cephes' expf
   const Vector r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   Vector p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;

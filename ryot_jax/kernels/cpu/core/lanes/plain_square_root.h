@@ -1,4 +1,4 @@
-// Square roots lane by lane, for targets that name no instruction for them.
+// Square roots lane by lane, for targets without an instruction for them.
 #ifndef RYOT_KERNELS_CPU_CORE_LANES_PLAIN_SQUARE_ROOT_H_
 #define RYOT_KERNELS_CPU_CORE_LANES_PLAIN_SQUARE_ROOT_H_
 

@@ -1,4 +1,4 @@
-// Scalar is bfloat16: products by AVX512-BF16, which adds two of them to a float32 at a time.
+// Scalar = bfloat16: products by AVX512-BF16, which adds two products to a float32 at a time.
 #ifndef RYOT_KERNELS_CPU_CORE_SCALAR_BFLOAT16_AVX512_H_
 #define RYOT_KERNELS_CPU_CORE_SCALAR_BFLOAT16_AVX512_H_
 
@@ -9,7 +9,7 @@
 namespace ryot {
 namespace {
 
-// Tensors may hold it too.
+// Loads bfloat16, which tensors may hold too.
 RYOT_INLINE Vector load(const Bfloat16* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return reinterpret_cast<Vector>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -20,7 +20,7 @@ RYOT_INLINE void store(Bfloat16* p, Vector v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(rounded));
 }
 
-// n elements of a tensor from element i on.
+// Loads n elements of a tensor from element i on.
 RYOT_INLINE Vector load_some(const Tensor& tensor, long i, long n) {
   if (tensor.is_bfloat16) return load_some(static_cast<const Bfloat16*>(tensor.data) + i, n);
   return load_some(static_cast<const float*>(tensor.data) + i, n);
@@ -49,7 +49,7 @@ RYOT_INLINE Vector multiply_add(Vector sum, const Word* left, Vector right) {
   return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(right),
                                                    reinterpret_cast<__m512bh>(splat_left)));
 }
-// kLanes words of the lanes of kGroup vectors, one behind the other along the summed dimension.
+// Stores kLanes words, each made of a lane of kGroup vectors, consecutive along the summed dimension.
 RYOT_INLINE void store_words(Word* p, const Vector (&scalars)[kGroup]) {
   alignas(64) static const uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -65,7 +65,7 @@ RYOT_INLINE Word scalar_bits(float x) {
   return lanes[0].bits;
 }
 
-// kPanelVectors kLanes columns of two neighbouring rows, row_stride apart, as as many words.
+// Packs kPanelVectors * kLanes columns of two neighbouring rows, row_stride apart, into as many words.
 RYOT_INLINE __m512i load_32(const Bfloat16* p) { return _mm512_loadu_si512(p); }
 RYOT_INLINE __m512i load_32(const float* p) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(p + 16), _mm512_loadu_ps(p)));
@@ -80,7 +80,7 @@ RYOT_INLINE void pack_rows(const Number* p, long row_stride, Word* out) {
   _mm512_storeu_si512(out + kLanes, _mm512_permutex2var_epi16(even, high, odd));
 }
 
-// kLanes columns of kGroup neighbouring rows, row_stride apart, as kLanes words.
+// Packs kLanes columns of kGroup neighbouring rows, row_stride apart, into kLanes words.
 RYOT_INLINE void pack_vector(const Scalar* p, long row_stride, Word* out) {
   const __m512i even = reinterpret_cast<__m512i>(load(p)), odd = reinterpret_cast<__m512i>(load(p + row_stride));
   _mm512_storeu_si512(out, _mm512_or_si512(_mm512_srli_epi32(even, 16), odd));
@@ -88,15 +88,15 @@ RYOT_INLINE void pack_vector(const Scalar* p, long row_stride, Word* out) {
 
 constexpr float kLog2E = 1.44269504088896341f;
 
-// 1 / x to 14 bits, which are enough where results are rounded to bfloat16 (2^-9).
+// 1 / x to 14 bits, enough for results that are rounded to bfloat16 (2^-9).
 RYOT_INLINE Vector reciprocal(Vector x) { return reinterpret_cast<Vector>(_mm512_rcp14_ps(reinterpret_cast<__m512>(x))); }
 
-// 2^p for results that are rounded to bfloat16 or only have to be as good as bfloat16 operands: relative error below
-// 3e-6, where a rounding's is 2e-3. 2^0 is 1, infinity and NaN are what they should be.
+// 2^p for results that are rounded to bfloat16 or only need to be as accurate as bfloat16 operands: relative error
+// below 3e-6, where that of a rounding is 2e-3. 2^0 is exactly 1; infinity and NaN are handled correctly.
 RYOT_INLINE Vector power_of_two(Vector p) {
   const __m512 power = reinterpret_cast<__m512>(p);
   const Vector f = reinterpret_cast<Vector>(_mm512_reduce_ps(power, 9));  // p - floor(p), silently; 0 for infinity
-  // 2^f, 0 <= f <= 1, with the least largest relative error that four coefficients behind the 1 can have.
+  // 2^f, 0 <= f <= 1, with the smallest maximal relative error that four coefficients after the 1 allow.
   Vector q = splat(1.34266848e-2f);
   q = q * f + 5.22424728e-2f;
   q = q * f + 2.41280198e-1f;

@@ -1,4 +1,4 @@
-// Scalar is float32.
+// Scalar = float32.
 #ifndef RYOT_KERNELS_CPU_CORE_SCALAR_FLOAT32_H_
 #define RYOT_KERNELS_CPU_CORE_SCALAR_FLOAT32_H_
 
@@ -9,7 +9,7 @@
 namespace ryot {
 namespace {
 
-// n elements of a tensor from element i on.
+// Loads n elements of a tensor from element i on.
 RYOT_INLINE Vector load_some(const Tensor& tensor, long i, long n) {
   return load_some(static_cast<const float*>(tensor.data) + i, n);
 }
@@ -39,13 +39,13 @@ RYOT_INLINE Word scalar_bits(float x) {
   return bits;
 }
 
-// Traits::kPanelVectors vectors of columns of one row, as as many words.
+// Packs Traits::kPanelVectors vectors of columns of one row into as many vectors of words.
 template <typename Number>
 RYOT_INLINE void pack_rows(const Number* p, long, Word* out) {
   for (long v = 0; v < Traits::kPanelVectors; ++v) store(reinterpret_cast<float*>(out) + v * kLanes, load(p + v * kLanes));
 }
 
-// kLanes columns of kGroup neighbouring rows, row_stride apart, as kLanes words.
+// Packs kLanes columns of kGroup neighbouring rows, row_stride apart, into kLanes words.
 RYOT_INLINE void pack_vector(const Scalar* p, long row_stride, Word* out) {
   (void)row_stride;
   store(reinterpret_cast<float*>(out), load(p));
