@@ -24,14 +24,14 @@ def main(argv: Sequence[str], console: Console) -> int:
 
 
 def console() -> int:
-    """Runs the command line of this process, with errors told in one line; the console script `ryot`."""
+    """Runs the command line of this process, each error as one line on stderr; the console script `ryot`."""
     try:
         return main(sys.argv[1:], Console())
     except RyotError as error:
         Console(sys.stderr).line(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        Console(sys.stderr).line("interrupted; go on with: ryot --resume=latest")
+        Console(sys.stderr).line("interrupted; resume with: ryot --resume=latest")
         return EXIT_INTERRUPTED
 
 

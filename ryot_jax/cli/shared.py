@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.cli.command import Command, option
 from ryot_jax.config import SCHEDULED_TRAININGS, load
-from ryot_jax.runs.chosen import ChosenCheckpoint, choose
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint, choose
 from ryot_jax.runtime.errors import ConfigError
 
 _BESIDE = [training.name for training in SCHEDULED_TRAININGS]

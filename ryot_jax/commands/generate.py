@@ -61,7 +61,7 @@ class Generate(CheckpointCommand):
         from ryot_jax.runs import generation
         from ryot_jax.runs.session import open_session
 
-        wishes = generation.Wishes(
+        options = generation.Options(
             prompts=self.prompt,
             max_new_tokens=self.max_new_tokens,
             sampling=decoding.Sampling(self.temperature, self.top_k, self.top_p, self.min_p),
@@ -73,4 +73,4 @@ class Generate(CheckpointCommand):
             compressed=self.compressed,
         )
         session = open_session(self.config, context.console.line)
-        return generation.generate(session, self.chosen, wishes, context.console)
+        return generation.generate(session, self.chosen, options, context.console)

@@ -23,7 +23,7 @@ from ryot_jax.comparison import controls, criteria, results
 from ryot_jax.comparison.comparison import Comparison
 from ryot_jax.comparison.function_arm import FunctionArm, Step, StepProgram, as_stream, compile_arm
 from ryot_jax.comparison.outcomes import TrainingPair, arm_outcome
-from ryot_jax.comparison.protocol import Observer, Plan, Schedule, run
+from ryot_jax.comparison.protocol import BlockSchedule, Observer, ScheduledBlock, run
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.schema import Control, Controls, Results, Settings
 from ryot_jax.machine.devices import describe_devices
@@ -126,7 +126,7 @@ class _Design:
     """The arguments of `compare` but for the arms: how they are judged and controlled."""
 
     name: str
-    schedule: Schedule
+    schedule: BlockSchedule
     settings: Settings
     entropies: Mapping[str, float]
     control_blocks: int
@@ -183,7 +183,7 @@ def _controls(arm: FunctionArm, design: _Design) -> Controls:
     return Controls(items, floor)
 
 
-def _schedule(steps: int, block_steps: int, items_per_step: int, seed: int) -> Schedule:
+def _schedule(steps: int, block_steps: int, items_per_step: int, seed: int) -> BlockSchedule:
     if block_steps < 1 or steps < 2 * block_steps or steps % block_steps:
         raise ConfigError(
             f"steps={steps} must be two or more times block_steps={block_steps}, and a multiple of it: block pairs are "
@@ -193,7 +193,7 @@ def _schedule(steps: int, block_steps: int, items_per_step: int, seed: int) -> S
         raise ConfigError(f"items_per_step={items_per_step} must be at least 1")
     blocks = steps // block_steps
     epochs = max(count for count in range(1, _EVALUATIONS + 1) if blocks % count == 0)
-    return Schedule(epochs, steps // epochs, block_steps, items_per_step, seed)
+    return BlockSchedule(epochs, steps // epochs, block_steps, items_per_step, seed)
 
 
 def _check(
@@ -212,17 +212,17 @@ def _check(
         raise ConfigError("state holds no array: there would be nothing to train")
 
 
-def _told(say: Callable[[str], None], schedule: Schedule) -> Callable[[Record, Plan], None]:
+def _told(say: Callable[[str], None], schedule: BlockSchedule) -> Callable[[Record, ScheduledBlock], None]:
     blocks = len(schedule.blocks())
 
-    def tell(record: Record, plan: Plan) -> None:
+    def tell(record: Record, block: ScheduledBlock) -> None:
         losses = ", ".join(f"{name} {loss:.4f}" for name, loss in record.blocks[-1].train_loss.items())
-        say(f"block pair {plan.index + 1} of {blocks}: training loss {losses}")
+        say(f"block pair {block.index + 1} of {blocks}: training loss {losses}")
 
     return tell
 
 
-def _shuffled(arm: FunctionArm, shuffle: Shuffle, schedule: Schedule, entropies: Mapping[str, float]) -> Control:
+def _shuffled(arm: FunctionArm, shuffle: Shuffle, schedule: BlockSchedule, entropies: Mapping[str, float]) -> Control:
     """Half the steps are enough: an arm that learns shows it by then, or the criteria are too easy to mean anything."""
 
     def shuffled(step: int) -> Any:

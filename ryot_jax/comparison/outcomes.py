@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.schema import ReachedTarget, TimeToTarget
 from ryot_jax.comparison.statistics import paired_difference, speed_up
@@ -41,7 +41,7 @@ class ProcessTimes:
     compile_seconds: Mapping[str, float]
 
 
-def arm_outcome(record: Record, arm: str, schedule: Schedule) -> ArmOutcome:
+def arm_outcome(record: Record, arm: str, schedule: BlockSchedule) -> ArmOutcome:
     """Outcome of one arm of one training pair; where nothing was held out, training losses stand in."""
     blocks = record.blocks
     curve = [e.mean_loss[arm] for e in record.heldout]

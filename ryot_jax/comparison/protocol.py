@@ -75,7 +75,7 @@ class Arm(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ScheduledBlock:
     """One block to be run: `steps` steps that end at step `end_step`, in epoch `epoch` (from 1)."""
 
     index: int
@@ -86,8 +86,8 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The plan of a run; it and the position determine what comes next.
+class BlockSchedule:
+    """The block of a run; it and the position determine what comes next.
 
     Attributes:
       epochs: epochs; each ends with an evaluation.
@@ -108,25 +108,25 @@ class Schedule:
         """Training steps in the whole run, per arm."""
         return self.epochs * self.steps_per_epoch
 
-    def blocks(self) -> tuple[Plan, ...]:
+    def blocks(self) -> tuple[ScheduledBlock, ...]:
         """All blocks of the run in order."""
-        plans: list[Plan] = []
+        blocks: list[ScheduledBlock] = []
         for epoch in range(1, self.epochs + 1):
             for start in range(0, self.steps_per_epoch, self.block_steps):
                 steps = min(self.block_steps, self.steps_per_epoch - start)
                 end = (epoch - 1) * self.steps_per_epoch + start + steps
                 ends_epoch = start + steps == self.steps_per_epoch
-                plans.append(Plan(len(plans), epoch, steps, end, ends_epoch))
-        return tuple(plans)
+                blocks.append(ScheduledBlock(len(blocks), epoch, steps, end, ends_epoch))
+        return tuple(blocks)
 
     def order(self, index: int, names: Sequence[str]) -> tuple[str, ...]:
         """The order of the arms in block `index`; from seed and index alone, so a resumed run keeps it."""
         generator = np.random.default_rng((self.seed, index))
         return tuple(names[i] for i in generator.permutation(len(names)))
 
-    def visits(self, plan: Plan, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    def visits(self, block: ScheduledBlock, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
         """Which arm takes how many steps, one after the other: see `interleaving.there_and_back`."""
-        return there_and_back(self.order(plan.index, names), dict.fromkeys(names, plan.steps))
+        return there_and_back(self.order(block.index, names), dict.fromkeys(names, block.steps))
 
 
 def _ignore(*_: Any) -> None:
@@ -138,15 +138,15 @@ class Observer:
     """Callbacks of a run, all between blocks and so never inside a measured time.
 
     Attributes:
-      block: (arm name, plan, result) after each visit of one arm, of which a block has two: progress and metrics.
+      block: (arm name, block, result) after each visit of one arm, of which a block has two: progress and metrics.
       heldout: (step, {arm name: evaluation}) after each evaluation.
-      pair: (record, plan) when every arm has done a block and, at an epoch's end, was evaluated: the place to
-        save checkpoints (all arms stand at `plan.end_step`) and to stop by raising.
+      pair: (record, block) when every arm has done a block and, at an epoch's end, was evaluated: the place to
+        save checkpoints (all arms stand at `block.end_step`) and to stop by raising.
     """
 
-    block: Callable[[str, Plan, Any], None] = _ignore
+    block: Callable[[str, ScheduledBlock, Any], None] = _ignore
     heldout: Callable[[int, Mapping[str, Any]], None] = _ignore
-    pair: Callable[[Record, Plan], None] = _ignore
+    pair: Callable[[Record, ScheduledBlock], None] = _ignore
 
 
 def tree_hash(tree: Any) -> str:
@@ -161,7 +161,7 @@ def tree_hash(tree: Any) -> str:
 
 def run(
     arms: Sequence[Arm],
-    schedule: Schedule,
+    schedule: BlockSchedule,
     *,
     record: Record | None = None,
     observer: Observer | None = None,
@@ -204,40 +204,40 @@ def run(
         record = Record(names, weights)
         if evaluate:
             record = evaluated(record, 0, 0)
-    for plan in schedule.blocks()[len(record.blocks) :]:
+    for block in schedule.blocks()[len(record.blocks) :]:
         results: dict[str, list[BlockResult]] = {name: [] for name in names}
-        for name, steps in schedule.visits(plan, names):
+        for name, steps in schedule.visits(block, names):
             results[name].append(by_name[name].run_block(steps))
-            observer.block(name, plan, results[name][-1])
-        record = record.with_block(_block(plan, schedule.order(plan.index, names), results, arms, schedule))
-        if plan.ends_epoch and evaluate:
-            record = evaluated(record, plan.end_step, plan.epoch)
-        observer.pair(record, plan)
+            observer.block(name, block, results[name][-1])
+        record = record.with_block(_block(block, schedule.order(block.index, names), results, arms, schedule))
+        if block.ends_epoch and evaluate:
+            record = evaluated(record, block.end_step, block.epoch)
+        observer.pair(record, block)
     return record
 
 
 def _block(
-    plan: Plan,
+    block: ScheduledBlock,
     order: tuple[str, ...],
     results: Mapping[str, Sequence[BlockResult]],
     arms: Sequence[Arm],
-    schedule: Schedule,
+    schedule: BlockSchedule,
 ) -> Block:
     batches_hash = _agreed("batches", {arm.name: arm.batches_hash() for arm in arms})
-    tokens = plan.steps * schedule.tokens_per_step
+    tokens = block.steps * schedule.tokens_per_step
     losses = {name: [loss for visit in visits for loss in visit.losses] for name, visits in results.items()}
     for name, visits in results.items():
         reported = sum(visit.tokens for visit in visits)
-        if reported != tokens or len(losses[name]) != plan.steps:
+        if reported != tokens or len(losses[name]) != block.steps:
             raise RyotError(
                 f"arm {name!r} reports {reported} tokens and {len(losses[name])} losses for block "
-                f"{plan.index}, but its {plan.steps} steps of {schedule.tokens_per_step} target tokens are "
+                f"{block.index}, but its {block.steps} steps of {schedule.tokens_per_step} target tokens are "
                 f"{tokens} tokens: throughput would be wrong"
             )
     return Block(
-        index=plan.index,
-        epoch=plan.epoch,
-        steps=plan.steps,
+        index=block.index,
+        epoch=block.epoch,
+        steps=block.steps,
         tokens=tokens,
         order=order,
         seconds={arm.name: float(sum(visit.seconds for visit in results[arm.name])) for arm in arms},
@@ -257,7 +257,7 @@ def _agreed(what: str, digests: Mapping[str, str]) -> str:
     return next(iter(digests.values()))
 
 
-def _check_resumed(record: Record, arms: Sequence[Arm], schedule: Schedule) -> None:
+def _check_resumed(record: Record, arms: Sequence[Arm], schedule: BlockSchedule) -> None:
     names = tuple(arm.name for arm in arms)
     if record.arms != names:
         raise CheckpointError(

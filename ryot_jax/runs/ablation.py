@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ryot_jax.comparison import ablation, attribution, results
-from ryot_jax.comparison.ablation import Built, Design
+from ryot_jax.comparison.ablation import CompiledArm, Design
 from ryot_jax.comparison.attribution import Attribution, Subset
 from ryot_jax.config import to_json
 from ryot_jax.data.pipeline import prepare
@@ -27,7 +27,7 @@ from ryot_jax.runs.compiled_arms import collect_manifest, tune_kernels
 from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS
-from ryot_jax.runtime.files import shown, write_json, write_text
+from ryot_jax.runtime.files import display_path, write_json, write_text
 from ryot_jax.runtime.json_values import plain
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import create_run
@@ -82,7 +82,7 @@ def ablate(config: ConfigDict, workdir: Path, extent: Extent, allocator: Allocat
         for line in ablation_summary.lines(attributed, document["warnings"]):
             console.line(line)
         console.line()
-        console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {shown(path)}")
+        console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {display_path(path)}")
     return EXIT_PASS
 
 
@@ -132,7 +132,7 @@ def _left_out(design: Design, missing: Mapping[Subset, str]) -> list[str]:
     return [f"not timed: {ablation.subset_name(subset, names)}: {reason}" for subset, reason in missing.items()]
 
 
-def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, Built]) -> list[str]:
+def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, CompiledArm]) -> list[str]:
     found = attribution.outliers(seconds)
     if not found:
         return []
@@ -144,7 +144,7 @@ def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, Built
     ]
 
 
-def _arm(subset: Subset, arm: Built, seconds: np.ndarray) -> dict[str, Any]:
+def _arm(subset: Subset, arm: CompiledArm, seconds: np.ndarray) -> dict[str, Any]:
     return {
         "name": arm.variant.name,
         "on": sorted(subset),

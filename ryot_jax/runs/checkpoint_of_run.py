@@ -16,10 +16,10 @@ from ryot_jax.compression.file import FileError, load
 from ryot_jax.config import total_steps
 from ryot_jax.data.tokenizer import JsonTokenizer, from_json
 from ryot_jax.model import ModelConfig, functional
-from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint
 from ryot_jax.runs.session import Session
 from ryot_jax.runtime.errors import CheckpointError
-from ryot_jax.runtime.files import shown
+from ryot_jax.runtime.files import display_path
 from ryot_jax.runtime.run_directory import RunDirectory
 from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.optimizer import evaluation_params, make_optimizer
@@ -107,7 +107,7 @@ def restore_compressed(session: Session, chosen: ChosenCheckpoint) -> Checkpoint
     path = directory.compressed(chosen.arm, chosen.checkpoint)
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is not there; make it with: ryot compress --run={shown(directory.path)} --arm={chosen.arm} "
+            f"{path} is not there; make it with: ryot compress --run={display_path(directory.path)} --arm={chosen.arm} "
             f"--checkpoint={chosen.checkpoint}"
         )
     try:

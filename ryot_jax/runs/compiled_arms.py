@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison import estimands
 from ryot_jax.comparison.arms import Arm
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.schema import Settings
 from ryot_jax.comparison.variants import Variant, check_active, is_statistical
 from ryot_jax.config import to_json
@@ -51,7 +51,7 @@ class CompiledArms:
     arms: Sequence[Arm]
     resolutions: Mapping[str, Resolution]
     evidence: Mapping[str, Mapping[str, Evidence]]
-    schedule: Schedule
+    schedule: BlockSchedule
     settings: Settings
     stated_at: str
     manifest: Mapping[str, Any]
@@ -88,7 +88,7 @@ def tune_kernels(session: Session) -> None:
         session.log(line)
 
 
-def schedule_of(setup: TrainingSetup, seed: int) -> Schedule:
+def schedule_of(setup: TrainingSetup, seed: int) -> BlockSchedule:
     """The paired protocol of a config's training.
 
     Args:
@@ -96,7 +96,7 @@ def schedule_of(setup: TrainingSetup, seed: int) -> Schedule:
       seed: of the order of arms.
     """
     config = setup.config
-    return Schedule(
+    return BlockSchedule(
         epochs=config.training.epochs,
         steps_per_epoch=config.training.steps_per_epoch,
         block_steps=config.comparison.block_steps,
@@ -148,7 +148,7 @@ def _write_estimands(directory: RunDirectory, settings: Settings, *, statistical
             raise CheckpointError(f"{directory.estimands} is damaged ({error}): start a new run") from error
         raise CheckpointError(
             f"{directory.estimands} states other estimands than this version of the program would judge the run by; "
-            "go on with the version that began it, or start a new run"
+            "resume with the version that began it, or start a new run"
         )
     stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     statement = {"sha256": estimands.digest(items), "stated_at": stated_at, "items": estimands.plain(items)}

@@ -1,6 +1,6 @@
 """A run's checkpoint as one small file, measured on the held-out text: a stage of every run, and `ryot compress`.
 
-The model as functions of parameters is `subject`, other methods beside the file `pareto`.
+The model as functions of parameters is in `model_functions`, other methods beside the file in `pareto`.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from ryot_jax.model import functional
 from ryot_jax.report.topics.compression import size_and_cost
 from ryot_jax.runs import pareto
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
-from ryot_jax.runs.chosen import ChosenCheckpoint, best_of
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint, best_of
+from ryot_jax.runs.model_functions import ALL_SEQUENCES, ModelFunctions, batches
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.session import Session
 from ryot_jax.runs.stage import Failure, Stage, StageResult
-from ryot_jax.runs.subject import ALL_SEQUENCES, Subject, batches
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_PASS, CheckpointError, ConfigError
-from ryot_jax.runtime.files import shown
+from ryot_jax.runtime.files import display_path
 
 _PARETO_SEQUENCES = 512  # that a point is measured on
 _SPEED_ROUNDS = 8
@@ -64,7 +64,7 @@ def compress_run(session: Session, chosen: ChosenCheckpoint, budget_text: str | 
     console.line()
     console.line(textwrap.fill(f"{size_and_cost(found)} {_generating(found)}", 100))
     console.line(
-        f"next: ryot generate --run={shown(checkpoint.directory.path)} --arm={chosen.arm} "
+        f"next: ryot generate --run={display_path(checkpoint.directory.path)} --arm={chosen.arm} "
         f"--checkpoint={chosen.checkpoint} --compressed --prompt='def '"
     )
     return EXIT_PASS if found.kept else EXIT_CRITERION
@@ -95,17 +95,17 @@ def compress_checkpoint(
     start = time.perf_counter()
     config = checkpoint.config
     model, params = functional.unstack_layers(checkpoint.model, checkpoint.params)
-    subject = Subject.of(checkpoint.session, model)
+    functions = ModelFunctions.of(checkpoint.session, model)
     console.line(f"compressing the {chosen.checkpoint} checkpoint of {chosen.arm}: {budget.text}")
     metadata = {"model": dataclasses.asdict(model), "arm": chosen.arm, "step": checkpoint.step}
     try:
         found = compress(
             params,
-            subject.loss,
+            functions.loss,
             batches(corpus.train, config, config.compression.calibration_sequences),
             budget,
             targets=config.training.seq_len,
-            measure=subject.fast_loss,
+            measure=functions.fast_loss,
             metadata=metadata,
             log=console.line,
         )
@@ -116,11 +116,11 @@ def compress_checkpoint(
     size = save(path, found.params, metadata)
     small, _ = load(path)
     heldout = batches(corpus.heldout, config, ALL_SEQUENCES)
-    quality = Judge(subject.logits, params, heldout)(small)
+    quality = Judge(functions.logits, params, heldout)(small)
     lossless_bytes, coder = smallest(params)
     points: tuple[TradeOffPoint, ...] = ()
     if config.compression.pareto:
-        losses = subject.evaluator(corpus.heldout, config, _PARETO_SEQUENCES, params)
+        losses = functions.evaluator(corpus.heldout, config, _PARETO_SEQUENCES, params)
         points = pareto.points(params, found, losses, (lossless_bytes, coder))
     interval = quality.loss_change.ci95
     return CompressionResult(

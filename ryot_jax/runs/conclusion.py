@@ -15,7 +15,7 @@ from ryot_jax.report.formats import terminal
 from ryot_jax.runs.compiled_arms import CompiledArms
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.stage import Stages
-from ryot_jax.runtime.files import shown
+from ryot_jax.runtime.files import display_path
 from ryot_jax.runtime.progress import format_duration
 
 
@@ -65,9 +65,9 @@ def conclude(
     console.line()
     terminal.show(found, console)
     console.line()
-    console.line(f"finished in {format_duration(stages.total())}; report: {shown(path / 'report.html')}")
+    console.line(f"finished in {format_duration(stages.total())}; report: {display_path(path / 'report.html')}")
     if run.config.checkpoint.enabled:
-        console.line(f"next: ryot generate --run={shown(path)} --prompt='def '")
+        console.line(f"next: ryot generate --run={display_path(path)} --prompt='def '")
     return EXIT_CODES[found.verdict]
 
 

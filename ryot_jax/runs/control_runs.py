@@ -8,7 +8,7 @@ from ryot_jax.comparison import criteria
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.controls import judge_shuffled, timing_controls
 from ryot_jax.comparison.criteria import ArmOutcome
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.schema import Control, Controls, Settings
 from ryot_jax.data.entropy import NgramEntropies
 from ryot_jax.runs.compiled_arms import CompiledArms
@@ -18,7 +18,7 @@ from ryot_jax.runtime.console import Console
 
 
 def run_controls(
-    arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings, console: Console
+    arm: Arm, schedule: BlockSchedule, entropies: Mapping[str, float], settings: Settings, console: Console
 ) -> Controls:
     """Runs placebo, known delay and shuffled targets.
 
@@ -43,7 +43,7 @@ def run_controls(
     return controls
 
 
-def _shuffled(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings) -> Control:
+def _shuffled(arm: Arm, schedule: BlockSchedule, entropies: Mapping[str, float], settings: Settings) -> Control:
     """Half the run's steps are enough: an arm that learns has beaten the entropies by then, or never does."""
     start = time.perf_counter()
     trainer = arm.shuffled_twin("shuffled")

@@ -17,7 +17,7 @@ from ryot_jax.data.pipeline import Corpus
 from ryot_jax.decoding import Decoder, Generated
 from ryot_jax.runs import redraw
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
-from ryot_jax.runs.chosen import ChosenCheckpoint, best_of
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint, best_of
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.stage import Failure, Stage, StageResult
 from ryot_jax.runtime.console import Console

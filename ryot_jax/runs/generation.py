@@ -10,7 +10,7 @@ import numpy as np
 from ryot_jax import decoding
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore, restore_compressed
-from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint
 from ryot_jax.runs.session import Session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
@@ -19,7 +19,7 @@ _STREAM_EVERY = 16  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class Wishes:
+class Options:
     """How prompts are to be continued.
 
     Attributes:
@@ -45,46 +45,46 @@ class Wishes:
     compressed: bool
 
 
-def generate(session: Session, chosen: ChosenCheckpoint, wishes: Wishes, console: Console) -> int:
+def generate(session: Session, chosen: ChosenCheckpoint, options: Options, console: Console) -> int:
     """Prints each prompt with its continuation as it comes, and returns 0.
 
     Args:
       session: of the run's config.
       chosen: the checkpoint.
-      wishes: prompts, and how to continue them.
+      options: prompts, and how to continue them.
       console: where to print.
 
     Raises:
       CheckpointError: there is no such checkpoint, or no tokenizer that fits it.
       ConfigError: an option cannot be used, or a prompt and its new tokens do not fit into the model's positions.
     """
-    trained = (restore_compressed if wishes.compressed else restore)(session, chosen)
+    trained = (restore_compressed if options.compressed else restore)(session, chosen)
     tokenizer, model = trained.require_tokenizer(), trained.model
-    prompts = [tokenizer.encode(prompt) for prompt in wishes.prompts]
+    prompts = [tokenizer.encode(prompt) for prompt in options.prompts]
     if not all(prompts):
         raise ConfigError("--prompt is empty; give at least one character")
-    new_tokens = wishes.max_new_tokens or max(model.max_len - max(map(len, prompts)), 1)
+    new_tokens = options.max_new_tokens or max(model.max_len - max(map(len, prompts)), 1)
     start = time.perf_counter()
-    decoder = decoding.prepare(trained.params, model, engine=wishes.engine)
+    decoder = decoding.prepare(trained.params, model, engine=options.engine)
     request = _Request(
         decoder,
         tokenizer,
         new_tokens,
-        wishes.sampling,
-        _speculation(decoder, wishes),
-        jax.random.key(wishes.seed),
+        options.sampling,
+        _speculation(decoder, options),
+        jax.random.key(options.seed),
     )
-    if wishes.candidates > 1:
+    if options.candidates > 1:
         said = []
         for number, prompt in enumerate(prompts, 1):
             _head(number, prompts, console)
-            said.append(_of_candidates(request, prompt, wishes, console))
+            said.append(_of_candidates(request, prompt, options, console))
     else:
         said = [_plain(request, prompts, console)]
     seconds = time.perf_counter() - start
     console.line()
     console.line(
-        f"({_described(trained, chosen, wishes)}; {'; '.join(said)}, {seconds:.2f} s, compilation included; "
+        f"({_described(trained, chosen, options)}; {'; '.join(said)}, {seconds:.2f} s, compilation included; "
         f"{decoder.engine} engine in {decoder.dtype})"
     )
     return 0
@@ -100,16 +100,16 @@ class _Request:
     key: jax.Array
 
 
-def _speculation(decoder: decoding.Decoder, wishes: Wishes) -> decoding.Speculation | None:
-    if wishes.draft == "none":
+def _speculation(decoder: decoding.Decoder, options: Options) -> decoding.Speculation | None:
+    if options.draft == "none":
         return None
     successor_V = decoding.bigrams(decoder)
-    length = wishes.draft_length or decoding.DRAFT_LENGTH
-    if wishes.draft == "bigram":
+    length = options.draft_length or decoding.DRAFT_LENGTH
+    if options.draft == "bigram":
         draft = decoding.bigram_draft(successor_V, length=length)
     else:
         draft = decoding.lookup_draft(decoder.cfg.vocab_size, length=length, successor_V=successor_V)
-    return decoding.Speculation(draft, decoding.fixed(length) if wishes.draft_length else None)
+    return decoding.Speculation(draft, decoding.fixed(length) if options.draft_length else None)
 
 
 def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str:
@@ -151,14 +151,14 @@ def _head(number: int, prompts: list[list[int]], console: Console) -> None:
         console.line(f"--- {number}")
 
 
-def _of_candidates(request: _Request, prompt: list[int], wishes: Wishes, console: Console) -> str:
+def _of_candidates(request: _Request, prompt: list[int], options: Options, console: Console) -> str:
     """Prints the answer to one prompt, and returns the counts of candidates and tokens in words."""
     tokenizer = request.tokenizer
     found = decoding.best_of(
         request.decoder,
         prompt,
         lambda ids: decoding.compiles(tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])),
-        budget=decoding.growing_budget(wishes.candidates),
+        budget=decoding.growing_budget(options.candidates),
         max_new_tokens=request.new_tokens,
         sampling=request.sampling,
         stop_tokens=[tokenizer.eod],
@@ -180,6 +180,6 @@ def _before_end(ids: Sequence[int], eod: int) -> list[int]:
     return list(ids[: ids.index(eod)]) if eod in ids else list(ids)
 
 
-def _described(trained: CheckpointOfRun, chosen: ChosenCheckpoint, wishes: Wishes) -> str:
-    compressed = ", compressed" if wishes.compressed else ""
+def _described(trained: CheckpointOfRun, chosen: ChosenCheckpoint, options: Options) -> str:
+    compressed = ", compressed" if options.compressed else ""
     return f"{chosen.arm}, {chosen.checkpoint} checkpoint of step {trained.step}{compressed}"

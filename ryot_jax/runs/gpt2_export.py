@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.model import gpt2_layout
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
-from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint
 from ryot_jax.runs.session import Session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS, ConfigError
-from ryot_jax.runtime.files import shown, whole_folder, write_json, write_text
+from ryot_jax.runtime.files import display_path, whole_folder, write_json, write_text
 
 
 def export(session: Session, chosen: ChosenCheckpoint, to: Path, console: Console) -> int:
@@ -43,7 +43,7 @@ def export(session: Session, chosen: ChosenCheckpoint, to: Path, console: Consol
     console.line(f"exported the {chosen.checkpoint} checkpoint ({chosen.arm}, step {trained.step}) to {to}:")
     for file in sorted(to.iterdir()):
         console.line(f"  {file.name} ({file.stat().st_size:,} bytes)")
-    path = shown(to.absolute())
+    path = display_path(to.absolute())
     console.line(f"next: transformers.AutoModelForCausalLM.from_pretrained({str(path)!r})")
     return EXIT_PASS
 

@@ -28,7 +28,7 @@ from ryot_jax.runs.session import Session, open_session
 from ryot_jax.runtime import manifest
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS, CheckpointError, ConfigError, DataError
-from ryot_jax.runtime.files import shown, write_json, write_text
+from ryot_jax.runtime.files import display_path, write_json, write_text
 from ryot_jax.runtime.run_directory import RunDirectory, create_run
 from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.optimizer import make_optimizer
@@ -72,7 +72,7 @@ def make_run(source: Path, workdir: Path, name: str, allocator: AllocatorRecord,
     console.line(f"imported a GPT-2 of {parameter_count(model):,} parameters and {ids}")
     console.line(f"run {directory.path}")
     if tokenizer is not None:
-        console.line(f"next: ryot generate --run={shown(directory.path)} --prompt='def '")
+        console.line(f"next: ryot generate --run={display_path(directory.path)} --prompt='def '")
     return EXIT_PASS
 
 

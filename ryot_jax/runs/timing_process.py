@@ -47,9 +47,9 @@ def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
     blocks = {arm.name: lambda n, arm=arm: arm.run_block(n).seconds for arm in arms}
     for arm in arms:
         arm.warm_up()
-    for plan in schedule.blocks():
-        for name, taken in take_turns(blocks, schedule.visits(plan, list(blocks))).items():
-            seconds[name].append(taken / plan.steps)
+    for block in schedule.blocks():
+        for name, taken in take_turns(blocks, schedule.visits(block, list(blocks))).items():
+            seconds[name].append(taken / block.steps)
     return dataclasses.asdict(
         ProcessTimes(
             {name: tuple(values) for name, values in seconds.items()},

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison import protocol
 from ryot_jax.comparison.arms import Arm
-from ryot_jax.comparison.protocol import Observer, Plan, Schedule
+from ryot_jax.comparison.protocol import BlockSchedule, Observer, ScheduledBlock
 from ryot_jax.comparison.record import Record
 from ryot_jax.config import to_json
 from ryot_jax.runtime.console import Console
@@ -46,7 +46,7 @@ def finished(directory: RunDirectory) -> Record | None:
 def train(
     setup: TrainingSetup,
     arms: Sequence[Arm],
-    schedule: Schedule,
+    schedule: BlockSchedule,
     directory: RunDirectory,
     console: Console,
     *,
@@ -148,7 +148,7 @@ class Display:
     step. Until an arm's first visit is over it has none.
     """
 
-    def __init__(self, console: Console, arms: Sequence[Arm], schedule: Schedule):
+    def __init__(self, console: Console, arms: Sequence[Arm], schedule: BlockSchedule):
         self._progress = Progress(
             console,
             arms=[arm.name for arm in arms],
@@ -176,7 +176,9 @@ class Display:
         self._tokens_per_second[arm] = result.tokens / result.seconds
 
 
-def _on_block(metrics: MetricsWriter, every_steps: int, display: Display, arm: str, plan: Plan, result: Any) -> None:
+def _on_block(
+    metrics: MetricsWriter, every_steps: int, display: Display, arm: str, block: ScheduledBlock, result: Any
+) -> None:
     display.block(arm, result)
     _write_block(metrics, every_steps, arm, result)
 
@@ -196,7 +198,7 @@ def _write_block(metrics: MetricsWriter, every_steps: int, arm: str, result: Any
 
 
 def _write_heldout(
-    metrics: MetricsWriter, console: Console, schedule: Schedule, step: int, evaluations: Mapping[str, Any]
+    metrics: MetricsWriter, console: Console, schedule: BlockSchedule, step: int, evaluations: Mapping[str, Any]
 ) -> None:
     for arm, evaluation in evaluations.items():
         metrics.write(arm, step, kind="heldout", loss=evaluation.mean_loss)
@@ -210,14 +212,14 @@ def _save(
     config_json: str,
     preemption: Preemption,
     record: Record,
-    plan: Plan,
+    block: ScheduledBlock,
 ) -> None:
-    if not plan.ends_epoch and not preemption.requested:
+    if not block.ends_epoch and not preemption.requested:
         return
     for arm in arms:
         if arm.name in saved:
             # Within an epoch nothing was evaluated: such a checkpoint is never the best.
-            heldout_loss = record.heldout[-1].mean_loss[arm.name] if plan.ends_epoch else math.inf
+            heldout_loss = record.heldout[-1].mean_loss[arm.name] if block.ends_epoch else math.inf
             arm.trainer.save(saved[arm.name], heldout_loss, config_json, facts={"record": record.to_json()})
     if preemption.requested:
-        raise Preempted(f"SIGTERM: stopped and saved after step {plan.end_step}; go on with: ryot --resume=latest")
+        raise Preempted(f"SIGTERM: stopped and saved after step {block.end_step}; resume with: ryot --resume=latest")

@@ -68,8 +68,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def shown(path: Path) -> Path:
-    """The path relative to the working directory where it lies below it."""
+def display_path(path: Path) -> Path:
+    """Shortens a path for messages: relative to the working directory if below it, else unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ryot_jax.comparison import criteria, estimands, outcomes
 from ryot_jax.comparison.criteria import ArmOutcome, Observations, PairOutcome, Terms
 from ryot_jax.comparison.outcomes import ProcessTimes, TrainingPair
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.results.file import settled
 from ryot_jax.comparison.schema import (
@@ -94,7 +94,7 @@ class Measurements:
 def assemble(
     measured: Measurements,
     facts: Sequence[ArmFacts],
-    schedule: Schedule,
+    schedule: BlockSchedule,
     settings: Settings,
     *,
     name: str,
@@ -169,7 +169,7 @@ def assemble(
     )
 
 
-def _arm(record: Record, fact: ArmFacts, outcome: ArmOutcome, schedule: Schedule) -> ArmResult:
+def _arm(record: Record, fact: ArmFacts, outcome: ArmOutcome, schedule: BlockSchedule) -> ArmResult:
     name, blocks = fact.name, record.blocks
     best = [e for e in record.heldout if e.step > 0 and e.mean_loss[name] == outcome.best_heldout_loss]
     epochs = (_epoch(record, name, epoch) for epoch in range(1, schedule.epochs + 1))

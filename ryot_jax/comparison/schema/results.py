@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ryot_jax.comparison.attribution import Attribution
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.schema.arms import ArmResult, ConfigDifference, OptimizationState
 from ryot_jax.comparison.schema.base import Verdict
 from ryot_jax.comparison.schema.compression import CompressionResult
@@ -61,7 +61,7 @@ class Results(Record, frozen=True, kw_only=True):
     comparison: ComparisonResult | None
     optimizations: tuple[OptimizationState, ...]
     config_differences: tuple[ConfigDifference, ...]
-    schedule: Schedule
+    schedule: BlockSchedule
     settings: Settings
     data: Mapping[str, Any]
     roofline: Roofline | None

@@ -21,7 +21,7 @@ ALL_SEQUENCES = 2**31 - 1  # as many as the text has
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class ModelFunctions:
     """The model as functions of parameters and batch.
 
     Attributes:
@@ -39,7 +39,7 @@ class Subject:
     sequence_losses: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
     @classmethod
-    def of(cls, session: Session, model: ModelConfig) -> "Subject":
+    def of(cls, session: Session, model: ModelConfig) -> "ModelFunctions":
         """The model of a checkpoint of this session, whose layers are not stacked."""
         graphdef = functional.graph(model)
         # Rounding to bfloat16 would drown the small rises that are measured.
