@@ -1,8 +1,8 @@
 """The paired protocol: every arm runs the same blocks of steps, in a random order inside each block, there and back.
 
-Interleaving lets a drifting machine hit all arms alike; coming back in the reverse order takes out what is left of a
-drift within the block; the random order lets no rhythm of the machine favour one arm.
-What an arm is and how it trains is left to `training`; what the record means, to `results`.
+Interleaving makes a drift of the machine hit all arms alike; the way back in reverse order cancels a linear drift
+within the block; the random order keeps any periodic load from favouring one arm. `arms` and `function_arm` implement
+the arms, `outcomes` interprets the record.
 """
 
 import dataclasses
@@ -39,11 +39,11 @@ class Evaluation(Protocol):
 
     @property
     def mean_loss(self) -> float:
-        """Mean over all targets."""
+        """Mean loss over all targets, nats/token."""
 
     @property
     def sequence_losses(self) -> np.ndarray:
-        """Mean of each sequence, float64[n]; the same sequences in the same order for every arm."""
+        """Mean loss of each sequence, float64[n]; the same sequences in the same order for every arm."""
 
 
 class Arm(Protocol):
@@ -53,30 +53,30 @@ class Arm(Protocol):
 
     @property
     def step(self) -> int:
-        """Training steps done."""
+        """Number of training steps done."""
 
     def params_hash(self) -> str:
-        """Digest of the present weights, see `tree_hash`."""
+        """Sha256 of the current weights, see `tree_hash`."""
 
     def batches_hash(self) -> str:
-        """Running digest of every batch that the arm was fed."""
+        """Running sha256 of every batch that the arm was fed."""
 
     def warm_up(self) -> None:
-        """Execute every compiled program once, untimed, on copies; the arm stays as it is.
+        """Executes every compiled program once, untimed, on copies; the state of the arm does not change.
 
-        The first execution of a program pays for page faults and lazy set-up, which are no part of a step.
+        The first execution of a program pays for page faults and lazy set-up, which are not part of a step.
         """
 
     def run_block(self, n_steps: int) -> BlockResult:
-        """Train `n_steps` steps; the device is idle before and after."""
+        """Takes `n_steps` training steps; the device is idle before and after."""
 
     def evaluate(self) -> Evaluation:
-        """Held-out losses of the present weights, by one evaluator for all arms."""
+        """Held-out losses of the current weights, from one evaluator for all arms."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduledBlock:
-    """One block to be run: `steps` steps that end at step `end_step`, in epoch `epoch` (from 1)."""
+    """A block that is due: `steps` steps that end at step `end_step`, in epoch `epoch` (from 1)."""
 
     index: int
     epoch: int
@@ -87,13 +87,13 @@ class ScheduledBlock:
 
 @dataclasses.dataclass(frozen=True)
 class BlockSchedule:
-    """The block of a run; it and the position determine what comes next.
+    """The blocks of a run and the order of the arms in each, a pure function of these five numbers.
 
     Attributes:
-      epochs: epochs; each ends with an evaluation.
-      steps_per_epoch: training steps in an epoch.
-      block_steps: steps in a block; the last block of an epoch takes what is left.
-      tokens_per_step: target tokens in one step's batch; blocks that count otherwise are an error.
+      epochs: number of epochs; each ends with an evaluation.
+      steps_per_epoch: training steps per epoch.
+      block_steps: steps per block; the last block of an epoch takes the remaining steps.
+      tokens_per_step: target tokens per step; a block that reports another number is an error.
       seed: seed of the order of arms.
     """
 
@@ -105,7 +105,7 @@ class BlockSchedule:
 
     @property
     def total_steps(self) -> int:
-        """Training steps in the whole run, per arm."""
+        """Training steps of the whole run, per arm."""
         return self.epochs * self.steps_per_epoch
 
     def blocks(self) -> tuple[ScheduledBlock, ...]:
@@ -120,28 +120,28 @@ class BlockSchedule:
         return tuple(blocks)
 
     def order(self, index: int, names: Sequence[str]) -> tuple[str, ...]:
-        """The order of the arms in block `index`; from seed and index alone, so a resumed run keeps it."""
+        """The order of the arms in block `index`, from seed and index alone, so that a resumed run keeps it."""
         generator = np.random.default_rng((self.seed, index))
         return tuple(names[i] for i in generator.permutation(len(names)))
 
     def visits(self, block: ScheduledBlock, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
-        """Which arm takes how many steps, one after the other: see `interleaving.there_and_back`."""
+        """The visits of a block, (arm, steps) in the order of execution; see `interleaving.there_and_back`."""
         return there_and_back(self.order(block.index, names), dict.fromkeys(names, block.steps))
 
 
 def _ignore(*_: Any) -> None:
-    """The default of every observer callback."""
+    """Does nothing: the default of every observer callback."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Observer:
-    """Callbacks of a run, all between blocks and so never inside a measured time.
+    """Callbacks of a run, all called outside of measured times.
 
     Attributes:
-      block: (arm name, block, result) after each visit of one arm, of which a block has two: progress and metrics.
-      heldout: (step, {arm name: evaluation}) after each evaluation.
-      pair: (record, block) when every arm has done a block and, at an epoch's end, was evaluated: the place to
-        save checkpoints (all arms stand at `block.end_step`) and to stop by raising.
+      block: called with (arm name, block, result) after each visit of an arm, two per block: progress and metrics.
+      heldout: called with (step, {arm name: evaluation}) after each evaluation.
+      pair: called with (record, block) once every arm has finished a block and, at the end of an epoch, was evaluated:
+        the place to save checkpoints (all arms are at `block.end_step`) and to stop by raising.
     """
 
     block: Callable[[str, ScheduledBlock, Any], None] = _ignore
@@ -167,19 +167,19 @@ def run(
     observer: Observer | None = None,
     evaluate: bool = True,
 ) -> Record:
-    """Train all arms to the end of `schedule`, interleaved, and return the record.
+    """Trains all arms to the end of the schedule, interleaved, and returns the record.
 
     Args:
-      arms: the baseline first; one arm alone is allowed. Their programs are compiled already.
-      schedule: what to run.
-      record: the record saved beside the checkpoint that the arms were restored from; None starts afresh.
+      arms: compiled arms, the baseline first; a single arm is allowed.
+      schedule: the blocks to run.
+      record: the record saved beside the checkpoint that the arms were restored from; None: a new run.
       observer: callbacks.
-      evaluate: whether the arms are evaluated, before the first step and after each epoch.
+      evaluate: whether to evaluate the arms before the first step and after each epoch.
 
     Raises:
       RyotError: initial weights, batches or token counts differ between arms.
       CheckpointError: `record` does not fit the arms or the schedule.
-      NonFiniteLossError: from an arm.
+      NonFiniteLossError: the loss of an arm became NaN or infinite.
     """
     observer = observer or Observer()
     names = tuple(arm.name for arm in arms)
@@ -249,9 +249,9 @@ def _block(
 
 def _agreed(what: str, digests: Mapping[str, str]) -> str:
     if len(set(digests.values())) != 1:
-        found = ", ".join(f"{name}: {digest[:16]}" for name, digest in digests.items())
+        hashes = ", ".join(f"{name}: {digest[:16]}" for name, digest in digests.items())
         raise RyotError(
-            f"the arms do not have the same {what} (sha256 {found}): they cannot be compared. All arms "
+            f"the arms do not have the same {what} (sha256 {hashes}): they cannot be compared. All arms "
             "must be made from one seed, and fed from one data set"
         )
     return next(iter(digests.values()))
