@@ -1,4 +1,4 @@
-"""`ryot generate`."""
+"""`ryot generate`: continues prompts."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ class Generate(CheckpointCommand):
     )
 
     def check(self) -> None:
-        """Finds the checkpoint."""
+        """Finds the checkpoint and checks the options of sampling and drafts."""
         super().check()
         if not self.prompt:
             raise ConfigError("--prompt is missing, such as --prompt='def '")
@@ -56,7 +56,7 @@ class Generate(CheckpointCommand):
             )
 
     def run(self, context: Context) -> int:
-        """Prints each prompt with its continuation as it comes, and returns 0."""
+        """Prints each prompt and streams its continuation; returns 0."""
         from ryot_jax import decoding
         from ryot_jax.runs import generation
         from ryot_jax.runs.session import open_session

@@ -40,7 +40,7 @@ class Train(ConfigCommand):
 
     @functools.cached_property
     def config(self) -> ConfigDict:
-        """The config of the file or of the run to resume, with the overrides applied."""
+        """The config of the file, or else of the run to resume, with the overrides applied."""
         if self.resumed is None:
             return super().config
         stored = load(str(self.resumed.config), ())
@@ -49,7 +49,7 @@ class Train(ConfigCommand):
         return config
 
     def run(self, context: Context) -> int:
-        """Trains, compares, reports; returns the exit code of the verdict."""
+        """Trains, compares and reports; returns the exit code of the verdict."""
         if self.dry_run:
             from ryot_jax.runs import dry_run
 

@@ -34,22 +34,22 @@ from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_PASS, CheckpointError, ConfigError
 from ryot_jax.runtime.files import display_path
 
-_PARETO_SEQUENCES = 512  # that a point is measured on
+_PARETO_SEQUENCES = 512  # held-out sequences that a point is measured on
 _SPEED_ROUNDS = 8
 
 
 def compress_run(session: Session, chosen: ChosenCheckpoint, budget_text: str | None, console: Console) -> int:
-    """Compresses, measures, prints; returns 0 where the budget holds on the held-out text, 3 where it does not.
+    """Compresses a checkpoint and prints size and cost; returns 0 if the file keeps the budget on held-out text, else 3.
 
     Args:
-      session: of the run's config.
+      session: session of the run's config.
       chosen: the checkpoint.
-      budget_text: None: that of the run's config.
-      console: shows size and cost.
+      budget_text: the budget; None: that of the run's config.
+      console: receives size and cost.
 
     Raises:
-      ConfigError: the budget cannot be read or kept.
-      CheckpointError: there is no such checkpoint, or the text here is not the one that its tokenizer made.
+      ConfigError: the budget is malformed or cannot be kept.
+      CheckpointError: the checkpoint does not exist, or the text here was not encoded by its tokenizer.
     """
     config = session.config
     budget = parse_budget(budget_text or config.compression.budget)
@@ -71,10 +71,10 @@ def compress_run(session: Session, chosen: ChosenCheckpoint, budget_text: str | 
 
 
 def parse_budget(text: str) -> Budget:
-    """The budget of a flag or a config.
+    """Parses the budget of a flag or a config.
 
     Raises:
-      ConfigError: it cannot be read.
+      ConfigError: the budget is malformed.
     """
     try:
         return parse(text)
@@ -87,7 +87,7 @@ def compress_checkpoint(
 ) -> CompressionResult:
     """Compresses a checkpoint into the run's `compressed/` and measures the file: `compression` of `results.json`.
 
-    Everything that is reported is measured with what was read back from the file.
+    All reported numbers are measured on the parameters read back from the file.
 
     Raises:
       ConfigError: the budget cannot be kept.
@@ -169,7 +169,7 @@ def _sizes(size: FileSize, n_parameters: int) -> dict[str, Any]:
 
 
 def _speed(model: Any, params: Any, small: Any, heldout: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Tokens per second of generating at batch 1, the float model and the file in turns, each made ready every time."""
+    """Tokens per second of generating at batch 1, float model and compressed model in turns."""
     prompt = heldout[0]["inputs"][:1, : max(1, model.max_len // 4)]
     new_tokens = model.max_len - prompt.shape[1]
     if new_tokens < 1:
@@ -193,7 +193,7 @@ def _speed(model: Any, params: Any, small: Any, heldout: list[dict[str, np.ndarr
     }
 
 
-def _generating(found: CompressionResult) -> str:
+def _generating(result: CompressionResult) -> str:
     speed = found.speed
     if speed is None or speed.ci95 is None:
         return ""

@@ -85,7 +85,7 @@ class ComparisonResult(Record, frozen=True, kw_only=True):
     Attributes:
       baseline: name of the first arm.
       optimized: name of the second.
-      unit: what the times are pairs of: 'block pair', 'training pair' or 'process'.
+      unit: unit of analysis of the times: 'block pair', 'training pair' or 'process'.
       step_time_speedup: speed-up from the step times.
       seconds_per_step_difference: optimized - baseline seconds per step.
       heldout_loss_difference: optimized - baseline final loss, nats/token.

@@ -91,8 +91,8 @@ class Results(Record, frozen=True, kw_only=True):
     @property
     def entropies(self) -> Mapping[str, float | None]:
         """Nats/token of the held-out targets by kind of count."""
-        found: Mapping[str, float | None] = self.data["entropies"]
-        return found
+        entropies: Mapping[str, float | None] = self.data["entropies"]
+        return entropies
 
     @property
     def compared(self) -> ComparisonResult:
