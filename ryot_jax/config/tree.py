@@ -98,8 +98,8 @@ def get_default() -> ConfigDict:
                 "qat_fraction": 0.12,  # of the steps, the last ones; checkpoints hold the float weights throughout
             },
             "scaling": {
-                # Trained after both arms, with the optimized arm's kernels, to the baseline's final loss: by another step
-                # schedule, by another recipe, and by both. '': none.
+                # Trained after both arms with the optimized arm's kernels, towards the baseline's final loss: by a step
+                # schedule, by a recipe, and by both. '': none.
                 "enabled": True,
                 "schedule": "31.25% of B x T/4 depth L/4, 12.5% of B/2 x T/2 depth L/2, 17.5% of B x T",
                 "recipe": "muon, rotary",

@@ -46,10 +46,10 @@ def findings(results: Results) -> list[str]:
 
 def sections(results: Results) -> list[Section]:
     """Every section of the report that has something to say."""
-    found = ((id, title, _present(parts(results))) for id, title, parts in _SECTIONS)
+    filled = ((id, title, _present(parts(results))) for id, title, parts in _SECTIONS)
     two = results.comparison is not None
     return [
-        Section(id, "Training" if id == "deltas" and not two else title, parts) for id, title, parts in found if parts
+        Section(id, "Training" if id == "deltas" and not two else title, parts) for id, title, parts in filled if parts
     ]
 
 

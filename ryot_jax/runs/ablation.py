@@ -133,12 +133,12 @@ def _left_out(design: Design, missing: Mapping[Subset, str]) -> list[str]:
 
 
 def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, CompiledArm]) -> list[str]:
-    found = attribution.outliers(seconds)
-    if not found:
+    outliers = attribution.outliers(seconds)
+    if not outliers:
         return []
-    worst, times = found[0], sum(map(len, seconds.values()))
+    worst, times = outliers[0], sum(map(len, seconds.values()))
     return [
-        f"{len(found)} of {times} times are more than {attribution.OUTLIER:g} times as long as their arm and round "
+        f"{len(outliers)} of {times} times are more than {attribution.OUTLIER:g} times as long as their arm and round "
         f"explain (the worst {worst.factor:.1f} times: {built[worst.subset].variant.name}, round {worst.round}): the "
         "machine was busy with something else. They are kept, and widen the intervals"
     ]

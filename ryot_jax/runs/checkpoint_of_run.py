@@ -117,8 +117,8 @@ def restore_compressed(session: Session, chosen: ChosenCheckpoint) -> Checkpoint
     except FileError as error:
         raise CheckpointError(str(error)) from error
     wanted = {name: leaf.shape for name, leaf in named_leaves(_abstract_state(session.config, model).params).items()}
-    found = {name: leaf.shape for name, leaf in named_leaves(params).items()}
-    if wanted != found:
+    shapes = {name: leaf.shape for name, leaf in named_leaves(params).items()}
+    if wanted != shapes:
         raise CheckpointError(f"{path} is of another model than {directory.config} says; make it anew")
     return CheckpointOfRun(
         directory=directory,
@@ -146,8 +146,8 @@ def _tokenizer(directory: RunDirectory) -> JsonTokenizer | None:
     if not directory.tokenizer.is_file():
         return None
     text = directory.tokenizer.read_text(encoding="utf-8")
-    found = json.loads(directory.manifest.read_text(encoding="utf-8"))
-    tokenizer = from_json(text, eod=found["end_of_document"])
-    if tokenizer.hash != found["tokenizer_hash"]:
+    manifest = json.loads(directory.manifest.read_text(encoding="utf-8"))
+    tokenizer = from_json(text, eod=manifest["end_of_document"])
+    if tokenizer.hash != manifest["tokenizer_hash"]:
         raise CheckpointError(f"{directory.tokenizer} is not the tokenizer that the run was trained with; restore it")
     return tokenizer

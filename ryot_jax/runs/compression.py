@@ -39,7 +39,7 @@ _SPEED_ROUNDS = 8
 
 
 def compress_run(session: Session, chosen: ChosenCheckpoint, budget_text: str | None, console: Console) -> int:
-    """Compresses a checkpoint and prints size and cost; returns 0 if the file keeps the budget on held-out text, else 3.
+    """Compresses a checkpoint, prints size and cost, and returns 0 if the file keeps the budget, else 3.
 
     Args:
       session: session of the run's config.
@@ -60,14 +60,14 @@ def compress_run(session: Session, chosen: ChosenCheckpoint, budget_text: str | 
             f"the text here has another tokenizer than {checkpoint.directory.tokenizer}: it is not the text that the "
             "run was trained on; restore it, or give data.cache_dir of the machine that has it"
         )
-    found = compress_checkpoint(checkpoint, chosen, corpus, budget, console)
+    result = compress_checkpoint(checkpoint, chosen, corpus, budget, console)
     console.line()
-    console.line(textwrap.fill(f"{size_and_cost(found)} {_generating(found)}", 100))
+    console.line(textwrap.fill(f"{size_and_cost(result)} {_generating(result)}", 100))
     console.line(
         f"next: ryot generate --run={display_path(checkpoint.directory.path)} --arm={chosen.arm} "
         f"--checkpoint={chosen.checkpoint} --compressed --prompt='def '"
     )
-    return EXIT_PASS if found.kept else EXIT_CRITERION
+    return EXIT_PASS if result.kept else EXIT_CRITERION
 
 
 def parse_budget(text: str) -> Budget:
@@ -99,7 +99,7 @@ def compress_checkpoint(
     console.line(f"compressing the {chosen.checkpoint} checkpoint of {chosen.arm}: {budget.text}")
     metadata = {"model": dataclasses.asdict(model), "arm": chosen.arm, "step": checkpoint.step}
     try:
-        found = compress(
+        compression = compress(
             params,
             functions.loss,
             batches(corpus.train, config, config.compression.calibration_sequences),
@@ -113,7 +113,7 @@ def compress_checkpoint(
         raise ConfigError(f"compression.budget: {error}") from error
     path = checkpoint.directory.compressed(chosen.arm, chosen.checkpoint)
     path.parent.mkdir(exist_ok=True)
-    size = save(path, found.params, metadata)
+    size = save(path, compression.params, metadata)
     small, _ = load(path)
     heldout = batches(corpus.heldout, config, ALL_SEQUENCES)
     quality = Judge(functions.logits, params, heldout)(small)
@@ -121,22 +121,22 @@ def compress_checkpoint(
     points: tuple[TradeOffPoint, ...] = ()
     if config.compression.pareto:
         losses = functions.evaluator(corpus.heldout, config, _PARETO_SEQUENCES, params)
-        points = pareto.points(params, found, losses, (lossless_bytes, coder))
+        points = pareto.points(params, compression, losses, (lossless_bytes, coder))
     interval = quality.loss_change.ci95
     return CompressionResult(
         arm=chosen.arm,
         step=checkpoint.step,
         budget=budget.text,
-        kept=budget.kept(size.total, found.n_parameters, None if interval is None else interval[1]),
+        kept=budget.kept(size.total, compression.n_parameters, None if interval is None else interval[1]),
         file=str(path.relative_to(checkpoint.directory.path)),
-        parameters=found.n_parameters,
+        parameters=compression.n_parameters,
         training_tokens=checkpoint.step * config.training.batch_size * config.training.seq_len,
-        **_sizes(size, found.n_parameters),
+        **_sizes(size, compression.n_parameters),
         lossless_bytes=lossless_bytes,
         lossless_coder=coder,
         **_quality(quality),
         **_speed(model, params, small, heldout),
-        arrays=pareto.arrays(params, found),
+        arrays=pareto.arrays(params, compression),
         pareto=points,
         seconds=time.perf_counter() - start,
     )
@@ -185,20 +185,20 @@ def _speed(model: Any, params: Any, small: Any, heldout: list[dict[str, np.ndarr
     for each in blocks.values():
         each(1)  # compilation
     seconds = interleave(blocks, dict.fromkeys(blocks, 2), rounds=_SPEED_ROUNDS)
-    found = speed_up(seconds["float"], seconds["compressed"])
+    ratio = speed_up(seconds["float"], seconds["compressed"])
     return {
         "tokens_per_second": float(new_tokens / np.median(seconds["compressed"])),
         "float_tokens_per_second": float(new_tokens / np.median(seconds["float"])),
-        "speed": Measured(estimate=found.estimate, ci95=found.ci95),
+        "speed": Measured(estimate=ratio.estimate, ci95=ratio.ci95),
     }
 
 
 def _generating(result: CompressionResult) -> str:
-    speed = found.speed
+    speed = result.speed
     if speed is None or speed.ci95 is None:
         return ""
     return (
-        f"It generates {found.tokens_per_second:,.0f} tokens/s at batch 1, {speed.estimate:.2f} times as many as "
+        f"It generates {result.tokens_per_second:,.0f} tokens/s at batch 1, {speed.estimate:.2f} times as many as "
         f"in float32 (95 % interval {speed.ci95[0]:.2f} to {speed.ci95[1]:.2f})."
     )
 

@@ -1,4 +1,4 @@
-"""Prompts continued with a run's checkpoint, for `ryot generate`."""
+"""`ryot generate`: prompts continued with a run's checkpoint."""
 
 import dataclasses
 import time
@@ -20,18 +20,18 @@ _STREAM_EVERY = 16  # tokens
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How prompts are to be continued.
+    """The options of generating text.
 
     Attributes:
-      prompts: at least one.
-      max_new_tokens: None: as many as the model has positions for.
-      sampling: how tokens are drawn.
-      seed: of the sampling.
+      prompts: at least one prompt.
+      max_new_tokens: largest number of new tokens; None: as many as the model has positions for.
+      sampling: temperature and cuts of the distribution.
+      seed: seed of the sampling.
       draft: 'lookup', 'bigram' or 'none'.
-      draft_length: tokens of a guess; 0: as many as were right so far suggest.
-      candidates: texts for each prompt, at most.
+      draft_length: tokens per draft; 0: adapted to the tokens accepted so far.
+      candidates: largest number of candidates per prompt.
       engine: 'auto', 'cpu' or 'reference'.
-      compressed: whether the checkpoint's compressed file is taken.
+      compressed: whether to use the checkpoint's compressed file.
     """
 
     prompts: tuple[str, ...]
@@ -46,17 +46,17 @@ class Options:
 
 
 def generate(session: Session, chosen: ChosenCheckpoint, options: Options, console: Console) -> int:
-    """Prints each prompt with its continuation as it comes, and returns 0.
+    """Prints each prompt and streams its continuation; returns 0.
 
     Args:
-      session: of the run's config.
+      session: session of the run's config.
       chosen: the checkpoint.
-      options: prompts, and how to continue them.
-      console: where to print.
+      options: the prompts and the options of generating.
+      console: receives the text.
 
     Raises:
-      CheckpointError: there is no such checkpoint, or no tokenizer that fits it.
-      ConfigError: an option cannot be used, or a prompt and its new tokens do not fit into the model's positions.
+      CheckpointError: the checkpoint or its tokenizer does not exist or is damaged.
+      ConfigError: an option is invalid, or a prompt and its new tokens exceed the model's positions.
     """
     trained = (restore_compressed if options.compressed else restore)(session, chosen)
     tokenizer, model = trained.require_tokenizer(), trained.model
@@ -78,7 +78,7 @@ def generate(session: Session, chosen: ChosenCheckpoint, options: Options, conso
         said = []
         for number, prompt in enumerate(prompts, 1):
             _head(number, prompts, console)
-            said.append(_of_candidates(request, prompt, options, console))
+            said.append(_best_candidate(request, prompt, options, console))
     else:
         said = [_plain(request, prompts, console)]
     seconds = time.perf_counter() - start
@@ -113,7 +113,7 @@ def _speculation(decoder: decoding.Decoder, options: Options) -> decoding.Specul
 
 
 def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str:
-    """Prints the texts, a single prompt's as it comes, and returns the counts of tokens and steps in words."""
+    """Prints the texts, streaming that of a single prompt, and returns the counts of tokens and steps in words."""
     stream = decoding.stream(
         request.decoder,
         prompts,
@@ -128,7 +128,7 @@ def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str
     for generated in stream:
         if len(prompts) == 1:
             text = _text(request.tokenizer, prompts[0], generated, 0)
-            # Lines are printed once they are whole, as are characters whose bytes lie in several tokens.
+            # Prints whole lines only: the bytes of a character may lie in several tokens.
             end = text.rfind("\n") + 1
             if end > written:
                 console.line(text[written : end - 1])
@@ -151,10 +151,10 @@ def _head(number: int, prompts: list[list[int]], console: Console) -> None:
         console.line(f"--- {number}")
 
 
-def _of_candidates(request: _Request, prompt: list[int], options: Options, console: Console) -> str:
-    """Prints the answer to one prompt, and returns the counts of candidates and tokens in words."""
+def _best_candidate(request: _Request, prompt: list[int], options: Options, console: Console) -> str:
+    """Prints the best candidate for one prompt, and returns the counts of candidates and tokens in words."""
     tokenizer = request.tokenizer
-    found = decoding.best_of(
+    answer = decoding.best_of(
         request.decoder,
         prompt,
         lambda ids: decoding.compiles(tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])),
@@ -165,9 +165,9 @@ def _of_candidates(request: _Request, prompt: list[int], options: Options, conso
         speculation=request.speculation,
         key=request.key,
     )
-    console.line(tokenizer.decode([*prompt, *_before_end(found.ids, tokenizer.eod)]))
-    verdict = "parses" if found.passed else "none of them parses"
-    return f"{found.n_tried} candidates of {found.n_tokens} tokens, {verdict}"
+    console.line(tokenizer.decode([*prompt, *_before_end(answer.ids, tokenizer.eod)]))
+    verdict = "parses" if answer.passed else "none of them parses"
+    return f"{answer.n_tried} candidates of {answer.n_tokens} tokens, {verdict}"
 
 
 def _text(tokenizer: JsonTokenizer, prompt: list[int], generated: decoding.Generated, row: int) -> str:

@@ -1,7 +1,7 @@
-"""A run's checkpoint as a folder that Hugging Face's `transformers` loads as a GPT-2, for `ryot export`.
+"""`ryot export`: a run's checkpoint as a folder that Hugging Face's `transformers` loads as a GPT-2.
 
-The text "<|endoftext|>" is the special token to `transformers`' tokenizer, where ours takes it for the letters that it
-has; the ids of all other text are the same.
+The tokenizer of `transformers` reads the text "<|endoftext|>" as the special token, ours as plain text; the ids of all
+other text are the same.
 """
 
 from pathlib import Path
@@ -21,16 +21,16 @@ from ryot_jax.runtime.files import display_path, whole_folder, write_json, write
 
 
 def export(session: Session, chosen: ChosenCheckpoint, to: Path, console: Console) -> int:
-    """Writes the folder, whole or not at all, and returns 0.
+    """Writes the folder atomically; returns 0.
 
     Args:
-      session: of the run's config.
+      session: session of the run's config.
       chosen: the checkpoint.
-      to: a folder that is not there yet, or is empty.
-      console: shows the files.
+      to: a folder that does not exist or is empty.
+      console: receives the names of the files.
 
     Raises:
-      CheckpointError: there is no such checkpoint, or it is damaged.
+      CheckpointError: the checkpoint does not exist or is damaged.
       ConfigError: GPT-2 cannot express the model, or the folder cannot be written.
     """
     trained = restore(session, chosen)
@@ -49,7 +49,7 @@ def export(session: Session, chosen: ChosenCheckpoint, to: Path, console: Consol
 
 
 def write(folder: Path, trained: CheckpointOfRun) -> None:
-    """Writes the files of a model, and of its tokenizer if there is one, into a folder that exists.
+    """Writes the files of a model, and of its tokenizer if it has one, into an existing folder.
 
     Raises:
       ConfigError: GPT-2 cannot express the model.
@@ -58,7 +58,7 @@ def write(folder: Path, trained: CheckpointOfRun) -> None:
     tokenizer, model = trained.tokenizer, trained.model
     tensors = gpt2_layout.to_gpt2(model, trained.params)
     end = None if tokenizer is None else tokenizer.eod
-    # 'pt' tells the readers that arrays lie as PyTorch's do; transformers refuses a file without it.
+    # 'pt' marks PyTorch's array layout; transformers refuses a file without it.
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", gpt2_layout.gpt2_config(model, end))
     write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
@@ -69,10 +69,10 @@ def write(folder: Path, trained: CheckpointOfRun) -> None:
 
 def _tokenizer_config(tokenizer: JsonTokenizer, max_len: int) -> dict[str, Any]:
     return {
-        # The class that takes tokenizer.json as it is; GPT2Tokenizer would put together one of its own.
+        # This class loads tokenizer.json unchanged; GPT2Tokenizer would build its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_len,
         "bos_token": tokenizer.eod_name,
         "eos_token": tokenizer.eod_name,
-        "clean_up_tokenization_spaces": False,  # or decoding takes spaces away from before full stops
+        "clean_up_tokenization_spaces": False,  # else decoding removes spaces before full stops
     }

@@ -32,7 +32,7 @@ def trade_off(results: Results) -> Figure | None:
     methods = _methods(results)
     if not methods:
         return None
-    found = results.compression
+    chosen = results.compression
     made, (axis,) = style.figure(height=4.2)
     axis.axhline(0.0, color=style.GREY, linestyle=":", linewidth=1.2)
     for (method, points), look in zip(methods.items(), itertools.cycle(_LOOKS), strict=False):
@@ -42,30 +42,30 @@ def trade_off(results: Results) -> Figure | None:
             yerr=_bars(points), label=style.plain(method, 22), markersize=5, capsize=2.5, elinewidth=1.2, **line,
         )  # fmt: skip
     lines: list[Sequence[_File]] = list(methods.values())
-    if found is not None and _is_drawn(found):
-        lines.append([found])
+    if chosen is not None and _is_drawn(chosen):
+        lines.append([chosen])
     _scale(axis, [abs(_rise(point)) for points in lines for point in points])
-    if found is not None and _is_drawn(found):
-        _mark_chosen(axis, found)
-        _label_chosen(axis, found, lines)
+    if chosen is not None and _is_drawn(chosen):
+        _mark_chosen(axis, chosen)
+        _label_chosen(axis, chosen, lines)
     style.legend(made, [axis])
     return made
 
 
 def describe_trade_off(results: Results) -> str:
     """The ends of each line and the chosen file in words."""
-    found = results.compression
+    chosen = results.compression
     words = [_span(method, points) for method, points in _methods(results).items()]
-    if found is not None and _is_drawn(found):
-        words.append(f"the chosen file, marked by a star, {_place(found)}")
+    if chosen is not None and _is_drawn(chosen):
+        words.append(f"the chosen file, marked by a star, {_place(chosen)}")
     return f"Rise of perplexity over the bytes of the file: {'; '.join(words)}."
 
 
 def _methods(results: Results) -> dict[str, list[TradeOffPoint]]:
     """The measured points of each method, from the fewest bytes to the most."""
-    found = results.compression
+    compression = results.compression
     methods: dict[str, list[TradeOffPoint]] = {}
-    for point in () if found is None else found.pareto:
+    for point in () if compression is None else compression.pareto:
         if _is_drawn(point):
             methods.setdefault(point.method, []).append(point)
     return {method: sorted(points, key=lambda point: point.bytes) for method, points in methods.items()}
@@ -91,21 +91,21 @@ def _bars(points: Sequence[_File]) -> tuple[list[float], list[float]]:
     return below, above
 
 
-def _mark_chosen(axis: Axes, found: CompressionResult) -> None:
+def _mark_chosen(axis: Axes, chosen: CompressionResult) -> None:
     look: dict[str, Any] = {"markersize": 15, "markerfacecolor": style.ORANGE, "markeredgecolor": style.INK}
     axis.errorbar(
-        found.bytes, _rise(found), yerr=_bars([found]), marker="*", color=style.INK, linestyle="none",
+        chosen.bytes, _rise(chosen), yerr=_bars([chosen]), marker="*", color=style.INK, linestyle="none",
         capsize=2.5, zorder=5, label="the chosen file", **look,
     )  # fmt: skip
 
 
-def _label_chosen(axis: Axes, found: CompressionResult, lines: Sequence[Sequence[_File]]) -> None:
+def _label_chosen(axis: Axes, chosen: CompressionResult, lines: Sequence[Sequence[_File]]) -> None:
     """Name, bytes and rise, in a corner that no line comes to."""
     right, top = _free_corner(axis, lines)
-    name = style.plain(found.file.rpartition("/")[2], 28)
+    name = style.plain(chosen.file.rpartition("/")[2], 28)
     axis.annotate(
-        f"{name}\n{found.bytes:,} bytes\n{percent(found.perplexity_change.estimate, '+.2f')}",
-        (found.bytes, _rise(found)), xytext=(0.97 if right else 0.03, 0.95 if top else 0.05),
+        f"{name}\n{chosen.bytes:,} bytes\n{percent(chosen.perplexity_change.estimate, '+.2f')}",
+        (chosen.bytes, _rise(chosen)), xytext=(0.97 if right else 0.03, 0.95 if top else 0.05),
         textcoords="axes fraction", ha="right" if right else "left", va="top" if top else "bottom",
         fontsize=9, zorder=4,
         bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": style.GREY, "linewidth": 0.6},

@@ -51,8 +51,8 @@ def _roofs(results: Results, dtypes: set[str]) -> list[tuple[str, float]]:
     """Peak of each dtype that is used: what its products attain, or those of float32 that it is converted to."""
     if results.roofline is None:
         return []
-    found = results.roofline.peaks.matmul_flops
-    peaks = {dtype: max(found[dtype] or 0.0, found.get("float32") or 0.0) for dtype in found if dtype in dtypes}
+    rates = results.roofline.peaks.matmul_flops
+    peaks = {dtype: max(rates[dtype] or 0.0, rates.get("float32") or 0.0) for dtype in rates if dtype in dtypes}
     return [(dtype, peak) for dtype, peak in peaks.items() if peak]
 
 

@@ -20,14 +20,14 @@ def not_shown(results: Results) -> list[str]:
 
 def next_steps(results: Results) -> list[str]:
     """Next steps, by the outcome of criteria, controls and measurements."""
-    found = [
+    steps = [
         *controls.advice(results),
         *verdict.advice(results),
         *roofline.advice(results),
         *pairs.advice(results),
         *compression.advice(results),
     ]
-    return found or [
+    return steps or [
         "Train a second arm (comparison.arms) to compare with this one."
         if results.comparison is None
         else "Repeat on the machine that the speed-up is to be claimed for."

@@ -12,11 +12,11 @@ def time_to_target(results: Results) -> str | None:
     comparison = results.comparison
     if comparison is None or comparison.time_to_target.target_loss is None:
         return None
-    found = comparison.time_to_target
-    reached = "; ".join(_reached(name, found.arms[name]) for name in ordered_arms(results))
-    text = f"Time to target ({loss_name(results)} {found.target_loss:.4f}, the baseline's final one): {reached}"
-    if found.speedup is not None:
-        text += f"; {found.speedup:.3f} times as fast, {number(found.speedup_with_compile)} with compilation counted"
+    target = comparison.time_to_target
+    reached = "; ".join(_reached(name, target.arms[name]) for name in ordered_arms(results))
+    text = f"Time to target ({loss_name(results)} {target.target_loss:.4f}, the baseline's final one): {reached}"
+    if target.speedup is not None:
+        text += f"; {target.speedup:.3f} times as fast, {number(target.speedup_with_compile)} with compilation counted"
     return text + "."
 
 
@@ -25,8 +25,8 @@ def target_table(results: Results) -> Table | None:
     comparison = results.comparison
     if comparison is None or comparison.time_to_target.target_loss is None:
         return None
-    found = comparison.time_to_target
-    arms = [(name, found.arms[name]) for name in ordered_arms(results)]
+    target = comparison.time_to_target
+    arms = [(name, target.arms[name]) for name in ordered_arms(results)]
     rows = [
         (
             name,
@@ -36,9 +36,9 @@ def target_table(results: Results) -> Table | None:
         )
         for name, arm in arms
     ]
-    rows.append(("speed-up", "", number(found.speedup), number(found.speedup_with_compile)))
+    rows.append(("speed-up", "", number(target.speedup), number(target.speedup_with_compile)))
     header = ("", "step", "training seconds", "with compilation")
-    caption = f"Time to the target, a {loss_name(results)} of {found.target_loss:.4f}{loss_unit(results)}"
+    caption = f"Time to the target, a {loss_name(results)} of {target.target_loss:.4f}{loss_unit(results)}"
     return Table(caption, header, tuple(rows), numeric=True)
 
 

@@ -32,13 +32,13 @@ def peaks(results: Results) -> Table | None:
     """Measured peaks of the machine; None where it was not."""
     if results.roofline is None:
         return None
-    found = results.roofline.peaks
-    sources = found.sources
+    measured = results.roofline.peaks
+    sources = measured.sources
     rows = [
         (f"matrix product, {dtype}", f"{scaled(rate, 1e9)} GFLOP/s", sources.get(dtype, ""))
-        for dtype, rate in found.matmul_flops.items()
+        for dtype, rate in measured.matmul_flops.items()
     ]
-    rows.append(("memory traffic", f"{scaled(found.copy_bytes, 1e9)} GB/s", sources.get("memory", "")))
+    rows.append(("memory traffic", f"{scaled(measured.copy_bytes, 1e9)} GB/s", sources.get("memory", "")))
     return Table("Peaks of this machine, as measured", ("", "rate", "by"), tuple(rows), numeric=True)
 
 
