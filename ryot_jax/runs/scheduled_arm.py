@@ -188,7 +188,7 @@ class _CompiledPrograms:
         return sum(sum(program.seconds.values()) for program in self.programs.compiled.values())
 
     def seconds_per_step(self, static: ProgramKey, seconds: float) -> float:
-        """Mean seconds per step over the calls that fit into `seconds`: at least one, after a first that is not timed."""
+        """Mean seconds per step over the calls that fit into `seconds`: at least one, after an untimed first one."""
         program = self.programs.compiled[static]
         batches = _first_batches(self.schedule, self.dataset, static, program.steps)
         batch = stack(batches) if program.steps > 1 else batches[0]

@@ -145,9 +145,9 @@ def _restore(arms: Sequence[Arm], saved: Mapping[str, Checkpoints], directory: R
 class Display:
     """The progress of all arms on the console. Use it as a context manager.
 
-    Tokens/s and the time left are those of each arm's last visit in a block, by the clock of the comparison: between two
-    visits another arm runs, and within a visit the host only sees when a step is reported to it. They are not shown
-    before the end of an arm's first visit.
+    Tokens/s and the time left are those of each arm's last visit in a block, by the clock of the comparison: between
+    two visits another arm runs, and within a visit the host only sees when a step is reported to it. They are not
+    shown before the end of an arm's first visit.
     """
 
     def __init__(self, console: Console, arms: Sequence[Arm], schedule: BlockSchedule):

@@ -1,4 +1,4 @@
-"""Waterfall of what each optimization brings."""
+"""Waterfall plot of the effect of each optimization."""
 
 from matplotlib.figure import Figure
 
@@ -10,7 +10,7 @@ from ryot_jax.report.words import duration
 
 
 def attribution(results: Results) -> Figure | None:
-    """Waterfall from the baseline's time per step to that with everything on, one step an optimization."""
+    """Draws a waterfall from the baseline's time per step to that of the full set, one bar per optimization."""
     effects = results.attribution
     steps = [] if effects is None else _waterfall(effects)
     if effects is None or not steps:
@@ -38,7 +38,7 @@ def attribution(results: Results) -> Figure | None:
 
 
 def describe_attribution(results: Results) -> str:
-    """The steps of the waterfall in words."""
+    """Describes the factors of the waterfall in words."""
     effects = results.attribution
     if effects is None:
         return ""
@@ -47,7 +47,7 @@ def describe_attribution(results: Results) -> str:
 
 
 def _waterfall(effects: Attribution) -> list[tuple[str, float, Interval | None]]:
-    """Name, factor and interval of each step: Shapley factors, else those alone and how they interact."""
+    """Name, factor and interval of each bar: Shapley factors, or without them the effects alone and the interaction."""
     players = effects.players
     if not players:
         return []

@@ -1,4 +1,4 @@
-"""Plot of what files of one checkpoint take and cost: bytes against the rise of perplexity, by method."""
+"""Plot of files of one checkpoint: bytes against the rise of perplexity, by method."""
 
 import itertools
 import math
@@ -21,13 +21,13 @@ _LOOKS: tuple[dict[str, Any], ...] = (
     {"color": style.GREEN, "marker": "^", "linestyle": ":"},
     {"color": style.INK, "marker": "D", "linestyle": "-."},
 )
-_LEAST, _MOST = 0.01, 1.0  # per cent: where the axis of rises may turn from logarithmic to linear
+_LEAST, _MOST = 0.01, 1.0  # per cent: range of the transition of the rise axis from linear to logarithmic
 
 
 def trade_off(results: Results) -> Figure | None:
-    """Rise of perplexity over bytes, a line a method, and the file that was chosen.
+    """Draws the rise of perplexity over bytes, one line per method, and the chosen file.
 
-    The axis of rises is linear about zero and logarithmic beyond, so that what costs nothing has a place on it.
+    The axis of rises is linear around zero and logarithmic beyond, so that files without a rise have a place on it.
     """
     methods = _methods(results)
     if not methods:
@@ -53,7 +53,7 @@ def trade_off(results: Results) -> Figure | None:
 
 
 def describe_trade_off(results: Results) -> str:
-    """The ends of each line and the chosen file in words."""
+    """Describes the ends of each line and the chosen file in words."""
     chosen = results.compression
     words = [_span(method, points) for method, points in _methods(results).items()]
     if chosen is not None and _is_drawn(chosen):
@@ -76,12 +76,12 @@ def _is_drawn(point: _File) -> bool:
 
 
 def _rise(point: _File) -> float:
-    """Per cent."""
+    """Rise of perplexity in per cent."""
     return 100 * (point.perplexity_change.estimate or 0.0)
 
 
 def _bars(points: Sequence[_File]) -> tuple[list[float], list[float]]:
-    """Lengths of each interval below and above its estimate; nothing where there is none."""
+    """Lengths of the intervals below and above their estimates."""
     below, above = [], []
     for point in points:
         estimate, ci = point.perplexity_change.estimate or 0.0, point.perplexity_change.ci95
@@ -100,7 +100,7 @@ def _mark_chosen(axis: Axes, chosen: CompressionResult) -> None:
 
 
 def _label_chosen(axis: Axes, chosen: CompressionResult, lines: Sequence[Sequence[_File]]) -> None:
-    """Name, bytes and rise, in a corner that no line comes to."""
+    """Labels the chosen file with name, bytes and rise, in a corner without lines."""
     right, top = _free_corner(axis, lines)
     name = style.plain(chosen.file.rpartition("/")[2], 28)
     axis.annotate(
@@ -114,13 +114,13 @@ def _label_chosen(axis: Axes, chosen: CompressionResult, lines: Sequence[Sequenc
 
 
 def _free_corner(axis: Axes, lines: Sequence[Sequence[_File]]) -> tuple[bool, bool]:
-    """Right or left and top or bottom: first that of few bytes and no rise, which files seldom come near."""
+    """A corner without lines, as (is right, is top); that of few bytes and no rise comes first, as it is seldom used."""
     axis.autoscale_view()
     strokes = [[(point.bytes, _rise(point)) for point in points] for points in lines]
     for point in itertools.chain(*lines):
         below, above = _bars([point])
         strokes.append([(point.bytes, _rise(point) - below[0]), (point.bytes, _rise(point) + above[0])])
-    # Every stroke at 20 places of each of its parts, in fractions of the axes.
+    # Every line at 20 points of each segment, in fractions of the axes.
     seen = []
     for stroke in strokes:
         ends_N2 = (axis.transData - axis.transAxes).transform(stroke)
@@ -128,12 +128,12 @@ def _free_corner(axis: Axes, lines: Sequence[Sequence[_File]]) -> tuple[bool, bo
         seen.append(np.stack([np.interp(at_S, np.arange(len(stroke)), ends_N) for ends_N in ends_N2.T], axis=-1))
     seen_S2 = np.concatenate(seen)
     corners = ((False, False), (True, True), (True, False), (False, True))
-    near = (0.36, 0.27)  # of the axes' width and height: what the label takes
+    near = (0.36, 0.27)  # size of the label in fractions of the axes
     return next((c for c in corners if not np.any(np.all(np.abs(seen_S2 - c) < near, axis=-1))), corners[0])
 
 
 def _linear_up_to(rises: Sequence[float]) -> float:
-    """The power of ten at or below the least rise that is told from none."""
+    """End of the linear part of the axis: the power of ten at or below the smallest rise."""
     least = min((rise for rise in rises if rise >= _LEAST), default=_MOST)
     return min(_MOST, max(_LEAST, 10.0 ** math.floor(math.log10(least))))
 

@@ -1,6 +1,6 @@
-"""The outcome of an ablation for a terminal: one sentence, the effects of each optimization, and how they meet.
+"""The outcome of an ablation for a terminal: one sentence, the effect of each optimization, and their interaction.
 
-Plain ASCII of at most 100 columns, drawn from the attribution alone.
+Plain ASCII of at most 100 columns, a pure function of the attribution.
 """
 
 import math
@@ -19,7 +19,7 @@ def lines(effects: Attribution, warnings: Sequence[str]) -> list[str]:
     """The summary of an ablation, line by line.
 
     Args:
-      effects: what each optimization brings.
+      effects: the effect of each optimization.
       warnings: sentences for the reader.
     """
     tests = sum(effect.p is not None for player in effects.players for effect in (player.alone, player.left_out))
@@ -81,7 +81,7 @@ def _shares(effects: Attribution) -> list[str]:
 
 
 def _interaction(effects: Attribution) -> str:
-    """Whether the parts multiply, in words."""
+    """Describes the interaction in words: whether the effects multiply."""
     interaction, total = effects.interaction, effects.total.estimate
     if interaction.estimate is None:
         return "Interaction: not known, as not every optimization was timed alone."

@@ -1,4 +1,4 @@
-"""The effect of each optimization, as `ryot ablate` found it."""
+"""The effect of each optimization, as measured by `ryot ablate`."""
 
 from ryot_jax.comparison.attribution import Effect
 from ryot_jax.comparison.schema import Results
@@ -7,7 +7,7 @@ from ryot_jax.report.words import NOTHING, counted, duration, interval, number
 
 
 def sentence(results: Results) -> str | None:
-    """The speed-up of all optimizations and how they interact; None where they were not ablated."""
+    """One sentence on the total speed-up and the interaction of optimizations; None without an ablation."""
     attribution = results.attribution
     if attribution is None:
         return None
@@ -25,7 +25,7 @@ def sentence(results: Results) -> str | None:
 
 
 def table(results: Results) -> Table | None:
-    """Effect of each optimization alone, left out, and by its Shapley value; None where they were not ablated."""
+    """Table of the effect of each optimization alone, left out, and by Shapley value; None without an ablation."""
     attribution = results.attribution
     if attribution is None:
         return None
@@ -49,7 +49,7 @@ def table(results: Results) -> Table | None:
 
 
 def section(results: Results) -> list[Part | None]:
-    """The effects; nothing where they were not measured."""
+    """The section on the effects; empty without an ablation."""
     if results.attribution is None:
         return []
     attribution = results.attribution

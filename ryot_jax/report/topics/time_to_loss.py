@@ -1,4 +1,4 @@
-"""Reaching the baseline's final loss by schedule and recipe: a sentence, a caution, two tables."""
+"""The trainings by step schedule and recipe to the baseline's final loss: a sentence, a caution, two tables."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ CAUTION = (
 
 
 def section(results: Results) -> list[Part | None]:
-    """The trainings, their shares and their steps; nothing where no training came to its end."""
+    """The section on the trainings, their shares and their steps; empty if no training finished."""
     measured = results.time_to_loss
     if measured is None or not measured.trainings:
         return []
@@ -23,7 +23,7 @@ def section(results: Results) -> list[Part | None]:
 
 
 def sentence(results: Results) -> str | None:
-    """Shares of the baseline's time, part by part; None where nothing was trained to its end."""
+    """One sentence on the share of the baseline's time by training; None if no training finished."""
     measured, comparison = results.time_to_loss, results.comparison
     if measured is None or comparison is None or not measured.trainings:
         return None
@@ -37,7 +37,7 @@ def sentence(results: Results) -> str | None:
 
 
 def _with(training: Training) -> str:
-    """Names of what differs from the baseline."""
+    """The differences of a training from the baseline, by name."""
     return f"kernels, {'schedule, recipe' if training.name == 'both' else training.name}"
 
 
@@ -53,7 +53,7 @@ def _unless_reached(training: Training) -> str:
 
 
 def what_was_done(measured: TimeToLoss) -> str:
-    """How the times came about."""
+    """One paragraph on the procedure behind the times."""
     recipes = sorted({", ".join(training.recipe) for training in measured.trainings if training.recipe})
     recipe = f" Recipe: {'; '.join(recipes)}." if recipes else ""
     unplanned = sum(training.unplanned_compilations for training in measured.trainings)
@@ -69,7 +69,7 @@ def what_was_done(measured: TimeToLoss) -> str:
 
 
 def shares(results: Results) -> Table:
-    """Each training with its time and its loss, beside kernels alone."""
+    """Table of each training with its time and loss, beside the kernels alone."""
     comparison, measured = results.comparison, results.time_to_loss
     assert comparison is not None and measured is not None, "for runs with such trainings"
     baseline, optimized = (results.arms[name] for name in (comparison.baseline, comparison.optimized))
@@ -125,7 +125,7 @@ def _row(training: Training) -> tuple[str, ...]:
 
 
 def steps(measured: TimeToLoss) -> Table:
-    """Steps of each training by program: how many, how long, and whether they repaid its compilation."""
+    """Table of the steps of each training by program: number, seconds, and whether they repaid its compilation."""
     rows = tuple(
         (_with(training) if i == 0 else "", *_kind(kind))
         for training in measured.trainings
