@@ -9,7 +9,7 @@ from ryot_jax.runtime.files import write_text
 
 
 def write(directory: pathlib.Path, results: Results) -> list[pathlib.Path]:
-    """Draws the plots and writes `report.html` and `report.md` into `directory`; returns the paths of all files written.
+    """Draws the plots and writes `report.html` and `report.md` into `directory`; returns the paths of all its files.
 
     Args:
       directory: an existing folder, the run directory.

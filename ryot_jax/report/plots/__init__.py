@@ -76,7 +76,7 @@ def svg(name: str, results: Results) -> str | None:
 
 
 def _style(salt: str = "") -> contextlib.AbstractContextManager[None]:
-    """matplotlib settings for one plot, as a context. Ids in an SVG are hashes salted with `salt`."""
+    """A context with the matplotlib settings for one plot. Ids in an SVG are hashes salted with `salt`."""
     settings: dict[Any, Any] = {**STYLE, "svg.hashsalt": salt}
     return matplotlib.rc_context(settings)
 

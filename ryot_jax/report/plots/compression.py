@@ -114,7 +114,7 @@ def _label_chosen(axis: Axes, chosen: CompressionResult, lines: Sequence[Sequenc
 
 
 def _free_corner(axis: Axes, lines: Sequence[Sequence[_File]]) -> tuple[bool, bool]:
-    """A corner without lines, as (is right, is top); that of few bytes and no rise comes first, as it is seldom used."""
+    """A corner without lines, as (is right, is top); tries that of few bytes and no rise first, as it is often free."""
     axis.autoscale_view()
     strokes = [[(point.bytes, _rise(point)) for point in points] for points in lines]
     for point in itertools.chain(*lines):

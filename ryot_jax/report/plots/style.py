@@ -72,7 +72,7 @@ def legend(made: Figure, axes: Sequence[Axes], columns: int = 2) -> None:
 
 
 def arm_style(index: int, points: int) -> dict[str, Any]:
-    """Colour, marker and dash of the arm at `index`; the second arm is dashed, so that equal curves are both visible."""
+    """Colour, marker and dash of the arm at `index`; the second arm is dashed, so that equal curves both show."""
     return {
         "color": COLOURS[index % 2],
         "marker": MARKERS[index % 2],
