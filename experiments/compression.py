@@ -42,10 +42,10 @@ from ryot_jax.data.pipeline import prepare
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
 from ryot_jax.runs import checkpoint_of_run
-from ryot_jax.runs.chosen import ChosenCheckpoint, best_of
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint, best_of
 from ryot_jax.runs.compression import compress_checkpoint, parse_budget
+from ryot_jax.runs.model_functions import ModelFunctions, batches
 from ryot_jax.runs.session import open_session
-from ryot_jax.runs.subject import Subject, batches
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.run_directory import find_run
 from ryot_jax.training.evaluation import Evaluator
@@ -166,7 +166,7 @@ class _Study:
     """A checkpoint, with the data to compress it and to judge the result."""
 
     params: Any
-    subject: Subject
+    functions: ModelFunctions
     calibration: list[dict[str, np.ndarray]]
     stats: Any
     targets: int
@@ -177,12 +177,12 @@ class _Study:
     def of(cls, checkpoint: Any, corpus: Any) -> "_Study":
         config = checkpoint.config
         model, params = functional.unstack_layers(checkpoint.model, checkpoint.params)
-        subject = Subject.of(checkpoint.session, model)
+        functions = ModelFunctions.of(checkpoint.session, model)
         calibration = batches(corpus.train, config, config.compression.calibration_sequences)
-        evaluator = subject.evaluator(corpus.heldout, config, SEQUENCES, params)
-        stats = calibrate(subject.loss, params, calibration[::2], targets=config.training.seq_len)
+        evaluator = functions.evaluator(corpus.heldout, config, SEQUENCES, params)
+        stats = calibrate(functions.loss, params, calibration[::2], targets=config.training.seq_len)
         return cls(
-            params, subject, calibration, stats, config.training.seq_len, evaluator, evaluator(params).sequence_losses
+            params, functions, calibration, stats, config.training.seq_len, evaluator, evaluator(params).sequence_losses
         )
 
     def change(self, compressed: Any) -> "_Change":
@@ -196,11 +196,11 @@ class _Study:
         """Compress to a budget as the main command does."""
         return compress(
             self.params,
-            self.subject.loss,
+            self.functions.loss,
             self.calibration,
             budget,
             targets=self.targets,
-            measure=self.subject.fast_loss,
+            measure=self.functions.fast_loss,
         )
 
 

@@ -27,7 +27,7 @@ from experiments.lib import record
 from experiments.lib.simulation import StepNoise
 from experiments.simulated_runs import EFFECTS, JUDGED, Found, Rate
 from ryot_jax.comparison.criteria import Criterion
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.config import load
 from ryot_jax.machine.allocator import configure_allocator
 
@@ -38,9 +38,9 @@ POWER = 0.90
 POWER_EFFECT = 0.05
 
 
-def schedule_of(config: ConfigDict) -> Schedule:
-    """The block schedule that the main command runs."""
-    return Schedule(
+def schedule_of(config: ConfigDict) -> BlockSchedule:
+    """The schedule that the main command runs."""
+    return BlockSchedule(
         epochs=config.training.epochs,
         steps_per_epoch=config.training.steps_per_epoch,
         block_steps=config.comparison.block_steps,
@@ -198,7 +198,7 @@ def often_done_table(found: Mapping[str, Found], others: Mapping[str, Mapping[st
     return record.Table("A/A runs that are called different, at 5 %", header, rows)
 
 
-def designs_table(name: str, noise: StepNoise, schedule: Schedule, simulations: int, seed: int) -> record.Table:
+def designs_table(name: str, noise: StepNoise, schedule: BlockSchedule, simulations: int, seed: int) -> record.Table:
     rows: list[tuple[str, ...]] = []
     for design in simulated_runs.designs(schedule):
         wrong, covered, power, half = design.examine(noise, POWER_EFFECT, simulations, seed)

@@ -34,8 +34,8 @@ from ryot_jax.config import load, total_steps, validate
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
+from ryot_jax.runs.model_functions import ModelFunctions, batches
 from ryot_jax.runs.session import open_session
-from ryot_jax.runs.subject import Subject, batches
 from ryot_jax.training.optimizer import evaluation_params
 from ryot_jax.training.qat import rounded
 from ryot_jax.training.setup import TrainingSetup, build_setup, reseeded
@@ -154,9 +154,9 @@ def quality(
     """Held-out losses of every model in float32, compressed to equal bytes, and rounded to the nearest code."""
     config = setup.config
     model, untrained = functional.unstack_layers(setup.model, setup.state.params)
-    subject = Subject.of(open_session(config, progress, cached_programs=False), model)
+    functions = ModelFunctions.of(open_session(config, progress, cached_programs=False), model)
     calibration = batches(corpus.train, config, config.compression.calibration_sequences)
-    evaluator = subject.evaluator(corpus.heldout, config, SEQUENCES, untrained)
+    evaluator = functions.evaluator(corpus.heldout, config, SEQUENCES, untrained)
 
     def judge(params: Any) -> np.ndarray:
         return evaluator(params).sequence_losses
@@ -170,11 +170,11 @@ def quality(
         for ratio in ratios:
             made = compress(
                 params,
-                subject.loss,
+                functions.loss,
                 calibration,
                 f"ratio>={ratio:g}",
                 targets=config.training.seq_len,
-                measure=subject.fast_loss,
+                measure=functions.fast_loss,
             )
             compressed[ratio][name] = made.size.total, judge(decode(made.params))
             progress(f"{title}, {name}, {ratio:g} times smaller: {made.size.total:,} bytes")

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats
 
 from experiments.lib.simulation import ARMS, Drift, Phases, StepNoise, block_seconds, simulate
-from ryot_jax.comparison.protocol import Plan, Schedule
+from ryot_jax.comparison.protocol import BlockSchedule, ScheduledBlock
 from ryot_jax.comparison.statistics import CONFIDENCE, Interval, speed_up, t_interval
 
 EFFECTS = (0.02, 0.05, 0.10)
@@ -21,8 +21,8 @@ FEW_PAIRS = 5
 OTHER_BLOCKS = (50, 10)  # steps
 RESAMPLES = 2000
 
-# (block schedule, effect) -> seconds of blocks, float64[S, A, N]; another effect has other noise.
-Source = Callable[[Schedule, float], np.ndarray]
+# (schedule, effect) -> seconds of blocks, float64[S, A, N]; another effect brings other noise.
+Source = Callable[[BlockSchedule, float], np.ndarray]
 
 
 # ---- Machines --------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def harsher(noise: StepNoise) -> dict[str, StepNoise]:
 def drawn(noise: StepNoise, simulations: int, seed: int) -> Source:
     """A source of runs on machines drawn from the model."""
 
-    def blocks(schedule: Schedule, effect: float) -> np.ndarray:
+    def blocks(schedule: BlockSchedule, effect: float) -> np.ndarray:
         return block_seconds(
             simulate(noise, schedule, _rng(seed, effect), simulations=simulations, effect=effect), schedule
         )
@@ -63,7 +63,7 @@ def replayed(seconds_K: np.ndarray, simulations: int, seed: int) -> Source:
     The blocks must have one length. The measured series wraps around at its end.
     """
 
-    def blocks(schedule: Schedule, effect: float) -> np.ndarray:
+    def blocks(schedule: BlockSchedule, effect: float) -> np.ndarray:
         rng = _rng(seed, effect)
         plans = schedule.blocks()
         visits = schedule.visits(plans[0], ARMS)
@@ -159,8 +159,8 @@ class Found:
     above_floor: dict[float, Rate]
 
 
-def examine(source: Source, schedule: Schedule) -> Found:
-    """Results of the comparison on A/A runs and on runs with each effect."""
+def examine(source: Source, schedule: BlockSchedule) -> Found:
+    """The comparison of A/A runs and of runs with each effect."""
     blocks_SAN = source(schedule, 0.0)
     placebo_S2 = intervals(blocks_SAN)
     wrong_S = ~covers(placebo_S2, 1.0)
@@ -176,8 +176,8 @@ def examine(source: Source, schedule: Schedule) -> Found:
     return Found(spread, rate(wrong_S), rate(wrong_S[:JUDGED]), coverage, power, above_floor)
 
 
-def as_in_a_run(source: Source, schedule: Schedule) -> tuple[Rate, Rate]:
-    """Rates for the first 200 A/A runs by `speed_up` itself: intervals that exclude 1, and sign-flip p below 5 %."""
+def as_in_a_run(source: Source, schedule: BlockSchedule) -> tuple[Rate, Rate]:
+    """The first 200 A/A runs through `speed_up` itself: intervals that leave out 1, sign-flip p below 5 %."""
     found = [speed_up(*blocks_AN) for blocks_AN in source(schedule, 0.0)[:JUDGED]]
     by_interval = ~covers(np.array([one.ci95 for one in found]), 1.0)
     by_sign_flip = np.array([one.p_sign_flip for one in found]) < 1.0 - CONFIDENCE
@@ -187,8 +187,8 @@ def as_in_a_run(source: Source, schedule: Schedule) -> tuple[Rate, Rate]:
 # ---- What is often done ----------------------------------------------------------------------------------------
 
 
-def often_done(noise: StepNoise, schedule: Schedule, simulations: int, seed: int) -> dict[str, Rate]:
-    """False positives of common other analyses in A/A runs, by name."""
+def often_done(noise: StepNoise, schedule: BlockSchedule, simulations: int, seed: int) -> dict[str, Rate]:
+    """False positives in A/A runs of analyses that are often seen, by name."""
     at_once = OneWay(1, schedule.total_steps, schedule.total_steps, schedule.tokens_per_step, schedule.seed)
     sequential_SAK = simulate(noise, at_once, _rng(seed, 0.0), simulations=simulations)
     steps_SAK = simulate(noise, schedule, _rng(seed, 0.0), simulations=simulations)
@@ -219,12 +219,12 @@ def bootstrap_rejects(blocks_SAN: np.ndarray, seed: int) -> np.ndarray:
 # ---- What would help -------------------------------------------------------------------------------------------
 
 
-class OneWay(Schedule):
-    """A block schedule in which each arm takes the steps of a block at once, in random order: A B, or B A."""
+class OneWay(BlockSchedule):
+    """Each arm takes the steps of a block at once, in random order: A B, or B A."""
 
-    def visits(self, plan: Plan, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
-        """The arms in order, each with its number of steps."""
-        return tuple((name, plan.steps) for name in self.order(plan.index, names))
+    def visits(self, block: ScheduledBlock, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+        """Which arm takes how many steps, one after the other."""
+        return tuple((name, block.steps) for name in self.order(block.index, names))
 
 
 def signed_rank_interval(values_n: np.ndarray) -> Interval:
@@ -254,7 +254,7 @@ class Design:
     """
 
     name: str
-    schedule: Schedule
+    schedule: BlockSchedule
     interval: Callable[[np.ndarray], Interval | None] = t_interval
 
     def examine(self, noise: StepNoise, effect: float, simulations: int, seed: int) -> tuple[Rate, Rate, Rate, float]:
@@ -274,8 +274,8 @@ class Design:
         )
 
 
-def designs(schedule: Schedule) -> Iterator[Design]:
-    """The given block schedule, the same number of steps in other blocks, and four times as many steps."""
+def designs(schedule: BlockSchedule) -> Iterator[Design]:
+    """The schedule as it is, the same number of steps in other blocks, and four times as many."""
     steps, pairs = schedule.block_steps, len(schedule.blocks())
     yield Design(f"{pairs} pairs of {steps} steps, A B B A", schedule)
     yield Design(

@@ -1,8 +1,8 @@
-"""The program: parse the command line, run the command, and turn errors into exit codes; nothing else.
+"""The program: parse the command line, run the command, and turn errors into exit codes.
 
     python -m ryot_jax.main --config=configs/scaled.py
 
-Commands are the files of `ryot_jax.commands`; how one declares its options is in `ryot_jax.cli`.
+Each command is a module of `ryot_jax.commands`; `ryot_jax.cli` declares and parses their options.
 """
 
 import sys
@@ -17,21 +17,21 @@ from ryot_jax.runtime.errors import EXIT_INTERRUPTED, RyotError
 def main(argv: Sequence[str], console: Console) -> int:
     """Runs one command line and returns its exit code."""
     command = cli.parse(argv, cli.discover(commands))
-    # Commands import what they need when they run: --help and a mistyped flag need not wait for JAX. And the allocator
-    # is set before that, as some imports start threads (matplotlib's does where it has no list of fonts yet).
+    # Commands import JAX only when they run, so that --help and a mistyped flag are fast. The allocator is set before
+    # that, as some imports start threads (matplotlib's does when it has no list of fonts yet).
     allocator = configure_allocator(command.config is None or command.config.runtime.allocator)
     return command.run(cli.Context(console, allocator))
 
 
 def console() -> int:
-    """Runs the command line of this process, with errors told in one line; the console script `ryot`."""
+    """Runs the command line of this process, each error as one line on stderr; the console script `ryot`."""
     try:
         return main(sys.argv[1:], Console())
     except RyotError as error:
         Console(sys.stderr).line(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        Console(sys.stderr).line("interrupted; go on with: ryot --resume=latest")
+        Console(sys.stderr).line("interrupted; resume with: ryot --resume=latest")
         return EXIT_INTERRUPTED
 
 

@@ -8,7 +8,7 @@ from ryot_jax import cli
 from ryot_jax.cli.command import options
 from ryot_jax.commands.generate import Generate
 from ryot_jax.config import get_default, to_json
-from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint
 from ryot_jax.runtime.errors import ConfigError
 from tests.command_lines import parse
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ryot_jax.config import from_json
 from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
-from ryot_jax.runs.chosen import best_of
+from ryot_jax.runs.chosen_checkpoint import best_of
 from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.run_directory import find_run
 

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.config.rules import ARMS
 
 
@@ -128,7 +128,7 @@ class Machine:
 
 
 def simulate(
-    noise: StepNoise, schedule: Schedule, rng: np.random.Generator, *, simulations: int, effect: float = 0.0
+    noise: StepNoise, schedule: BlockSchedule, rng: np.random.Generator, *, simulations: int, effect: float = 0.0
 ) -> np.ndarray:
     """Step times of paired runs, float64[S, A, K] in seconds: the K-th step of each arm, as it trains.
 
@@ -149,8 +149,8 @@ def simulate(
     rows_S = np.arange(simulations)
     slower_A = np.array([1.0 + effect, 1.0])
     taken_SA = np.zeros((simulations, len(ARMS)), int)
-    for plan in schedule.blocks():
-        visits_SV = [s.visits(plan, ARMS) for s in schedules]
+    for block in schedule.blocks():
+        visits_SV = [s.visits(block, ARMS) for s in schedules]
         for visits_S in zip(*visits_SV, strict=True):
             arm_S = np.array([ARMS.index(name) for name, _ in visits_S])
             (steps,) = {count for _, count in visits_S}  # the same in all simulations, which differ only in order
@@ -160,7 +160,7 @@ def simulate(
     return seconds_SAK
 
 
-def block_seconds(seconds_SAK: np.ndarray, schedule: Schedule) -> np.ndarray:
-    """Seconds of every block, float64[S, A, N]: the entire input of a real run's analysis."""
-    starts_N = [plan.end_step - plan.steps for plan in schedule.blocks()]
+def block_seconds(seconds_SAK: np.ndarray, schedule: BlockSchedule) -> np.ndarray:
+    """Seconds of every block, float64[S, A, N]: all that the analysis of a real run is given."""
+    starts_N = [block.end_step - block.steps for block in schedule.blocks()]
     return np.add.reduceat(seconds_SAK, starts_N, axis=-1)

@@ -1,7 +1,7 @@
-"""The command line: how a command declares its own, how words become a command, and the help text.
+"""The command line: declaration of commands, parsing, and the help text.
 
-A command is a frozen dataclass in a file of its own in `ryot_jax.commands`; its fields are its options. Nothing here
-imports JAX, as the memory allocator is set between parsing and the first import of it.
+A command is a frozen dataclass in its own file in `ryot_jax.commands`; its fields are its options. This package does
+not import JAX, as the memory allocator is set between parsing and the first import of JAX.
 """
 
 from ryot_jax.cli.command import Command, Context, option

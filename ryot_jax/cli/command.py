@@ -2,18 +2,17 @@
 
     @dataclasses.dataclass(frozen=True)
     class Hello(Command):
-        \"\"\"Greets somebody.\"\"\"
+        \"\"\"Greets a person.\"\"\"
 
         name = "hello"
         usage = ("[--who=NAME]",)
-        who: str = option("NAME", "the one to greet", default="world")
+        who: str = option("NAME", "whom to greet", default="world")
 
         def run(self, context: Context) -> int:
             context.console.line(f"hello, {self.who}")
             return 0
 
-The name of a field is that of its flag, its type and default are the flag's, and the class docstring is the description
-in the help text.
+A field's name, type and default are those of its flag; the class docstring is the description in the help text.
 """
 
 import dataclasses
@@ -30,12 +29,12 @@ from ml_collections import ConfigDict
 from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.runtime.console import Console
 
-_OPTION = "option"  # in the metadata of a field
+_OPTION = "option"  # key in the metadata of a field
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """The surroundings of a command: where it prints, and what was set before JAX was imported."""
+    """The environment of a command: the console, and the allocator settings made before JAX was imported."""
 
     console: Console
     allocator: AllocatorRecord
@@ -43,14 +42,14 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command line that was understood: each field is an option, each instance one invocation.
+    """A parsed command line: each field is an option, each instance one invocation.
 
     Subclasses are dataclasses too. They import JAX and everything on top of it within `run`.
 
     Attributes:
-      name: of the command.
-      usage: examples of the words after the name, a line each.
-      is_default: whether it is meant where no command is named.
+      name: name of the command.
+      usage: examples of the words after the name, one per line of the help text.
+      is_default: whether it runs when no command is named.
     """
 
     name: ClassVar[str]
@@ -59,14 +58,14 @@ class Command:
 
     @functools.cached_property
     def config(self) -> ConfigDict | None:
-        """The config of the command, of a file or of a run; None: it has none."""
+        """The config of the command, from a file or a run; None: it has none."""
         return None
 
     def check(self) -> None:
-        """Finds what the options name, before anything is imported or run.
+        """Checks the options and finds the files that they name, before JAX is imported.
 
         Raises:
-          ConfigError: an option is missing, contradicts another, or names something that is not there.
+          ConfigError: an option is missing, contradicts another, or names a file that does not exist.
         """
         _ = self.config
 
@@ -74,25 +73,25 @@ class Command:
         """Does the command's work and returns the exit code.
 
         Raises:
-          RyotError: see the named errors; files that were written before stay.
+          RyotError: one of the named errors of `runtime.errors`; files written before it are kept.
         """
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option as its field declares it.
+    """One option, as declared by its field.
 
     Attributes:
-      flag: its name on the command line.
-      metavar: stands for its value in the help text; '' for a switch.
+      flag: name on the command line.
+      metavar: placeholder of the value in the help text; '' for a switch.
       help: one sentence without a full stop.
-      default_text: of the default in the help text; '': it is not shown.
-      kind: type of its value, without None.
-      default: None: there is none.
-      lower, upper: bounds of a number, both allowed.
-      choices: the values that it may have; (): any.
-      separated: whether several values are separated by commas; else each has a flag of its own.
+      default_text: the default as the help text shows it; '': not shown.
+      kind: type of the value, without None.
+      default: the default value; None: there is none.
+      lower, upper: inclusive bounds of a number.
+      choices: the allowed values; (): any.
+      separated: whether several values are separated by commas; otherwise the flag is repeated.
     """
 
     flag: str
@@ -107,7 +106,7 @@ class Option:
     separated: bool
 
     def define(self, known: flags.FlagValues) -> None:
-        """Defines the flag that parses it."""
+        """Defines the absl flag that parses the option."""
         common = (self.flag, self.default, self.help)
         bounds: Any = dict(lower_bound=self.lower, upper_bound=self.upper)
         if self.kind is bool:
@@ -127,7 +126,7 @@ class Option:
             flags.DEFINE_string(self.flag, default, self.help, flag_values=known)
 
     def convert(self, value: Any) -> Any:
-        """The value of the flag as a value of the field."""
+        """Converts the value of the flag to the type of the field."""
         if value is None:
             return self.default
         if self.kind is Path:
@@ -147,17 +146,17 @@ def option(
     choices: tuple[str, ...] = (),
     separated: bool = False,
 ) -> Any:
-    """A field of a `Command` that is an option; see `Option` for the arguments.
+    """Declares a field of a `Command` as an option; the arguments are attributes of `Option`.
 
     Args:
-      metavar: stands for its value in the help text; '' for a switch.
+      metavar: placeholder of the value in the help text; '' for a switch.
       help: one sentence without a full stop.
-      default: None where there is none.
-      flag: its name on the command line; '': that of the field.
-      default_text: describes the default; '': the value itself does.
+      default: the default value; None: there is none.
+      flag: name on the command line; '': the name of the field.
+      default_text: description of the default; '': the value itself.
       lower: the smallest number allowed.
       upper: the largest number allowed.
-      choices: the values that it may have.
+      choices: the allowed values; (): any.
       separated: whether several values are separated by commas.
     """
     declared = dict(
@@ -174,7 +173,7 @@ def option(
 
 
 def options(command: type[Command]) -> Mapping[str, Option]:
-    """The options of a command by field, those that it inherits first."""
+    """The options of a command by field, inherited ones first."""
     hints = get_type_hints(command)
     fields = [field for field in dataclasses.fields(command) if _OPTION in field.metadata]
     found = {field.name: _option(field, hints[field.name]) for field in fields}
@@ -183,7 +182,7 @@ def options(command: type[Command]) -> Mapping[str, Option]:
 
 
 def description(command: type[Command]) -> str:
-    """The description of a command: its docstring, without what it says of attributes."""
+    """The description of a command: its docstring without the section on attributes."""
     text = inspect.getdoc(command)
     assert text, f"{command.name} has no docstring, which is its description"
     return " ".join(text.split("\n\nAttributes:")[0].split())

@@ -1,4 +1,4 @@
-"""The help text, made of what the commands declare."""
+"""The help text, generated from the declarations of the commands."""
 
 import textwrap
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from ryot_jax.cli.parse import Commands
 from ryot_jax.cli.shared import ConfigCommand
 
 _WIDTH = 100
-_COLUMN = 23  # where the help of an option begins
+_COLUMN = 23  # at which the help of an option begins
 
 _BEGINNING = "Train a transformer language model as two arms, baseline and optimized, and compare them."
 _WORDS = '"ryot" and "python -m ryot_jax.main" are the same program. RUN is a run directory or "latest".'
@@ -21,15 +21,15 @@ Exit codes: 0 all criteria pass, 1 crash, 2 usage or config, 3 a criterion faile
 
 
 def help_text(commands: Commands, topic: str = "") -> str:
-    """The help text of one command, or of all of them: '' as the topic."""
+    """The help text of the command `topic`, or of all commands if it is ''."""
     if topic:
         lines = [*_usage(commands[topic]), "", *_command(commands[topic], {})]
         return "\n".join([*lines, "", _WORDS, "", _END])
     usage = [line for command in commands.values() for line in _usage(command)]
     lines = [_BEGINNING, "", *usage, "", _WORDS, ""]
-    shown: dict[Option, str] = {}
+    explained: dict[Option, str] = {}
     for command in commands.values():
-        lines += [*_command(command, shown), ""]
+        lines += [*_command(command, explained), ""]
     return "\n".join([*lines, _END])
 
 
@@ -38,16 +38,16 @@ def _usage(command: type[Command]) -> list[str]:
     return [f"  ryot {name} {words}".rstrip() for words in command.usage]
 
 
-def _command(command: type[Command], shown: dict[Option, str]) -> Iterator[str]:
-    """The lines of one command. `shown` holds options that need no help again, with the command that has it."""
+def _command(command: type[Command], explained: dict[Option, str]) -> Iterator[str]:
+    """The lines of one command. `explained` maps each option with help above to the command that has it."""
     yield f"{command.name}{' (the default)' if command.is_default else ''}"
     yield from textwrap.wrap(description(command), _WIDTH, initial_indent="  ", subsequent_indent="  ")
     again: dict[str, list[str]] = {}
     for one in options(command).values():
-        if one in shown:
-            again.setdefault(shown[one], []).append(_label(one))
+        if one in explained:
+            again.setdefault(explained[one], []).append(_label(one))
             continue
-        shown[one] = command.name
+        explained[one] = command.name
         yield from _entry(_label(one), f"{one.help} (default: {one.default_text})" if one.default_text else one.help)
         if one.flag == "config" and issubclass(command, ConfigCommand):
             yield from _entry(
@@ -63,7 +63,7 @@ def _label(one: Option) -> str:
 
 
 def _entry(label: str, text: str) -> Iterator[str]:
-    """An option and its help, wrapped beside each other."""
+    """The lines of an option and, in a second column, its wrapped help."""
     first, *rest = textwrap.wrap(text, _WIDTH - _COLUMN)
     start = f"  {label}"
     if len(start) < _COLUMN:

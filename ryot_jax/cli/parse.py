@@ -1,6 +1,6 @@
-"""From the words of a command line to a command; every mistake becomes a `ConfigError`, so exit code 2.
+"""Parses a command line into a command; every mistake raises `ConfigError`, which ends with exit code 2.
 
-Flags go through absl, config files and overrides through `ryot_jax.config`.
+absl parses the flags, `ryot_jax.config` the config files and overrides.
 """
 
 import importlib
@@ -21,26 +21,26 @@ Commands = Mapping[str, type[Command]]
 
 
 def discover(package: ModuleType) -> Commands:
-    """The commands that the modules of a package declare, by name: the default one first, the others by alphabet."""
-    found: dict[str, type[Command]] = {}
+    """The commands declared in the modules of a package, by name: the default one first, the others alphabetically."""
+    commands: dict[str, type[Command]] = {}
     for module in pkgutil.iter_modules(package.__path__):
         loaded = importlib.import_module(f"{package.__name__}.{module.name}")
         for value in vars(loaded).values():
             if isinstance(value, type) and issubclass(value, Command) and value.__module__ == loaded.__name__:
-                assert value.name not in found, f"two commands are named {value.name}"
-                found[value.name] = value
-    return dict(sorted(found.items(), key=lambda item: (not item[1].is_default, item[0])))
+                assert value.name not in commands, f"two commands are named {value.name}"
+                commands[value.name] = value
+    return dict(sorted(commands.items(), key=lambda item: (not item[1].is_default, item[0])))
 
 
 def parse(argv: Sequence[str], commands: Commands) -> Command:
-    """The command that the words of a command line ask for, checked.
+    """Parses and checks a command line.
 
     Args:
       argv: the words after the program's name.
-      commands: see `discover`.
+      commands: commands by name, see `discover`.
 
     Raises:
-      ConfigError: an unknown command, flag or field, a value that cannot be used, a missing file or run.
+      ConfigError: an unknown command, flag or field, an invalid value, or a missing file or run.
     """
     words = list(argv)
     is_named = bool(words) and not words[0].startswith("-")
@@ -86,7 +86,7 @@ def _parse_flags(known: flags.FlagValues, command: str, words: Sequence[str]) ->
 
 
 def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separates `--config.FIELD...` from the other words, and writes each as `--config.FIELD=VALUE`."""
+    """Separates overrides from the other words, and rewrites each as `--config.FIELD=VALUE`."""
     switches = {path for path, value in fields(get_default()) if isinstance(value, bool)}
     others: list[str] = []
     overrides: list[str] = []

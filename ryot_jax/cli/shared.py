@@ -1,4 +1,4 @@
-"""The options that several commands have: a config with overrides, and a checkpoint of a run."""
+"""Options that several commands share: a config with overrides, and a checkpoint of a run."""
 
 import dataclasses
 import functools
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.cli.command import Command, option
 from ryot_jax.config import SCHEDULED_TRAININGS, load
-from ryot_jax.runs.chosen import ChosenCheckpoint, choose
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint, choose
 from ryot_jax.runtime.errors import ConfigError
 
 _BESIDE = [training.name for training in SCHEDULED_TRAININGS]
@@ -16,10 +16,10 @@ _BESIDE = [training.name for training in SCHEDULED_TRAININGS]
 
 @dataclasses.dataclass(frozen=True)
 class ConfigCommand(Command):
-    """A command that begins with a config.
+    """A command that takes a config.
 
     Attributes:
-      config_file: its path.
+      config_file: path of the config.
       overrides: words such as `--config.training.epochs=2`.
     """
 
@@ -41,7 +41,7 @@ class ConfigCommand(Command):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointCommand(Command):
-    """A command that begins with a checkpoint of a run."""
+    """A command that takes a checkpoint of a run."""
 
     run_name: str = option("RUN", "the run whose checkpoint is taken", default="latest", flag="run")
     workdir: Path = option("DIR", 'where "latest" is looked for', default=Path("runs"))
@@ -64,7 +64,7 @@ class CheckpointCommand(Command):
 
     @property
     def chosen(self) -> ChosenCheckpoint:
-        """The checkpoint."""
+        """The checkpoint that the options select."""
         return self._found[1]
 
     @functools.cached_property

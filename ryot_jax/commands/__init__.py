@@ -1,1 +1,1 @@
-"""The commands of `ryot`, one file each: a `ryot_jax.cli.Command` that is found because it is here."""
+"""The commands of `ryot`, one module per `ryot_jax.cli.Command`, discovered by `ryot_jax.cli.discover`."""

@@ -1,4 +1,4 @@
-"""`ryot ablate`."""
+"""`ryot ablate`: measures the effect of each optimization."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ class Ablate(ConfigCommand):
     workdir: Path = option("DIR", "where run directories are made", default=Path("runs"))
 
     def check(self) -> None:
-        """Loads the config and finds the optimizations in it."""
+        """Loads the config and checks the names of optimizations."""
         names = self.config.optimizations
         for name in self.only or ():
             if name not in names:
@@ -33,7 +33,7 @@ class Ablate(ConfigCommand):
                 raise ConfigError(f"--only={name}: no such optimization{hint}; there are {', '.join(names)}")
 
     def run(self, context: Context) -> int:
-        """Times the arms and returns 0."""
+        """Times the arms, prints and writes the effects; returns 0."""
         from ryot_jax.runs import ablation
 
         extent = ablation.Extent(self.only, self.rounds, self.block_steps)

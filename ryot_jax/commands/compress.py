@@ -1,4 +1,4 @@
-"""`ryot compress`."""
+"""`ryot compress`: compresses a checkpoint into one file."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ class Compress(CheckpointCommand):
     )
 
     def run(self, context: Context) -> int:
-        """Compresses and measures; returns 0 where the budget holds on the held-out text, 3 where it does not."""
+        """Compresses and measures; returns 0 if the file keeps the budget on the held-out text, else 3."""
         from ryot_jax.runs import compression
         from ryot_jax.runs.session import open_session
 

@@ -1,4 +1,4 @@
-"""`ryot doctor`."""
+"""`ryot doctor`: describes this machine."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ class Doctor(Command):
     name = "doctor"
 
     def run(self, context: Context) -> int:
-        """Prints them and returns 0."""
+        """Prints devices, libraries and kernels; returns 0."""
         from ryot_jax.runs import doctor
 
         return doctor.describe_machine(context.allocator, context.console)

@@ -1,4 +1,4 @@
-"""`ryot export`."""
+"""`ryot export`: writes a checkpoint as a Hugging Face GPT-2."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ class Export(CheckpointCommand):
     to: str | None = option("DIR", "a folder that is not there yet, or is empty")
 
     def check(self) -> None:
-        """Finds the checkpoint and looks at the folder."""
+        """Finds the checkpoint and checks that the folder is absent or empty."""
         super().check()
         if not self.to:
             raise ConfigError("--to is missing, such as --to=exported")
@@ -28,7 +28,7 @@ class Export(CheckpointCommand):
             raise ConfigError(f"--to={folder} is there already, and is no empty folder; name another one")
 
     def run(self, context: Context) -> int:
-        """Writes the folder, whole or not at all, and returns 0."""
+        """Writes the folder atomically; returns 0."""
         from ryot_jax.runs import gpt2_export
         from ryot_jax.runs.session import open_session
 

@@ -1,4 +1,4 @@
-"""`ryot generate`."""
+"""`ryot generate`: continues prompts."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ class Generate(CheckpointCommand):
     )
 
     def check(self) -> None:
-        """Finds the checkpoint."""
+        """Finds the checkpoint and checks the options of sampling and drafts."""
         super().check()
         if not self.prompt:
             raise ConfigError("--prompt is missing, such as --prompt='def '")
@@ -56,12 +56,12 @@ class Generate(CheckpointCommand):
             )
 
     def run(self, context: Context) -> int:
-        """Prints each prompt with its continuation as it comes, and returns 0."""
+        """Prints each prompt and streams its continuation; returns 0."""
         from ryot_jax import decoding
         from ryot_jax.runs import generation
         from ryot_jax.runs.session import open_session
 
-        wishes = generation.Wishes(
+        options = generation.Options(
             prompts=self.prompt,
             max_new_tokens=self.max_new_tokens,
             sampling=decoding.Sampling(self.temperature, self.top_k, self.top_p, self.min_p),
@@ -73,4 +73,4 @@ class Generate(CheckpointCommand):
             compressed=self.compressed,
         )
         session = open_session(self.config, context.console.line)
-        return generation.generate(session, self.chosen, wishes, context.console)
+        return generation.generate(session, self.chosen, options, context.console)

@@ -1,4 +1,4 @@
-"""`ryot help`."""
+"""`ryot help`: prints the help text."""
 
 import dataclasses
 
@@ -12,13 +12,13 @@ class Help(Command):
     """Prints this text, as --help does.
 
     Attributes:
-      topic: the command to print the part of; '': all.
+      topic: the command to explain; '': all commands.
     """
 
     name = "help"
     topic: str = ""
 
     def run(self, context: Context) -> int:
-        """Prints it and returns 0."""
+        """Prints the help text and returns 0."""
         context.console.line(cli.help_text(cli.discover(commands), self.topic))
         return EXIT_PASS

@@ -1,4 +1,4 @@
-"""`ryot import`."""
+"""`ryot import`: makes a run directory of a Hugging Face GPT-2."""
 
 import dataclasses
 import re
@@ -29,7 +29,7 @@ class Import(Command):
         """The folder with the model.
 
         Raises:
-          ConfigError: it is not there.
+          ConfigError: the folder does not exist.
         """
         if not self.source:
             raise ConfigError("--from is missing: a folder with the config.json and the model.safetensors of a GPT-2")
@@ -43,7 +43,7 @@ class Import(Command):
         """The name of the run.
 
         Raises:
-          ConfigError: it cannot be one.
+          ConfigError: the name is not allowed.
         """
         chosen = self.folder.resolve().name if self.wanted_name is None else self.wanted_name
         if not re.fullmatch(NAME_PATTERN, chosen):
@@ -51,11 +51,11 @@ class Import(Command):
         return chosen
 
     def check(self) -> None:
-        """Finds the folder and the name."""
+        """Finds the folder and checks the name of the run."""
         _ = self.run_name
 
     def run(self, context: Context) -> int:
-        """Makes the run directory, whole or not at all, and returns 0."""
+        """Makes the run directory atomically; returns 0."""
         from ryot_jax.runs import gpt2_import
 
         return gpt2_import.make_run(self.folder, self.workdir, self.run_name, context.allocator, context.console)

@@ -1,4 +1,4 @@
-"""`ryot report`."""
+"""`ryot report`: redraws the report of a run."""
 
 import dataclasses
 import functools
@@ -22,12 +22,12 @@ class Report(Command):
 
     @functools.cached_property
     def run_path(self) -> Path:
-        """The run to report on."""
+        """The directory of the run to report on."""
         return find_run(self.workdir, self.run_name, trained=True).path
 
     @functools.cached_property
     def ablated_path(self) -> Path | None:
-        """The run of `ablate`, or None."""
+        """The directory of the run of `ryot ablate`, or None."""
         return None if self.attribution is None else find_run(self.workdir, self.attribution).path
 
     def check(self) -> None:
@@ -35,7 +35,7 @@ class Report(Command):
         _ = self.ablated_path, self.run_path
 
     def run(self, context: Context) -> int:
-        """Writes the reports, prints the summary, and returns 0 whatever the verdict."""
+        """Writes the reports and prints the summary; returns 0 whatever the verdict."""
         from ryot_jax.runs import redraw
 
         return redraw.redraw(self.run_path, self.ablated_path, context.console)

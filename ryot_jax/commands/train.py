@@ -1,4 +1,4 @@
-"""`ryot train`: both arms from one config, compared, and written down in one run directory."""
+"""`ryot train`: trains both arms of one config, compares them, and keeps everything in one run directory."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from ryot_jax.runtime.run_directory import RunDirectory, find_run
 if TYPE_CHECKING:
     from ryot_jax.runs.run import Run
 
-# What a resumed run may set anew: where things are kept and shown, never what is computed.
+# Fields that may differ when a run is resumed: where files are kept and metrics shown, never a number.
 RESUME_MAY_CHANGE = ("data.cache_dir", "metrics.")
 
 
@@ -40,7 +40,7 @@ class Train(ConfigCommand):
 
     @functools.cached_property
     def config(self) -> ConfigDict:
-        """The config of the file or of the run to resume, with the overrides applied."""
+        """The config of the file, or else of the run to resume, with the overrides applied."""
         if self.resumed is None:
             return super().config
         stored = load(str(self.resumed.config), ())
@@ -49,7 +49,7 @@ class Train(ConfigCommand):
         return config
 
     def run(self, context: Context) -> int:
-        """Trains, compares, reports; returns the exit code of the verdict."""
+        """Trains, compares and reports; returns the exit code of the verdict."""
         if self.dry_run:
             from ryot_jax.runs import dry_run
 
@@ -67,7 +67,7 @@ class Train(ConfigCommand):
 
 
 def _train(run: "Run") -> int:
-    """The stages of a run."""
+    """Carries out the stages of a run and returns the exit code of its verdict."""
     from ryot_jax.comparison.results import Measurements
     from ryot_jax.runs import (
         arm_facts,
@@ -77,22 +77,22 @@ def _train(run: "Run") -> int:
         control_runs,
         decoding_speed,
         fresh_processes,
-        roofline_stage,
+        roofline,
         stage,
-        text,
+        text_preparation,
         time_to_loss,
         training_pairs,
     )
 
     stages = stage.Stages(run)
-    entropies = stages(text.STAGE)
+    entropies = stages(text_preparation.STAGE)
     compiled = stages(compiled_arms.STAGE)
     pairs = stages(training_pairs.STAGE, compiled)
     processes = stages(fresh_processes.STAGE)
     controls = stages(control_runs.STAGE, compiled, entropies)
     reached = stages(time_to_loss.STAGE, compiled, pairs[0])
     peak_memory = conclusion.peak_memory_bytes()  # before the roofline, which takes hundreds of megabytes of its own
-    roofline = stages(roofline_stage.STAGE, compiled, pairs)
+    arms_under_roof = stages(roofline.STAGE, compiled, pairs)
     last = compiled.arms[-1].name
     compressed = stages(compression.STAGE, last)
     decoded = stages(decoding_speed.STAGE, last)
@@ -101,7 +101,7 @@ def _train(run: "Run") -> int:
         pairs=pairs,
         processes=processes,
         controls=controls,
-        roofline=roofline,
+        roofline=arms_under_roof,
         compression=compressed,
         decoding=decoded,
         time_to_loss=reached,

@@ -1,4 +1,4 @@
-"""`ryot version`."""
+"""`ryot version`: prints the version."""
 
 import dataclasses
 
@@ -14,6 +14,6 @@ class Version(Command):
     name = "version"
 
     def run(self, context: Context) -> int:
-        """Prints it and returns 0."""
+        """Prints the version and returns 0."""
         context.console.line(ryot_jax.__version__)
         return EXIT_PASS

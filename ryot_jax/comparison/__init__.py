@@ -1,7 +1,7 @@
 """The comparison of compiled variants of one training step: variants, paired protocol, statistics, verdicts.
 
-It knows arms, blocks and programs. How an arm trains is left to `training`, how results look to `report`.
-For step functions of another program than ours there is `compare`.
+`compare` does the same for user-supplied step functions. `training` takes the steps of an arm, `report` presents the
+results.
 """
 
 from ryot_jax.comparison.comparison import Comparison

@@ -1,7 +1,7 @@
-"""The arms of an ablation: one for each subset of a config's optimizations, compiled, proven and timed in turns.
+"""The arms of an ablation: one per subset of a config's optimizations, compiled, proven active and timed in turns.
 
-Nothing is trained to its end: only the time of a step is wanted. What the times say of each optimization is left to
-`attribution`.
+Only the time of a step is measured; nothing is trained to its end. `attribution` computes the effect of each
+optimization from the times.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ BASELINE: Subset = frozenset()
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """Which arms there are.
+    """The arms of an ablation.
 
     Attributes:
-      players: the optimizations whose effects are wanted; all others are off in every arm.
-      variants: the arm of each subset, in which just these players are on; the baseline first, the full set last.
-      missing: subsets that cannot be had, with the reason.
+      players: the optimizations to attribute an effect to; all others are off in every arm.
+      variants: the arm of each subset, with exactly its players on; the baseline first, the full set last.
+      missing: unsupported subsets, each with the reason.
     """
 
     players: tuple[Player, ...]
@@ -47,16 +47,16 @@ class Design:
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
-    """An arm that is compiled and proven.
+class CompiledArm:
+    """A compiled arm whose optimizations are proven active.
 
     Attributes:
-      variant: its name and plan.
-      programs: by name, as those of `arms.Arm`.
-      program_checks: what came of the start-up check of each; none if the config turns it off.
-      compile_seconds: of all its programs.
-      evidence: what the active probes found, by player.
-      fingerprint: of the program that takes its steps; equal ones compute the same.
+      variant: its name and kernel plan.
+      programs: compiled programs by name, as in `arms.Arm`.
+      program_checks: outcome of the start-up check of each program; empty if the config turns it off.
+      compile_seconds: seconds to compile all its programs.
+      evidence: findings of the active probes, by player.
+      fingerprint: digest of the program that takes its steps; programs with equal digests compute the same.
     """
 
     variant: Variant
@@ -68,21 +68,21 @@ class Built:
 
 
 def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequence[str] | None = None) -> Design:
-    """The arms for the optimizations that an optimized plan has on: of all their subsets, if they are five or fewer.
+    """Designs the arms for the optimizations that a kernel plan has on: all subsets of five or fewer.
 
-    Of more there are the baseline, the full set, each one alone, and the full set without each. A subset's plan is
-    asked for by name, op by op, so that it is that very plan or none: an implementation that does not support the work
-    without another one makes the subset a missing one.
+    With more than five: the baseline, the full set, each optimization alone, and the full set without each. The plan
+    of a subset is requested by name, op by op, so that it is exactly that plan or none: a subset is missing if one of
+    its implementations does not support the work without another one.
 
     Args:
-      optimized: plan and reasons of the optimized arm.
-      spec: the sizes of the step, see `arms.kernel_spec`.
-      block_steps: training steps of a block.
-      only: names of the players; None: all that are on.
+      optimized: kernel plan and reasons of the optimized arm.
+      spec: the sizes of a training step.
+      block_steps: training steps per block.
+      only: names of the players; None: all optimizations that are on.
 
     Raises:
-      ConfigError: nothing is on, `only` names what is not on, blocks do not hold whole calls of the program, or the
-        full set cannot be had.
+      ConfigError: no optimization is on, `only` names one that is off, a block is not a multiple of the steps per
+        call, or the full set is not supported.
     """
     chosen = _players(optimized, only)
     plan, names = optimized.plan, [player.name for player in chosen]
@@ -92,7 +92,7 @@ def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequenc
             f"{STEPS_PER_CALL} steps a call, and the rest of a block would be taken one by one"
         )
     full = frozenset(names)
-    found: dict[Subset, Variant] = {}
+    variants: dict[Subset, Variant] = {}
     missing: dict[Subset, str] = {}
     for subset in _wanted(names):
         wishes = {name: plan[name] for name in names if name in subset}
@@ -104,26 +104,27 @@ def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequenc
             missing[subset] = str(refusal)
             continue
         assert resolved == KernelPlan(**wishes), f"{resolved} is not {wishes}"
-        found[subset] = Variant(subset_name(subset, names), resolved)
+        variants[subset] = Variant(subset_name(subset, names), resolved)
     players = tuple(Player(o.name, o.switch, o.implementation(plan)) for o in chosen)
-    return Design(players, found, missing)
+    return Design(players, variants, missing)
 
 
 def build(
-    shared: TrainingSetup, design: Design, spec: Spec, *, log: Callable[[str], None]
-) -> tuple[dict[Subset, Built], dict[Subset, str]]:
+    setup: TrainingSetup, design: Design, spec: Spec, *, log: Callable[[str], None]
+) -> tuple[dict[Subset, CompiledArm], dict[Subset, str]]:
     """Compiles every arm and proves from its program that its players are on.
 
-    Of an arm only the programs are kept, so that there is never more than one more training state than `shared`'s.
+    Only the programs of an arm are kept, so that memory never holds more than one training state beside that of
+    `setup`.
 
     Args:
-      shared: weights, optimizer and batches.
+      setup: weights, optimizer and batches.
       design: the arms.
-      spec: the sizes of the step.
-      log: told of each arm.
+      spec: the sizes of a training step.
+      log: called with one line per arm.
 
     Returns:
-      The arms that are what they are said to be, and why others are not.
+      The proven arms, and for each other subset the reason why it could not be proven.
 
     Raises:
       ConfigError: the full set could not be proven.
@@ -131,36 +132,36 @@ def build(
     baseline = design.variants[BASELINE]
     full = frozenset(player.name for player in design.players)
     texts: dict[str, str] = {}
-    built: dict[Subset, Built] = {}
+    built: dict[Subset, CompiledArm] = {}
     unproven: dict[Subset, str] = {}
     for number, (subset, variant) in enumerate(design.variants.items(), start=1):
-        arm, text = _compiled(shared, variant)
+        arm, text = _compiled(setup, variant)
         log(f"{variant.name}: compiled in {arm.compile_seconds:.1f} s ({number} of {len(design.variants)})")
         if subset == BASELINE:
             texts[baseline.name] = text
         else:
             try:
-                found = check_active((baseline, variant), {**texts, variant.name: text}, spec)
+                proofs = check_active((baseline, variant), {**texts, variant.name: text}, spec)
             except ConfigError as doubt:
                 if subset == full:
                     raise
                 unproven[subset] = str(doubt)
                 continue
-            arm = dataclasses.replace(arm, evidence=found[variant.name])
+            arm = dataclasses.replace(arm, evidence=proofs[variant.name])
         built[subset] = arm
     return built, unproven
 
 
-def _compiled(shared: TrainingSetup, variant: Variant) -> tuple[Built, str]:
-    """An arm whose evidence is still to be found, and the text to find it in. Its training state is gone again."""
-    arm = Arm(shared, variant)
+def _compiled(setup: TrainingSetup, variant: Variant) -> tuple[CompiledArm, str]:
+    """Compiles an arm and frees its training state; returns it without evidence, and the HLO text to prove it from."""
+    arm = Arm(setup, variant)
     text = arm.hlo_text()
     seconds = sum(arm.compile_seconds.values())
-    return Built(variant, arm.programs, arm.program_checks, seconds, {}, hlo.parse(text).fingerprint), text
+    return CompiledArm(variant, arm.programs, arm.program_checks, seconds, {}, hlo.parse(text).fingerprint), text
 
 
-def doubts(built: Mapping[Subset, Built]) -> list[str]:
-    """What a reader should know of the compiled arms, a sentence each: equal programs, and programs made safe."""
+def doubts(built: Mapping[Subset, CompiledArm]) -> list[str]:
+    """Warnings about the compiled arms, one sentence each: equal programs, and programs without YNN fusions."""
     names_by_program: dict[str, list[str]] = {}
     for arm in built.values():
         names_by_program.setdefault(arm.fingerprint, []).append(arm.variant.name)
@@ -173,36 +174,41 @@ def doubts(built: Mapping[Subset, Built]) -> list[str]:
 
 
 def measure(
-    shared: TrainingSetup, built: Mapping[Subset, Built], *, rounds: int, block_steps: int, log: Callable[[str], None]
+    setup: TrainingSetup,
+    built: Mapping[Subset, CompiledArm],
+    *,
+    rounds: int,
+    block_steps: int,
+    log: Callable[[str], None],
 ) -> dict[Subset, np.ndarray]:
     """Seconds per step of every arm in every round, float64[rounds].
 
-    In a round every arm takes its turn twice, see `interleaving`, each time on the same batches: those that follow on
-    the last round's. One training state is passed on from program to program, as each takes what the one before gave;
-    so memory does not grow with the number of arms, and what the weights are makes no difference to the time.
+    In a round every arm takes two turns (see `interleaving`) on the same batches, which follow those of the round
+    before. One training state is passed from program to program, so that memory does not grow with the number of arms;
+    the values of the weights make no difference to the time.
 
     Args:
-      shared: where the state and the batches start.
+      setup: the initial state and the batches.
       built: the arms.
-      rounds: how many.
-      block_steps: training steps of each turn.
-      log: told how long it will take, and of each round.
+      rounds: number of rounds.
+      block_steps: training steps per turn.
+      log: called with the expected duration, then with one line per round.
 
     Raises:
       NonFiniteLossError: training diverged.
     """
     first, *_ = built.values()
-    *_, last = built.values()  # has everything on that one of the others has
+    *_, last = built.values()  # the full set: everything on that is on in any arm
     trainer = Trainer(
         first.variant.name,
         first.programs["step"],
-        advance_to_first_step_with_everything_on(shared.state, shared.config, last.variant.plan),
-        training_iterator(shared.dataset),
-        optimizer_name=shared.config.training.optimizer,
+        advance_to_first_step_with_everything_on(setup.state, setup.config, last.variant.plan),
+        training_iterator(setup.dataset),
+        optimizer_name=setup.config.training.optimizer,
     )
     round_start = trainer.batches.get_state()
 
-    def block(arm: Built) -> Block:
+    def block(arm: CompiledArm) -> Block:
         def run(n_steps: int) -> float:
             trainer.name = arm.variant.name
             trainer.compiled_step, trainer.scanned_steps = arm.programs["step"], arm.programs.get("scan")
@@ -218,7 +224,7 @@ def measure(
         log(f"round {done}/{rounds}  {format_duration(seconds_left)} left")
 
     blocks = {arm.variant.name: block(arm) for arm in built.values()}
-    # A first execution pays for page faults and lazy set-up, which are no part of a step.
+    # The first execution pays for page faults and lazy set-up, which are not part of a step.
     pass_seconds = sum(run(block_steps) for run in blocks.values())
     log(
         f"{len(blocks)} arms, {rounds} rounds, in each 2 blocks of {block_steps} steps an arm: "
@@ -226,12 +232,12 @@ def measure(
     )
     start = time.perf_counter()
     steps = dict.fromkeys(blocks, block_steps)
-    seconds = interleave(blocks, steps, rounds=rounds, seed=shared.config.seed, on_round=finished)
+    seconds = interleave(blocks, steps, rounds=rounds, seed=setup.config.seed, on_round=finished)
     return {subset: seconds[arm.variant.name] for subset, arm in built.items()}
 
 
 def subset_name(subset: Subset, names: Sequence[str]) -> str:
-    """The name of a subset of `names` for people, by the shorter of what is on and what is off."""
+    """A readable name of a subset of `names`, by the optimizations on or the one off, whichever is shorter."""
     on = [name for name in names if name in subset]
     off = [name for name in names if name not in subset]
     if not on:

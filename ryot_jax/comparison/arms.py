@@ -1,7 +1,7 @@
-"""The arms of a comparison: which variants a config asks for, and each as the paired protocol trains it.
+"""The arms of a comparison: the variants that a config requests, each ready for the paired protocol.
 
-A variant's kernel plan is the only difference between arms; all else is in their `TrainingSetup`. How arms take turns
-is left to `protocol`, how one trains to `training`.
+Arms differ in the kernel plan of their variant alone; everything else is in their common `TrainingSetup`. `protocol`
+lets the arms take turns, `training` takes the steps.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from ryot_jax.training.step_programs import advance_to_first_step_with_everythin
 def variants(
     config: ConfigDict, spec: Spec, lookup: Lookup | None = None
 ) -> tuple[tuple[Variant, ...], dict[str, Resolution]]:
-    """The variants that the config asks for, the baseline first, and how the kernels of each were chosen."""
+    """The variants that a config requests, the baseline first, and the kernel resolution of each by its name."""
     off = Resolution(KernelPlan(), dict.fromkeys(config.optimizations, "the baseline has every optimization off"))
     resolutions = {
         name: off if name == "baseline" else resolve(config.optimizations, spec=spec, lookup=lookup)
@@ -40,17 +40,17 @@ def variants(
 
 
 class Arm:
-    """One variant in training, as the paired protocol wants it.
+    """One variant in training, as the paired protocol trains it (see `protocol.Arm`).
 
     Attributes:
-      programs: its compiled programs by name, 'step' and, where its plan dispatches several steps a call, 'scan'.
-      program_checks: what came of the start-up check of each; none if the config turns it off.
+      programs: compiled programs by name: 'step', and 'scan' if its kernel plan takes several steps per call.
+      program_checks: outcome of the start-up check of each program; empty if the config turns it off.
       trainer: state, data and counters.
       on_step: see `Trainer.run_block`.
     """
 
     def __init__(self, setup: TrainingSetup, variant: Variant, *, same_programs_as: "Arm | None" = None):
-        """Compiles and checks its programs, or takes those of another arm of the same variant and sizes."""
+        """Compiles and checks the programs, or reuses those of another arm of the same variant and sizes."""
         self.name = variant.name
         self.variant = variant
         self.setup = setup
@@ -79,11 +79,11 @@ class Arm:
         )
 
     def twin(self, name: str) -> Trainer:
-        """Another training with the same programs, initial weights and batches, for the controls."""
+        """A second training with the same programs, initial weights and batches, for the controls."""
         return self._trainer(name, self.setup.dataset)
 
     def shuffled_twin(self, name: str) -> Trainer:
-        """A twin whose targets are shuffled over each batch: as many of each token, and nothing to learn from."""
+        """A twin whose targets are shuffled over each batch: the same token counts, and nothing to learn."""
         seed = self.setup.config.seed
 
         def shuffled(step: int, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -94,18 +94,18 @@ class Arm:
 
     @property
     def step(self) -> int:
-        """Training steps done."""
+        """Number of training steps done."""
         return self.trainer.steps_taken
 
     @property
     def compile_seconds(self) -> dict[str, float]:
-        """Seconds of 'trace', 'lower' and 'compile', of all programs together."""
+        """Seconds of 'trace', 'lower' and 'compile', summed over all programs."""
         parts = [program.seconds for program in self.programs.values()]
         return {name: sum(seconds[name] for seconds in parts) for name in parts[0]}
 
     @property
     def from_cache(self) -> bool:
-        """Whether any of its programs came from the cache of compiled programs."""
+        """Whether any program came from the cache of compiled programs."""
         return any(program.from_cache for program in self.programs.values())
 
     def warm_compile_seconds(self) -> float:
@@ -117,24 +117,24 @@ class Arm:
 
     @property
     def memory_bytes(self) -> int | None:
-        """Bytes on one device of the program that needs the most; None where not known."""
+        """Bytes on one device that the largest program needs; None where XLA does not report them."""
         sizes = [program.memory_bytes for program in self.programs.values()]
         return max((size for size in sizes if size is not None), default=None)
 
     def hlo_text(self) -> str:
-        """The program that takes most of the steps, as the compiler prints it: the scan where there is one."""
+        """Optimized HLO text of the program that takes most of the steps: the scan if there is one, else the step."""
         return self.programs.get("scan", self.programs["step"]).hlo_text()
 
     def params_hash(self) -> str:
-        """Digest of the present weights."""
+        """Sha256 of the current weights."""
         return tree_hash(self.trainer.state.params)
 
     def batches_hash(self) -> str:
-        """Running digest of every batch that the arm was fed."""
+        """Running sha256 of every batch that the arm was fed."""
         return self.trainer.batches_sha256
 
     def warm_up(self) -> None:
-        """Runs every program once on copies: what a first execution costs more is not a step's time."""
+        """Runs every program once on copies, so that the extra cost of a first execution is in no measured time."""
         for program in self.programs.values():
             copy = jax.tree.map(jnp.copy, self.trainer.state)
             copy = advance_to_first_step_with_everything_on(copy, self.setup.config, self.variant.plan)
@@ -146,5 +146,5 @@ class Arm:
         return self.trainer.run_block(n_steps, on_step=self.on_step)
 
     def evaluate(self) -> Evaluation:
-        """Held-out loss of the present weights."""
+        """Held-out loss of the current weights."""
         return self.trainer.evaluate(self.setup.evaluator)

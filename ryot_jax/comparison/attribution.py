@@ -1,10 +1,10 @@
-"""How much each optimization brings: alone, left out of the full set, and averaged over all orders.
+"""The effect of each optimization: alone, left out of the full set, and averaged over all orders.
 
-Pure statistics on the step times of arms with subsets of the optimizations ("players") on. Which subsets there are,
-and how they are timed, is left to `ablation`.
+Pure statistics on the step times of arms with subsets of the optimizations ("players") on; `ablation` designs and
+times the subsets.
 
-Everything is taken on log times, round by round: all arms of one round are a block, so that what slows the machine
-in a round falls out of every difference. Effects are therefore ratios, and 1 means none.
+All statistics are taken on log times, round by round: a slow round slows all of its arms, and so cancels in every
+difference. Effects are therefore ratios, and 1 means no effect.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ from ryot_jax.comparison.statistics import (
     t_interval,
 )
 
-LEVEL = 0.05  # of significance after Holm's correction
-OUTLIER = 1.5  # times as long as its arm and its round explain
-MOST_IN_ALL_SUBSETS = 5  # players whose every subset is worth an arm: 2**5 = 32
+LEVEL = 0.05  # significance level after Holm's correction
+OUTLIER = 1.5  # factor over the time that its arm and its round explain
+MOST_IN_ALL_SUBSETS = 5  # with more players than this not every subset gets an arm: 2**5 = 32
 
 Subset = frozenset[str]
-"""Names of the players that are on in an arm."""
+"""The names of the players that are on in an arm."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-    """An optimization whose effect is wanted: its name, its config field, and the implementation that is tried."""
+    """An optimization to attribute an effect to: its name, its config field, and its implementation."""
 
     name: str
     switch: str
@@ -47,8 +47,8 @@ class Effect:
     """A ratio of step times.
 
     Attributes:
-      estimate: geometric mean over rounds, above 1 is faster; None where an arm that it needs was not timed.
-      ci95: t interval on the mean log ratio, back on the ratio scale; None where the rounds allow none.
+      estimate: geometric mean over rounds, above 1 is faster; None if a required arm was not timed.
+      ci95: t interval of the mean log ratio, on the ratio scale; None if the rounds allow none.
     """
 
     estimate: float | None
@@ -61,11 +61,11 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class EffectWithP(Effect):
-    """An effect with the evidence against 1.
+    """An effect with p values against no effect (a ratio of 1).
 
     Attributes:
       p: two-sided p of the sign-flip test over rounds (exact up to 16); None without data.
-      p_holm: the same, corrected for all tests of the family after Holm.
+      p_holm: `p` with Holm's correction over all tests of the family.
     """
 
     p: float | None
@@ -74,13 +74,13 @@ class EffectWithP(Effect):
 
 @dataclasses.dataclass(frozen=True)
 class PlayerEffects(Player):
-    """Effects of one player.
+    """The effects of one player.
 
     Attributes:
       alone: time of the baseline / time of the baseline with it on ("add one").
       left_out: time of the full set without it / time of the full set ("leave one out").
-      shapley: its factor of the total, averaged over all orders of switching on; None where not every subset was
-        timed. The factors of all players multiply to the total.
+      shapley: its factor of the total, averaged over all orders of switching on; None if a subset was not timed. The
+        factors of all players multiply to the total.
     """
 
     alone: EffectWithP
@@ -90,16 +90,16 @@ class PlayerEffects(Player):
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """Effect of all players together, and of each.
+    """The effect of all players together, and of each.
 
     Attributes:
       rounds: number of rounds.
-      baseline_ms: geometric mean of the time of a step with no player on, over rounds.
-      full_ms: the same with all players on; the ratio of the two is `total`.
+      baseline_ms: milliseconds per step with no player on, geometric mean over rounds.
+      full_ms: milliseconds per step with all players on, likewise; the ratio of the two is `total`.
       total: time of the baseline / time of the full set.
-      players: in the order given.
-      interaction: total / product of the players' effects alone. 1: the parts multiply; above: together they give more
-        than that, as where one only pays beside another; below: less, as where two save the same work.
+      players: effects of each player, in the order given.
+      interaction: total / product of the players' effects alone. 1: the effects multiply; above 1: together they
+        gain more, as when one pays only beside another; below 1: less, as when two save the same work.
     """
 
     rounds: int
@@ -111,26 +111,26 @@ class Attribution:
 
 
 def attribute(seconds: Mapping[Subset, ArrayLike], players: Sequence[Player]) -> Attribution:
-    """Effects of the players on the time of a step.
+    """Computes the effects of the players on the time of a step.
 
-    "Alone" and "left out" are the two ends of what a player can bring: without and with all others on. Where players
-    interact they differ, and neither set multiplies to the total. The Shapley value (Shapley 1953, A value for n-person
-    games) is the mean over all orders of what a player adds when it is switched on: of its gains
+    "Alone" and "left out" are the two extremes of a player's gain: with all others off, and with all others on. If
+    players interact the two differ, and neither set multiplies to the total. The Shapley value (Shapley 1953, A value
+    for n-person games) is the mean gain of switching a player on, over all orders of switching on: the mean of
     log t(S) - log t(S + player) over the subsets S of the other n - 1, with the weights |S|! (n - |S| - 1)! / n!. It is
-    the only share that always adds up to the total, is the same for players that do the same, zero for one that does
-    nothing, and linear in the log times; being linear, it is taken in each round and so has an interval over rounds.
+    the only share that always adds up to the total, is equal for players of equal effect, zero for a player without
+    effect, and linear in the log times; being linear, it is taken in each round and so has an interval over rounds.
 
-    All p values of the players, alone and left out, are one family, corrected after Holm (1979, A simple sequentially
-    rejective multiple test procedure): the chance that any player without effect looks as if it had one is at most 5 %
-    where p_holm < 0.05 counts. Intervals are 95 % each, and not corrected.
+    The p values of all players, alone and left out, are one family, corrected by Holm's method (1979, A simple
+    sequentially rejective multiple test procedure): testing p_holm < 0.05, the probability of one or more false
+    positives is at most 5 %. Each interval is a 95 % interval without correction.
 
     Args:
       seconds: seconds per step of the arm with each subset on, in every round, float64[rounds]; entry i of all arms
-        is one round. The empty and the full subset are needed, others make an effect None where they are missing.
-      players: those of the full subset.
+        is one round. The empty and the full subset are required; a missing other one makes its effects None.
+      players: the players of the full subset.
 
     Raises:
-      ValueError: the empty or the full subset is missing, a subset holds somebody else, or times are not positive
+      ValueError: the empty or the full subset is missing, a subset holds an unknown player, or times are not positive
         finite vectors of one length.
     """
     log_seconds = _checked(seconds, players)
@@ -167,7 +167,7 @@ def attribute(seconds: Mapping[Subset, ArrayLike], players: Sequence[Player]) ->
 
 @dataclasses.dataclass(frozen=True)
 class Outlier:
-    """A time that is `factor` times as long as its arm in other rounds and its round in other arms explain."""
+    """A time `factor` times as long as its arm (in other rounds) and its round (in other arms) explain."""
 
     subset: Subset
     round: int
@@ -175,10 +175,10 @@ class Outlier:
 
 
 def outliers(seconds: Mapping[Subset, ArrayLike]) -> list[Outlier]:
-    """Times that something else than the program and a slow round has made long, the longest first.
+    """Times that are longer than their arm and their round explain, the longest first; rounds count from 1.
 
-    They are found by one sweep of a median polish (Tukey 1977) of the log times, arms first; rounds count from 1.
-    Nothing is taken out because of it: it says how quiet the machine was.
+    Found by one sweep of a median polish (Tukey 1977) of the log times, arms first. Outliers are reported, not
+    removed: they show how quiet the machine was.
     """
     names = list(seconds)
     excess = np.log(np.stack([np.asarray(seconds[subset], np.float64) for subset in names]))
@@ -192,13 +192,13 @@ def outliers(seconds: Mapping[Subset, ArrayLike]) -> list[Outlier]:
 
 
 def least_holm_p(rounds: int, tests: int) -> float:
-    """The smallest Holm p that `rounds` rounds can give in a family of `tests`: the sign-flip test has no smaller."""
+    """The smallest Holm p value that the sign-flip test over `rounds` rounds can give in a family of `tests`."""
     least = 2.0 / (2**rounds if rounds <= EXACT_PAIRS else MONTE_CARLO_PATTERNS + 1)
     return min(1.0, tests * least)
 
 
 def subsets(names: Sequence[str]) -> Iterator[Subset]:
-    """All subsets, the smaller first."""
+    """Yields all subsets of `names`, the smaller first."""
     for size in range(len(names) + 1):
         yield from map(frozenset, itertools.combinations(names, size))
 
@@ -242,7 +242,7 @@ def _interaction(total: np.ndarray, alone: Sequence[np.ndarray | None]) -> Effec
 
 
 def _effect(log_ratio: np.ndarray | None) -> Effect:
-    """The effect of log ratios by round; None: not timed."""
+    """The effect from one log ratio per round; `log_ratio` None: not timed."""
     if log_ratio is None:
         return Effect(None, None)
     interval = t_interval(log_ratio)
@@ -251,7 +251,7 @@ def _effect(log_ratio: np.ndarray | None) -> Effect:
 
 
 def _tested(log_ratios: Sequence[np.ndarray | None]) -> list[EffectWithP]:
-    """Effects in the same order, their p values corrected as one family."""
+    """The effects in the order given, their p values corrected as one family."""
     p_values = [None if log_ratio is None else sign_flip_p(log_ratio) for log_ratio in log_ratios]
     known = [p for p in p_values if p is not None]
     corrected = iter(multipletests(known, alpha=LEVEL, method="holm")[1] if known else ())

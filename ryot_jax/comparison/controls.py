@@ -1,11 +1,11 @@
-"""Controls: comparisons whose right answer is known, made on the machine and with the programs of the run itself.
+"""Controls: comparisons with a known answer, run on the machine and with the programs of the run itself.
 
-Placebo: two arms of one program must not differ; how far apart they seem is the noise floor that a speed-up must
-clear. Known delay: an arm that takes more steps than it is said to must be found slower by just that much. Shuffled
-targets: training on labels without information must fail the criteria of learning. Where a control fails, whatever
-else was measured proves nothing.
+Placebo: two arms of one program must not differ; their measured difference is the noise floor that a speed-up must
+clear. Known delay: an arm that takes more steps than it reports must be measured slower by exactly that much. Shuffled
+targets: training on labels without information must fail the criteria of learning. If a control fails, no other
+measurement of the run proves anything.
 
-How an arm is made is left to the caller; what the outcome means for the verdict, to `criteria`.
+The caller makes the arms; `criteria` takes the outcome into the verdict.
 """
 
 import math
@@ -21,19 +21,19 @@ from ryot_jax.comparison.protocol import BlockResult
 from ryot_jax.comparison.schema import Control, Verdict
 from ryot_jax.comparison.statistics import Interval, ratio_interval, t_interval
 
-CONFIDENCE = 0.99  # of the intervals that a control is judged by: a control is to fail by chance in 1 % of runs
-_STEPS_PER_EXTRA = 20  # the known delay: one step more for each twenty
+CONFIDENCE = 0.99  # of the intervals that judge a control: a correct control fails by chance in 1 % of runs
+_STEPS_PER_EXTRA = 20  # the known delay: one extra step for every twenty
 
 
 class Twin(Protocol):
-    """A training of its own, with the programs of an arm."""
+    """A separate training with the programs of an arm."""
 
     def run_block(self, n_steps: int) -> BlockResult:
         """Takes `n_steps` steps; the device is idle before and after."""
 
 
 def delayed_steps(steps: int) -> int:
-    """Steps that the delayed arm takes for every `steps` that it reports: 5 % more, rounded up."""
+    """Steps that the delayed arm takes when it reports `steps`: 5 % more, rounded up."""
     return steps - (-steps // _STEPS_PER_EXTRA)
 
 
@@ -45,20 +45,20 @@ def timing_controls(
     seed: int,
     on_block: Callable[[int], None] | None = None,
 ) -> tuple[Control, Control, float | None]:
-    """Placebo and known delay, from blocks of three arms of one program in random order, there and back.
+    """Runs placebo and known delay: blocks of three arms of one program, in random order, there and back.
 
-    The delay is real work, more steps than are reported, and not a pause: so it passes through the very clock and
-    device queue that the speed-up is measured with, and is the same share of a step whatever the machine's speed.
+    The delay is real work (unreported steps), not a pause: it passes through the same clock and device queue as the
+    measured speed-up, and is the same share of a step at any machine speed.
 
     Args:
-      twin: gives an arm of a name, each a state of its own and all the same compiled programs.
-      blocks: block pairs.
-      block_steps: steps in a block.
-      seed: of the order of arms in each block.
-      on_block: told the number of blocks done.
+      twin: makes an arm with the given name; every arm has its own state, all share the compiled programs.
+      blocks: number of block pairs.
+      block_steps: steps per block.
+      seed: seed of the order of arms in each block.
+      on_block: called with the number of finished blocks.
 
     Returns:
-      The two controls and the noise floor.
+      The placebo, the known delay, and the noise floor (see `noise_floor`).
     """
     start = time.perf_counter()
     steps = {"reference": block_steps, "placebo": block_steps, "delayed": delayed_steps(block_steps)}
@@ -66,7 +66,7 @@ def timing_controls(
     twins = {name: twin(name) for name in steps}
     arms = {name: lambda n, twin=twin: twin.run_block(n).seconds for name, twin in twins.items()}
     for run in arms.values():
-        run(1)  # the first execution pays for set-up
+        run(1)  # the first execution pays for set-up, which is not measured
     order = np.random.default_rng((seed, 0x636F6E74726F6C))  # not the order of the run's own blocks
     for block in range(blocks):
         names = [str(name) for name in order.permutation(list(steps))]
@@ -84,13 +84,26 @@ def timing_controls(
 
 
 def noise_floor(placebo_n: Sequence[float], reference_n: Sequence[float]) -> float | None:
-    """The end of the 95 % interval of the A/A ratio that is farther from 1, as a relative difference."""
+    """Noise floor of a speed-up: distance from 1 of the farther end of the placebo ratio's 95 % interval.
+
+    Args:
+      placebo_n: seconds of the placebo arm, by block pair.
+      reference_n: seconds of the reference arm, by block pair.
+
+    Returns:
+      A relative difference, such as 0.01 for 1 %; None if the pairs allow no interval.
+    """
     interval = t_interval(np.log(placebo_n) - np.log(reference_n))
     return None if interval is None else math.expm1(max(-interval[0], interval[1]))
 
 
 def judge_placebo(placebo_n: Sequence[float], reference_n: Sequence[float]) -> Control:
-    """From the seconds of block pairs of two arms of one program."""
+    """Judges the placebo: PASS if the interval of the ratio of times contains 1.
+
+    Args:
+      placebo_n: seconds of the placebo arm, by block pair.
+      reference_n: seconds of the reference arm, by block pair, with the same program.
+    """
     estimate, ci = ratio_interval(placebo_n, reference_n, CONFIDENCE)
     if ci is None:
         verdict: Verdict = "INCONCLUSIVE"
@@ -100,7 +113,7 @@ def judge_placebo(placebo_n: Sequence[float], reference_n: Sequence[float]) -> C
         name="placebo",
         description="two arms of one compiled program, as if they were two variants",
         target=f"{CONFIDENCE:.0%} interval of the ratio of times holds 1",
-        actual=_ratio_in_words(estimate, ci, len(placebo_n)),
+        actual=_describe_ratio(estimate, ci, len(placebo_n)),
         verdict=verdict,
         injected=1.0,
         estimate=estimate,
@@ -110,7 +123,13 @@ def judge_placebo(placebo_n: Sequence[float], reference_n: Sequence[float]) -> C
 
 
 def judge_delay(delayed_n: Sequence[float], reference_n: Sequence[float], injected: float) -> Control:
-    """From the seconds of block pairs in which the delayed arm's true time is `injected` times the reference's."""
+    """Judges the known delay: PASS if the interval of the ratio of times contains the injected ratio and excludes 1.
+
+    Args:
+      delayed_n: seconds of the delayed arm, by block pair.
+      reference_n: seconds of the reference arm, by block pair.
+      injected: the true ratio of their times.
+    """
     estimate, ci = ratio_interval(delayed_n, reference_n, CONFIDENCE)
     if ci is None:
         verdict: Verdict = "INCONCLUSIVE"
@@ -122,7 +141,7 @@ def judge_delay(delayed_n: Sequence[float], reference_n: Sequence[float], inject
         name="known_delay",
         description=f"the same program with {injected - 1:.1%} more steps in a block than it reports",
         target=f"{CONFIDENCE:.0%} interval of the ratio of times is above 1 and holds {injected:.4g}",
-        actual=_ratio_in_words(estimate, ci, len(delayed_n)),
+        actual=_describe_ratio(estimate, ci, len(delayed_n)),
         verdict=verdict,
         injected=injected,
         estimate=estimate,
@@ -131,25 +150,25 @@ def judge_delay(delayed_n: Sequence[float], reference_n: Sequence[float], inject
     )
 
 
-def judge_shuffled(failed: Sequence[str], found: str, steps: int, seconds: float) -> Control:
-    """From the criteria of learning that an arm trained on shuffled targets failed.
+def judge_shuffled(failed: Sequence[str], losses: str, steps: int, seconds: float) -> Control:
+    """Judges the control with shuffled targets: PASS if the arm failed a criterion of learning.
 
     Args:
-      failed: names of those criteria.
-      found: its losses in words.
-      steps: that it was trained for.
-      seconds: that it took.
+      failed: names of the failed criteria of learning.
+      losses: the losses of the arm in words.
+      steps: number of training steps.
+      seconds: seconds that the control took.
     """
     return Control(
         name="shuffled_targets",
         description=f"{steps} steps of training on targets that were shuffled over each batch",
         target="fails the criteria of learning",
-        actual=f"{found}: fails {', '.join(failed)}" if failed else f"{found}: passes, as if it had learnt",
+        actual=f"{losses}: fails {', '.join(failed)}" if failed else f"{losses}: passes, as if it had learnt",
         verdict="PASS" if failed else "FAIL",
         seconds=seconds,
     )
 
 
-def _ratio_in_words(estimate: float, ci: Interval | None, pairs: int) -> str:
+def _describe_ratio(estimate: float, ci: Interval | None, pairs: int) -> str:
     interval = "no interval" if ci is None else f"{ci[0]:.4f} to {ci[1]:.4f}"
     return f"{estimate:.4f} ({interval}), {pairs} block pairs"

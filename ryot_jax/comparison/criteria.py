@@ -1,6 +1,6 @@
-"""Judges a run by the criteria that `verdict.rules` declares: PASS, FAIL or INCONCLUSIVE each, and in all.
+"""Judges a run by the criteria declared in `verdict.rules`: PASS, FAIL or INCONCLUSIVE for each, and overall.
 
-Judged from numbers alone; where they come from is left to `results` and `statistics`.
+A pure function of numbers, which `results` and `statistics` supply.
 """
 
 import math
@@ -40,11 +40,11 @@ _HOLDS: Mapping[Comparison, Callable[[float, float], bool]] = {
 
 
 def judge(observed: Observations, terms: Terms) -> tuple[Criterion, ...]:
-    """All criteria of a run, in the order of their declaration.
+    """Judges a run by every criterion that applies, in the order of declaration.
 
     Args:
-      observed: what was measured.
-      terms: what was known before; a criterion that does not apply to them does not decide.
+      observed: the measurements.
+      terms: the terms of the run, known before its first step; they select the criteria that apply.
     """
     return _judged(rules.RULES, observed, terms)
 
@@ -52,25 +52,25 @@ def judge(observed: Observations, terms: Terms) -> tuple[Criterion, ...]:
 def learning(
     arms: Mapping[str, Sequence[ArmOutcome]], entropies: Mapping[str, float], beat: str
 ) -> tuple[Criterion, ...]:
-    """The criteria of learning alone.
+    """Judges by the criteria of learning alone.
 
     Args:
-      arms: as in `Observations`.
-      entropies: as in `Observations`.
-      beat: as in `Settings`.
+      arms: outcomes of each arm, as in `Observations`.
+      entropies: nats/token by kind of count, as in `Observations`.
+      beat: name of the entropy to beat, as in `Settings`.
     """
     terms = Terms(Settings(0.0, 0.0, beat, arms=len(arms)), statistical=False)
     return _judged(rules.LEARNING, Observations(arms, entropies=entropies), terms)
 
 
 def overall(criteria: Sequence[Criterion]) -> Verdict:
-    """FAIL if any criterion failed, else INCONCLUSIVE if any is, else PASS."""
+    """The overall verdict: FAIL if any criterion failed, else INCONCLUSIVE if any is, else PASS."""
     return _worst([criterion.verdict for criterion in criteria])
 
 
 def _judged(declared: Sequence[Rule], observed: Observations, terms: Terms) -> tuple[Criterion, ...]:
-    found = (_criterion(rule, observed, terms) for rule in declared if rule.applies(terms))
-    return tuple(criterion for criterion in found if criterion is not None)
+    criteria = (_criterion(rule, observed, terms) for rule in declared if rule.applies(terms))
+    return tuple(criterion for criterion in criteria if criterion is not None)
 
 
 def _criterion(rule: Rule, observed: Observations, terms: Terms) -> Criterion | None:
@@ -117,16 +117,16 @@ def _verdict(quantity: Quantity, reading: Reading) -> Verdict:
     if reading.comparison is None:
         return "PASS"
     if reading.values:
-        return _of_values(quantity, reading, _HOLDS[reading.comparison])
+        return _judge_values(quantity, reading, _HOLDS[reading.comparison])
     if reading.estimate is None or reading.threshold is None:
         return "INCONCLUSIVE"
     if reading.comparison in ("within", "at most") and prose.is_identical(reading):
         return "PASS"
-    return _of_interval(reading, reading.comparison, reading.threshold)
+    return _judge_interval(reading, reading.comparison, reading.threshold)
 
 
-def _of_values(quantity: Quantity, reading: Reading, holds: Callable[[float, float], bool]) -> Verdict:
-    """Every value has to hold; a comparison with NaN is false, so that NaN never holds."""
+def _judge_values(quantity: Quantity, reading: Reading, holds: Callable[[float, float], bool]) -> Verdict:
+    """The verdict on values, each of which has to hold; a comparison with NaN is false, so NaN never holds."""
     pairs: list[tuple[float | None, float | None]] = []
     for arm, values in reading.values.items():
         against = reading.against.get(arm, (reading.threshold,) * len(values))
@@ -137,8 +137,8 @@ def _of_values(quantity: Quantity, reading: Reading, holds: Callable[[float, flo
     return "PASS" if passed else quantity.otherwise
 
 
-def _of_interval(reading: Reading, comparison: Comparison, threshold: float) -> Verdict:
-    """The whole interval has to hold; where all of it does not, the criterion failed."""
+def _judge_interval(reading: Reading, comparison: Comparison, threshold: float) -> Verdict:
+    """The verdict on an interval: PASS if all of it holds, FAIL if none of it does, else INCONCLUSIVE."""
     if reading.ci95 is None:
         return "INCONCLUSIVE"
     low, high = reading.ci95

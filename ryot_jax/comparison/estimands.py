@@ -1,7 +1,7 @@
-"""States what a run is to estimate and how it will be judged, before it has measured anything.
+"""States what a run will estimate and how it will be judged, before it measures anything.
 
-Generated from the criteria, so that nothing decides that was not stated. The statement is hashed, written into the run
-directory before the first step, and carried into the report: a run cannot be judged by what it happened to find.
+The statement is generated from the criteria, so that no unstated criterion decides. It is hashed, written into the run
+directory before the first step, and carried into the report: criteria cannot be chosen after the fact.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ _REPORTED_OF_PAIRS = (
 
 
 def describe_estimands(settings: Settings, *, statistical: bool) -> tuple[Estimand, ...]:
-    """Everything that decides a run of such terms, and what is only reported.
+    """The estimands that decide a run, followed by those that are only reported.
 
     Args:
-      settings: of the run.
+      settings: the settings of the run's verdict.
       statistical: as in `Terms`.
     """
     terms = Terms(settings, statistical)
@@ -56,10 +56,10 @@ def describe_estimands(settings: Settings, *, statistical: bool) -> tuple[Estima
 
 
 def check_all_stated(criteria: Sequence[Criterion], stated: Sequence[Estimand]) -> None:
-    """Refuses a criterion that decides a run and was not stated.
+    """Refuses a criterion that decides a run but was not stated before it.
 
     Raises:
-      RyotError: with its name.
+      RyotError: a criterion was not stated; the message names it.
     """
     missing = {criterion.name for criterion in criteria} - {estimand.decides for estimand in stated}
     if missing:
@@ -75,7 +75,7 @@ def plain(stated: Sequence[Estimand]) -> list[dict[str, str]]:
 
 
 def digest(stated: Sequence[Estimand]) -> str:
-    """Sha256 of the statement."""
+    """Sha256 (hex) of the statement as JSON with sorted keys."""
     items: Any = plain(stated)
     return hashlib.sha256(json.dumps(items, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

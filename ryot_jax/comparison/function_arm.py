@@ -1,4 +1,4 @@
-"""An arm of the comparison made of a user-supplied step function; what is compared is left to `compare`."""
+"""An arm of the paired protocol made of a user-supplied step function, for `compare`."""
 
 import dataclasses
 import hashlib
@@ -21,13 +21,13 @@ Stream = Callable[[int], Any]  # step -> batch
 
 @dataclasses.dataclass(frozen=True)
 class StepProgram:
-    """A step ready to be called.
+    """A user-supplied step, ready to be called.
 
     Attributes:
       call: `(state, batch) -> (state, metrics)`.
-      compile_seconds: of 'trace', 'lower' and 'compile'; zeros where nothing was compiled.
-      memory_bytes: arguments and temporaries; None where not known.
-      fingerprint: of the compiled program without names; '' where nothing was compiled.
+      compile_seconds: seconds of 'trace', 'lower' and 'compile'; zeros if nothing was compiled.
+      memory_bytes: bytes of arguments and temporaries; None if not known.
+      fingerprint: digest of the compiled program without names; '' if nothing was compiled.
     """
 
     call: Step
@@ -50,10 +50,10 @@ class _Evaluation:
 
 
 def as_stream(batches: Callable[[int], Any] | Sequence[Any]) -> Stream:
-    """`step -> batch`; a sequence is gone through again and again.
+    """The batches as a function `step -> batch`; a sequence is repeated in a cycle.
 
     Raises:
-      ConfigError: a sequence without an element, or neither a sequence nor callable.
+      ConfigError: `batches` is an empty sequence, or neither a sequence nor callable.
     """
     if callable(batches):
         return batches
@@ -65,10 +65,10 @@ def as_stream(batches: Callable[[int], Any] | Sequence[Any]) -> Stream:
 
 
 def compile_arm(step: Step, state: Any, batch: Any, *, jit: bool) -> StepProgram:
-    """Compiles a step for the shapes of a state and a batch, with the clock running.
+    """Compiles a step for the shapes of a state and a batch, and times the compilation.
 
     Raises:
-      ConfigError: the step does not give a state like the one that it takes, and a scalar loss.
+      ConfigError: the step does not return a state like its input and a scalar loss.
     """
     if not jit:
         return StepProgram(step, dict.fromkeys(("trace", "lower", "compile"), 0.0), None, "")
@@ -92,15 +92,15 @@ def compile_arm(step: Step, state: Any, batch: Any, *, jit: bool) -> StepProgram
 
 @dataclasses.dataclass
 class FunctionArm:
-    """An `Arm` of the paired protocol.
+    """An arm of the paired protocol (see `protocol.Arm`) that calls a user-supplied step.
 
     Attributes:
-      name: of the arm.
+      name: name of the arm.
       program: its step.
       initial_state: copied before the first step, so that steps may donate their state.
-      stream: its batches.
+      stream: `step -> batch`.
       evaluator: `state -> losses[n]`, or None.
-      items: what throughput counts in one step.
+      items: items per step that throughput counts, such as tokens.
     """
 
     name: str
@@ -111,30 +111,30 @@ class FunctionArm:
     items: int
 
     def __post_init__(self) -> None:
-        """Starts from a copy of the initial state."""
+        """Copies the initial state, from which the arm starts."""
         self.state = _copy(self.initial_state)
         self.step = 0
         self.seconds_spent = 0.0
         self._batches_sha256 = hashlib.sha256(b"").hexdigest()
 
     def twin(self, name: str) -> "FunctionArm":
-        """Another arm at the start, of the same program."""
+        """A second arm with the same program, back at the initial state."""
         return dataclasses.replace(self, name=name)
 
     def params_hash(self) -> str:
-        """Digest of the present state."""
+        """Sha256 of the current state."""
         return tree_hash(self.state)
 
     def batches_hash(self) -> str:
-        """Running digest of every batch that the arm was fed."""
+        """Running sha256 of every batch that the arm was fed."""
         return self._batches_sha256
 
     def warm_up(self) -> None:
-        """One step on a copy of the state: what a first execution costs more is not a step's time."""
+        """Takes one step on a copy of the state, so that the extra cost of a first execution is in no measured time."""
         jax.block_until_ready(self.program.call(_copy(self.state), self.stream(self.step)))
 
     def run_block(self, n_steps: int) -> _Block:
-        """Takes `n_steps` steps; the device is idle before and after, and batches are made before the clock runs.
+        """Takes `n_steps` steps; the device is idle before and after, and batches are made before the clock starts.
 
         Raises:
           NonFiniteLossError: a loss is not finite.
@@ -160,10 +160,10 @@ class FunctionArm:
         return _Block(seconds, losses, n_steps * self.items)
 
     def evaluate(self) -> _Evaluation:
-        """Held-out losses of the present state.
+        """Held-out losses of the current state.
 
         Raises:
-          ConfigError: `evaluate` did not give a vector of losses.
+          ConfigError: `evaluate` did not return a vector of losses.
           NonFiniteLossError: their mean is not finite.
         """
         assert self.evaluator is not None

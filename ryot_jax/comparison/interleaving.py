@@ -1,7 +1,7 @@
 """Step times of several programs that take turns: blocks of steps in random order, there and back again.
 
-Only time is kept here; what a block runs is a function, in this process or behind a pipe. What the times mean is left
-to `statistics` and `attribution`.
+A block is a function, which may run its steps in this process or in another one. `statistics` and `attribution`
+interpret the times.
 """
 
 import time
@@ -10,14 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 Block = Callable[[int], float]
-"""Runs that many steps from an idle device to an idle device, and returns the seconds that they took."""
+"""Runs the given number of steps, from an idle device to an idle device, and returns the seconds."""
 
 
 def there_and_back(order: Sequence[str], steps: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """Each arm in order with half of its steps (the larger one), then in the reverse order with the rest.
+    """Visits of a block: each arm in order with the larger half of its steps, then in reverse order with the rest.
 
-    Two arms run A B B A: a drift that is linear in time takes as much from one as from the other. A block of one step
-    has no way back.
+    Two arms run A B B A, so that a drift linear in time slows both alike. A block of one step has no second visit.
+
+    Args:
+      order: names of the arms.
+      steps: steps of the block, by arm.
+
+    Returns:
+      (arm, steps) of each visit, in the order of execution.
     """
     there = [(name, steps[name] - steps[name] // 2) for name in order]
     back = [(name, steps[name] // 2) for name in reversed(order)]
@@ -25,12 +31,12 @@ def there_and_back(order: Sequence[str], steps: Mapping[str, int]) -> tuple[tupl
 
 
 def take_turns(arms: Mapping[str, Block], visits: Sequence[tuple[str, int]], pause: float = 0.0) -> dict[str, float]:
-    """Seconds that each arm took in all its visits.
+    """Runs the visits of a block and returns the seconds of each arm, summed over its visits.
 
     Args:
-      arms: name -> what runs its blocks.
-      visits: which arm takes how many steps, one after the other.
-      pause: seconds of rest before each visit, in which another arm's threads may fall asleep.
+      arms: name -> function that runs its steps.
+      visits: (arm, steps) in the order of execution.
+      pause: seconds to sleep before each visit, so that the threads of the arm before can go idle.
     """
     taken = dict.fromkeys(arms, 0.0)
     for name, steps in visits:
@@ -48,18 +54,18 @@ def interleave(
     pause: float = 0.0,
     on_round: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Seconds per step of every arm in every round, float64[rounds].
+    """Times the arms in rounds and returns the seconds per step of each, float64[rounds] by name.
 
-    A round visits all arms in a random order and then once more in the reverse order, so that a machine that drifts
-    within the round slows all of them alike: entry i of two arms is a pair.
+    A round visits all arms in random order and then again in reverse order, so that a drift of the machine within the
+    round slows all arms alike: entry i of two arms is a pair.
 
     Args:
-      arms: name -> what runs its blocks.
-      steps: steps of one visit, by arm.
-      rounds: how many.
-      seed: of the orders.
+      arms: name -> function that runs its steps.
+      steps: steps per visit, by arm.
+      rounds: number of rounds.
+      seed: seed of the orders.
       pause: as in `take_turns`.
-      on_round: told the number of rounds done.
+      on_round: called with the number of finished rounds.
     """
     order = np.random.default_rng(seed)
     seconds: dict[str, list[float]] = {name: [] for name in arms}

@@ -1,4 +1,4 @@
-"""Compares two user-supplied training steps: any JAX program, without the model and the configs of this package.
+"""Compares two user-supplied training steps of any JAX program, independent of this package's model and configs.
 
     from ryot_jax.comparison import compare
 
@@ -6,9 +6,9 @@
     print(result.summary())
     result.report("report.html")
 
-It is the comparison of the main command: same initial state and same batches in both arms, asserted by hash; blocks of
-steps in random order; the block pair as the unit; placebo and known delay as controls; a verdict that may be
-INCONCLUSIVE.
+The comparison is that of `ryot train`: the same initial state and batches in both arms, asserted by hash; blocks of
+steps in random order; the block pair as the unit of analysis; placebo and known delay as controls; a verdict that may
+be INCONCLUSIVE.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ryot_jax.comparison import controls, criteria, results
 from ryot_jax.comparison.comparison import Comparison
 from ryot_jax.comparison.function_arm import FunctionArm, Step, StepProgram, as_stream, compile_arm
 from ryot_jax.comparison.outcomes import TrainingPair, arm_outcome
-from ryot_jax.comparison.protocol import Observer, Plan, Schedule, run
+from ryot_jax.comparison.protocol import BlockSchedule, Observer, ScheduledBlock, run
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.schema import Control, Controls, Results, Settings
 from ryot_jax.machine.devices import describe_devices
@@ -58,38 +58,38 @@ def compare(
     name: str = "comparison",
     log: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Trains with two step functions, taking turns, and judges the second by the first.
+    """Trains with two step functions in turns and judges the second against the first.
 
     Args:
       baseline: `(state, batch) -> (state, loss)`, where loss is a scalar or a dict with a scalar 'loss'. Wrapped in
         `jax.jit` already (with donation, shardings and so on, which are kept), or not.
-      optimized: likewise, of the same state and batches.
-      state: a pytree of arrays that both start from; left as it is.
-      batches: `step -> batch`, or a sequence that is gone through again and again. Both arms are fed the same.
+      optimized: likewise, for the same state and batches.
+      state: the initial state of both arms, a pytree of arrays; not modified.
+      batches: `step -> batch`, or a sequence that is repeated in a cycle; the same for both arms.
       evaluate: `state -> losses[n]` of n held-out examples, the same for both arms; called up to nine times. None: the
         training losses of the last half of the blocks are compared instead.
-      names: of the two arms.
+      names: names of the two arms.
       steps: training steps of each arm; `steps / block_steps` is the number of block pairs.
-      block_steps: steps that an arm takes before it is the other's turn. A block should take a tenth of a second or
-        more.
-      items_per_step: what throughput counts, e.g. tokens or examples in a batch.
-      margin: within which the losses must lie, in the loss's unit.
-      tight_margin: by which the second arm's loss may lie above the first's; with `same_numerics`, within which they
-        must lie on both sides.
+      block_steps: steps of each arm in a block. A block should take a tenth of a second or more.
+      items_per_step: items per step that throughput counts, such as the tokens or examples of a batch.
+      margin: largest difference of the final losses allowed, in the unit of the loss.
+      tight_margin: largest amount by which the second arm's loss may exceed the first's; with `same_numerics`, the
+        largest difference in either direction.
       same_numerics: whether the second step promises the first's numbers to rounding (a faster kernel), so that a
         better loss is a defect; False: it promises a training run of the same quality.
-      chance_loss: what guessing without a look at the inputs comes to, such as the entropy of the labels: a final loss
-        above it has learnt nothing. None: the loss must fall by 5 %, and nothing more.
-      shuffle: `(rng, batch) -> batch` with labels shuffled; given, training on such batches must fail to learn.
+      chance_loss: loss of guessing without the inputs, such as the entropy of the labels; the final loss must be below
+        it. None: the loss only has to fall by 5 %.
+      shuffle: `(rng, batch) -> batch` with shuffled labels; training on such batches must fail to learn. None: no such
+        control.
       control_blocks: block pairs of the placebo and of the known delay; 0: no controls.
-      control_steps: steps in one of their blocks.
-      seed: of the order of arms.
-      jit: compile the steps; False: they are called as they are, and that they differ is not checked.
-      name: of the report.
+      control_steps: steps per block of these controls.
+      seed: seed of the order of arms.
+      jit: whether to compile the steps; if False they are called as they are, and not checked to differ.
+      name: name of the comparison in its report.
       log: called with each line of progress; None: nothing is logged.
 
     Raises:
-      ConfigError: an argument cannot be used, or both steps compile to one program: nothing would be compared.
+      ConfigError: an argument is invalid, or both steps compile to the same program, so that nothing would be compared.
       NonFiniteLossError: a loss is not finite.
     """
     schedule = _schedule(steps, block_steps, items_per_step, seed)
@@ -118,15 +118,15 @@ def compare(
         FunctionArm(arm_name, program, state, stream, evaluate, items_per_step)
         for arm_name, program in zip(names, programs, strict=True)
     ]
-    return Comparison(_compared(arms, design, log or (lambda line: None)))
+    return Comparison(_train_and_judge(arms, design, log or (lambda line: None)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Design:
-    """The arguments of `compare` but for the arms: how they are judged and controlled."""
+    """The arguments of `compare` except the arms: how these are judged and controlled."""
 
     name: str
-    schedule: Schedule
+    schedule: BlockSchedule
     settings: Settings
     entropies: Mapping[str, float]
     control_blocks: int
@@ -148,15 +148,15 @@ def _programs(
     return programs
 
 
-def _compared(arms: Sequence[FunctionArm], design: _Design, say: Callable[[str], None]) -> Results:
-    """Trains, controls and judges."""
+def _train_and_judge(arms: Sequence[FunctionArm], design: _Design, log: Callable[[str], None]) -> Results:
+    """Trains the arms, runs the controls and returns the judged results."""
     schedule, held_out = design.schedule, design.settings.held_out
     stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    say(f"{schedule.total_steps} steps of each arm in {len(schedule.blocks())} block pairs")
-    record = run(arms, schedule, observer=Observer(pair=_told(say, schedule)), evaluate=held_out)
+    log(f"{schedule.total_steps} steps of each arm in {len(schedule.blocks())} block pairs")
+    record = run(arms, schedule, observer=Observer(pair=_log_blocks(log, schedule)), evaluate=held_out)
     checks = None
     if design.control_blocks > 0:
-        say("controls")
+        log("controls")
         checks = _controls(arms[1], design)
     return results.assemble(
         results.Measurements([TrainingPair(schedule.seed, record)], controls=checks),
@@ -183,7 +183,7 @@ def _controls(arm: FunctionArm, design: _Design) -> Controls:
     return Controls(items, floor)
 
 
-def _schedule(steps: int, block_steps: int, items_per_step: int, seed: int) -> Schedule:
+def _schedule(steps: int, block_steps: int, items_per_step: int, seed: int) -> BlockSchedule:
     if block_steps < 1 or steps < 2 * block_steps or steps % block_steps:
         raise ConfigError(
             f"steps={steps} must be two or more times block_steps={block_steps}, and a multiple of it: block pairs are "
@@ -193,7 +193,7 @@ def _schedule(steps: int, block_steps: int, items_per_step: int, seed: int) -> S
         raise ConfigError(f"items_per_step={items_per_step} must be at least 1")
     blocks = steps // block_steps
     epochs = max(count for count in range(1, _EVALUATIONS + 1) if blocks % count == 0)
-    return Schedule(epochs, steps // epochs, block_steps, items_per_step, seed)
+    return BlockSchedule(epochs, steps // epochs, block_steps, items_per_step, seed)
 
 
 def _check(
@@ -212,18 +212,18 @@ def _check(
         raise ConfigError("state holds no array: there would be nothing to train")
 
 
-def _told(say: Callable[[str], None], schedule: Schedule) -> Callable[[Record, Plan], None]:
+def _log_blocks(log: Callable[[str], None], schedule: BlockSchedule) -> Callable[[Record, ScheduledBlock], None]:
     blocks = len(schedule.blocks())
 
-    def tell(record: Record, plan: Plan) -> None:
+    def on_pair(record: Record, block: ScheduledBlock) -> None:
         losses = ", ".join(f"{name} {loss:.4f}" for name, loss in record.blocks[-1].train_loss.items())
-        say(f"block pair {plan.index + 1} of {blocks}: training loss {losses}")
+        log(f"block pair {block.index + 1} of {blocks}: training loss {losses}")
 
-    return tell
+    return on_pair
 
 
-def _shuffled(arm: FunctionArm, shuffle: Shuffle, schedule: Schedule, entropies: Mapping[str, float]) -> Control:
-    """Half the steps are enough: an arm that learns shows it by then, or the criteria are too easy to mean anything."""
+def _shuffled(arm: FunctionArm, shuffle: Shuffle, schedule: BlockSchedule, entropies: Mapping[str, float]) -> Control:
+    """Trains on shuffled labels for half the steps, enough for an arm that learns to pass the criteria of learning."""
 
     def shuffled(step: int) -> Any:
         return shuffle(np.random.default_rng((schedule.seed, step)), arm.stream(step))
@@ -236,8 +236,8 @@ def _shuffled(arm: FunctionArm, shuffle: Shuffle, schedule: Schedule, entropies:
         {"shuffled": [arm_outcome(record, "shuffled", half)]}, entropies, "chance" if entropies else ""
     )
     failed = [criterion.name for criterion in judged if criterion.verdict != "PASS"]
-    found = f"loss falls by {judged[0].actual.lstrip('+')}"
-    return controls.judge_shuffled(failed, found, half.total_steps, twin.seconds_spent)
+    losses = f"loss falls by {judged[0].actual.lstrip('+')}"
+    return controls.judge_shuffled(failed, losses, half.total_steps, twin.seconds_spent)
 
 
 def _facts(arm: FunctionArm, *, same_numerics: bool) -> results.ArmFacts:

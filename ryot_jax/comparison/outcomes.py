@@ -1,4 +1,4 @@
-"""Outcomes of a run's records: of arms and pairs, from finished blocks and evaluations alone.
+"""Outcomes of arms and pairs, computed from the finished blocks and evaluations of a run's records alone.
 
 A run has one training pair (both arms, one seed) or several; the unit that an interval is taken over is the highest
 level that was repeated: block pairs within one training pair, else training pairs, else processes.
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.schema import ReachedTarget, TimeToTarget
 from ryot_jax.comparison.statistics import paired_difference, speed_up
 from ryot_jax.comparison.verdict.observations import ArmOutcome, PairOutcome
 
-_SAME_LOSS = 1e-4  # relative
+_SAME_LOSS = 1e-4  # relative difference up to which two losses count as equal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +30,19 @@ class TrainingPair:
 
 @dataclasses.dataclass(frozen=True)
 class ProcessTimes:
-    """Block pairs timed in a fresh process, which compiled its programs anew.
+    """Block pairs timed in a fresh process, which recompiled the programs.
 
     Attributes:
-      seconds_per_step: of each block, by arm.
-      compile_seconds: by arm.
+      seconds_per_step: seconds per step of each block, by arm.
+      compile_seconds: seconds of compilation, by arm.
     """
 
     seconds_per_step: Mapping[str, tuple[float, ...]]
     compile_seconds: Mapping[str, float]
 
 
-def arm_outcome(record: Record, arm: str, schedule: Schedule) -> ArmOutcome:
-    """Outcome of one arm of one training pair; where nothing was held out, training losses stand in."""
+def arm_outcome(record: Record, arm: str, schedule: BlockSchedule) -> ArmOutcome:
+    """Outcome of one arm of one training pair; training losses stand in if nothing was held out."""
     blocks = record.blocks
     curve = [e.mean_loss[arm] for e in record.heldout]
     if not record.heldout and blocks:
@@ -63,11 +63,11 @@ def arm_outcome(record: Record, arm: str, schedule: Schedule) -> ArmOutcome:
 
 
 def pair_outcome(pairs: Sequence[TrainingPair], processes: Sequence[ProcessTimes] = ()) -> PairOutcome:
-    """The comparison of the second arm with the first.
+    """Compares the second arm with the first.
 
     Args:
-      pairs: at least one.
-      processes: fresh ones beside that of the training pairs, which counts as one more.
+      pairs: the training pairs, at least one.
+      processes: fresh processes beside the one of the training pairs, which counts as one more.
     """
     baseline, optimized = pairs[0].record.arms
     unit, seconds = _seconds_per_step(pairs, processes)
@@ -82,10 +82,10 @@ def pair_outcome(pairs: Sequence[TrainingPair], processes: Sequence[ProcessTimes
 
 
 def final_losses(pairs: Sequence[TrainingPair]) -> tuple[str, dict[str, Sequence[float]]]:
-    """Losses after training by arm, and what they are pairs of.
+    """Paired losses after training by arm, nats/token, and the unit of a pair.
 
-    Of one training pair those of the held-out sequences; where nothing was held out, the training losses of the last
-    half of the blocks, in which the arms saw the same batches. Of several training pairs one loss each.
+    With several training pairs, one loss of each. With one, the losses of the held-out sequences, or if nothing was
+    held out the training losses of the last half of the blocks, in which the arms saw the same batches.
     """
     names, record = pairs[0].record.arms, pairs[0].record
     if len(pairs) > 1:
@@ -93,13 +93,13 @@ def final_losses(pairs: Sequence[TrainingPair]) -> tuple[str, dict[str, Sequence
     if not record.heldout:
         last = record.blocks[len(record.blocks) // 2 :]
         return "block pair", {name: [block.train_loss[name] for block in last] for name in names}
-    # The untrained weights are the same in both arms: only an evaluation after training says anything.
+    # Both arms start from the same weights: only an evaluation after training compares them.
     trained = record.heldout[-1].step > 0
     return "held-out sequence", {name: record.sequence_losses.get(name, ()) if trained else () for name in names}
 
 
 def final_loss(record: Record, arm: str) -> float:
-    """Held-out loss after the last step, or the training loss of the last block where nothing was held out."""
+    """Held-out loss after the last step, or the training loss of the last block if nothing was held out; nats/token."""
     if record.heldout:
         return record.heldout[-1].mean_loss[arm]
     return record.blocks[-1].train_loss[arm] if record.blocks else math.nan
@@ -114,12 +114,12 @@ def time_to_target(record: Record, compile_seconds: Mapping[str, float]) -> Time
     """Training time until each arm's held-out loss first reaches the baseline's final one.
 
     Losses between two evaluations are interpolated linearly in the step, seconds by the steps of the blocks between;
-    evaluating is no part of them. An arm that never gets there has None; one that ends within `_SAME_LOSS` of the
-    target has got there, or rounding alone would decide between arms of the same numerics.
+    evaluation is not part of the time. An arm that never reaches the target has None; one that ends within
+    `_SAME_LOSS` of it has reached it, as rounding alone would otherwise decide between arms of the same numerics.
 
     Args:
-      record: of a training pair, the baseline first.
-      compile_seconds: by arm, for the time with compilation.
+      record: record of a training pair, the baseline first.
+      compile_seconds: seconds of compilation by arm, for the time with compilation.
     """
     baseline, optimized = record.arms
     trained = bool(record.heldout) and record.heldout[-1].step > 0
@@ -142,7 +142,7 @@ def time_to_target(record: Record, compile_seconds: Mapping[str, float]) -> Time
 
 
 def break_even_steps(extra_compile_seconds: float, seconds_saved_per_step: float | None) -> float | None:
-    """Steps after which faster steps have paid for a longer compilation; 0 if it is not longer, None if never."""
+    """Steps after which faster steps repay a longer compilation; 0 if it is not longer, None if they never do."""
     if extra_compile_seconds <= 0:
         return 0.0
     if seconds_saved_per_step is None or seconds_saved_per_step <= 0:

@@ -1,8 +1,8 @@
 """The paired protocol: every arm runs the same blocks of steps, in a random order inside each block, there and back.
 
-Interleaving lets a drifting machine hit all arms alike; coming back in the reverse order takes out what is left of a
-drift within the block; the random order lets no rhythm of the machine favour one arm.
-What an arm is and how it trains is left to `training`; what the record means, to `results`.
+Interleaving makes a drift of the machine hit all arms alike; the way back in reverse order cancels a linear drift
+within the block; the random order keeps any periodic load from favouring one arm. `arms` and `function_arm` implement
+the arms, `outcomes` interprets the record.
 """
 
 import dataclasses
@@ -39,11 +39,11 @@ class Evaluation(Protocol):
 
     @property
     def mean_loss(self) -> float:
-        """Mean over all targets."""
+        """Mean loss over all targets, nats/token."""
 
     @property
     def sequence_losses(self) -> np.ndarray:
-        """Mean of each sequence, float64[n]; the same sequences in the same order for every arm."""
+        """Mean loss of each sequence, float64[n]; the same sequences in the same order for every arm."""
 
 
 class Arm(Protocol):
@@ -53,30 +53,30 @@ class Arm(Protocol):
 
     @property
     def step(self) -> int:
-        """Training steps done."""
+        """Number of training steps done."""
 
     def params_hash(self) -> str:
-        """Digest of the present weights, see `tree_hash`."""
+        """Sha256 of the current weights, see `tree_hash`."""
 
     def batches_hash(self) -> str:
-        """Running digest of every batch that the arm was fed."""
+        """Running sha256 of every batch that the arm was fed."""
 
     def warm_up(self) -> None:
-        """Execute every compiled program once, untimed, on copies; the arm stays as it is.
+        """Executes every compiled program once, untimed, on copies; the state of the arm does not change.
 
-        The first execution of a program pays for page faults and lazy set-up, which are no part of a step.
+        The first execution of a program pays for page faults and lazy set-up, which are not part of a step.
         """
 
     def run_block(self, n_steps: int) -> BlockResult:
-        """Train `n_steps` steps; the device is idle before and after."""
+        """Takes `n_steps` training steps; the device is idle before and after."""
 
     def evaluate(self) -> Evaluation:
-        """Held-out losses of the present weights, by one evaluator for all arms."""
+        """Held-out losses of the current weights, from one evaluator for all arms."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """One block to be run: `steps` steps that end at step `end_step`, in epoch `epoch` (from 1)."""
+class ScheduledBlock:
+    """A block that is due: `steps` steps that end at step `end_step`, in epoch `epoch` (from 1)."""
 
     index: int
     epoch: int
@@ -86,14 +86,14 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The plan of a run; it and the position determine what comes next.
+class BlockSchedule:
+    """The blocks of a run and the order of the arms in each, a pure function of these five numbers.
 
     Attributes:
-      epochs: epochs; each ends with an evaluation.
-      steps_per_epoch: training steps in an epoch.
-      block_steps: steps in a block; the last block of an epoch takes what is left.
-      tokens_per_step: target tokens in one step's batch; blocks that count otherwise are an error.
+      epochs: number of epochs; each ends with an evaluation.
+      steps_per_epoch: training steps per epoch.
+      block_steps: steps per block; the last block of an epoch takes the remaining steps.
+      tokens_per_step: target tokens per step; a block that reports another number is an error.
       seed: seed of the order of arms.
     """
 
@@ -105,48 +105,48 @@ class Schedule:
 
     @property
     def total_steps(self) -> int:
-        """Training steps in the whole run, per arm."""
+        """Training steps of the whole run, per arm."""
         return self.epochs * self.steps_per_epoch
 
-    def blocks(self) -> tuple[Plan, ...]:
+    def blocks(self) -> tuple[ScheduledBlock, ...]:
         """All blocks of the run in order."""
-        plans: list[Plan] = []
+        blocks: list[ScheduledBlock] = []
         for epoch in range(1, self.epochs + 1):
             for start in range(0, self.steps_per_epoch, self.block_steps):
                 steps = min(self.block_steps, self.steps_per_epoch - start)
                 end = (epoch - 1) * self.steps_per_epoch + start + steps
                 ends_epoch = start + steps == self.steps_per_epoch
-                plans.append(Plan(len(plans), epoch, steps, end, ends_epoch))
-        return tuple(plans)
+                blocks.append(ScheduledBlock(len(blocks), epoch, steps, end, ends_epoch))
+        return tuple(blocks)
 
     def order(self, index: int, names: Sequence[str]) -> tuple[str, ...]:
-        """The order of the arms in block `index`; from seed and index alone, so a resumed run keeps it."""
+        """The order of the arms in block `index`, from seed and index alone, so that a resumed run keeps it."""
         generator = np.random.default_rng((self.seed, index))
         return tuple(names[i] for i in generator.permutation(len(names)))
 
-    def visits(self, plan: Plan, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
-        """Which arm takes how many steps, one after the other: see `interleaving.there_and_back`."""
-        return there_and_back(self.order(plan.index, names), dict.fromkeys(names, plan.steps))
+    def visits(self, block: ScheduledBlock, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+        """The visits of a block, (arm, steps) in the order of execution; see `interleaving.there_and_back`."""
+        return there_and_back(self.order(block.index, names), dict.fromkeys(names, block.steps))
 
 
 def _ignore(*_: Any) -> None:
-    """The default of every observer callback."""
+    """Does nothing: the default of every observer callback."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Observer:
-    """Callbacks of a run, all between blocks and so never inside a measured time.
+    """Callbacks of a run, all called outside of measured times.
 
     Attributes:
-      block: (arm name, plan, result) after each visit of one arm, of which a block has two: progress and metrics.
-      heldout: (step, {arm name: evaluation}) after each evaluation.
-      pair: (record, plan) when every arm has done a block and, at an epoch's end, was evaluated: the place to
-        save checkpoints (all arms stand at `plan.end_step`) and to stop by raising.
+      block: called with (arm name, block, result) after each visit of an arm, two per block: progress and metrics.
+      heldout: called with (step, {arm name: evaluation}) after each evaluation.
+      pair: called with (record, block) once every arm has finished a block and, at the end of an epoch, was evaluated:
+        the place to save checkpoints (all arms are at `block.end_step`) and to stop by raising.
     """
 
-    block: Callable[[str, Plan, Any], None] = _ignore
+    block: Callable[[str, ScheduledBlock, Any], None] = _ignore
     heldout: Callable[[int, Mapping[str, Any]], None] = _ignore
-    pair: Callable[[Record, Plan], None] = _ignore
+    pair: Callable[[Record, ScheduledBlock], None] = _ignore
 
 
 def tree_hash(tree: Any) -> str:
@@ -161,25 +161,25 @@ def tree_hash(tree: Any) -> str:
 
 def run(
     arms: Sequence[Arm],
-    schedule: Schedule,
+    schedule: BlockSchedule,
     *,
     record: Record | None = None,
     observer: Observer | None = None,
     evaluate: bool = True,
 ) -> Record:
-    """Train all arms to the end of `schedule`, interleaved, and return the record.
+    """Trains all arms to the end of the schedule, interleaved, and returns the record.
 
     Args:
-      arms: the baseline first; one arm alone is allowed. Their programs are compiled already.
-      schedule: what to run.
-      record: the record saved beside the checkpoint that the arms were restored from; None starts afresh.
+      arms: compiled arms, the baseline first; a single arm is allowed.
+      schedule: the blocks to run.
+      record: the record saved beside the checkpoint that the arms were restored from; None: a new run.
       observer: callbacks.
-      evaluate: whether the arms are evaluated, before the first step and after each epoch.
+      evaluate: whether to evaluate the arms before the first step and after each epoch.
 
     Raises:
       RyotError: initial weights, batches or token counts differ between arms.
       CheckpointError: `record` does not fit the arms or the schedule.
-      NonFiniteLossError: from an arm.
+      NonFiniteLossError: the loss of an arm became NaN or infinite.
     """
     observer = observer or Observer()
     names = tuple(arm.name for arm in arms)
@@ -204,40 +204,40 @@ def run(
         record = Record(names, weights)
         if evaluate:
             record = evaluated(record, 0, 0)
-    for plan in schedule.blocks()[len(record.blocks) :]:
+    for block in schedule.blocks()[len(record.blocks) :]:
         results: dict[str, list[BlockResult]] = {name: [] for name in names}
-        for name, steps in schedule.visits(plan, names):
+        for name, steps in schedule.visits(block, names):
             results[name].append(by_name[name].run_block(steps))
-            observer.block(name, plan, results[name][-1])
-        record = record.with_block(_block(plan, schedule.order(plan.index, names), results, arms, schedule))
-        if plan.ends_epoch and evaluate:
-            record = evaluated(record, plan.end_step, plan.epoch)
-        observer.pair(record, plan)
+            observer.block(name, block, results[name][-1])
+        record = record.with_block(_block(block, schedule.order(block.index, names), results, arms, schedule))
+        if block.ends_epoch and evaluate:
+            record = evaluated(record, block.end_step, block.epoch)
+        observer.pair(record, block)
     return record
 
 
 def _block(
-    plan: Plan,
+    block: ScheduledBlock,
     order: tuple[str, ...],
     results: Mapping[str, Sequence[BlockResult]],
     arms: Sequence[Arm],
-    schedule: Schedule,
+    schedule: BlockSchedule,
 ) -> Block:
     batches_hash = _agreed("batches", {arm.name: arm.batches_hash() for arm in arms})
-    tokens = plan.steps * schedule.tokens_per_step
+    tokens = block.steps * schedule.tokens_per_step
     losses = {name: [loss for visit in visits for loss in visit.losses] for name, visits in results.items()}
     for name, visits in results.items():
         reported = sum(visit.tokens for visit in visits)
-        if reported != tokens or len(losses[name]) != plan.steps:
+        if reported != tokens or len(losses[name]) != block.steps:
             raise RyotError(
                 f"arm {name!r} reports {reported} tokens and {len(losses[name])} losses for block "
-                f"{plan.index}, but its {plan.steps} steps of {schedule.tokens_per_step} target tokens are "
+                f"{block.index}, but its {block.steps} steps of {schedule.tokens_per_step} target tokens are "
                 f"{tokens} tokens: throughput would be wrong"
             )
     return Block(
-        index=plan.index,
-        epoch=plan.epoch,
-        steps=plan.steps,
+        index=block.index,
+        epoch=block.epoch,
+        steps=block.steps,
         tokens=tokens,
         order=order,
         seconds={arm.name: float(sum(visit.seconds for visit in results[arm.name])) for arm in arms},
@@ -249,15 +249,15 @@ def _block(
 
 def _agreed(what: str, digests: Mapping[str, str]) -> str:
     if len(set(digests.values())) != 1:
-        found = ", ".join(f"{name}: {digest[:16]}" for name, digest in digests.items())
+        hashes = ", ".join(f"{name}: {digest[:16]}" for name, digest in digests.items())
         raise RyotError(
-            f"the arms do not have the same {what} (sha256 {found}): they cannot be compared. All arms "
+            f"the arms do not have the same {what} (sha256 {hashes}): they cannot be compared. All arms "
             "must be made from one seed, and fed from one data set"
         )
     return next(iter(digests.values()))
 
 
-def _check_resumed(record: Record, arms: Sequence[Arm], schedule: Schedule) -> None:
+def _check_resumed(record: Record, arms: Sequence[Arm], schedule: BlockSchedule) -> None:
     names = tuple(arm.name for arm in arms)
     if record.arms != names:
         raise CheckpointError(

@@ -1,6 +1,6 @@
 """The record of a paired run: finished blocks and evaluations as plain values, and nothing else.
 
-It is saved as JSON beside each checkpoint and handed in again to go on; `results` draws everything from it.
+It is saved as JSON beside each checkpoint and passed back in to resume; `results` computes everything from it.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ class Block:
 
     Attributes:
       index: position in the run, from 0.
-      epoch: epoch that it belongs to, from 1.
+      epoch: its epoch, from 1.
       steps: training steps in it, per arm.
       tokens: target tokens trained on, per arm.
-      order: names of the arms in the order in which they ran first.
+      order: names of the arms in the order of their first visits.
       seconds: wall-clock seconds by arm.
       train_loss: mean training loss over the block's steps by arm, nats/token.
       first_loss: training loss of the block's first step by arm, nats/token.
@@ -49,7 +49,7 @@ class HeldOut:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Everything that a paired run has found so far.
+    """The results of a paired run so far.
 
     Attributes:
       arms: names of the arms, the baseline first.

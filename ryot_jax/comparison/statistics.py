@@ -1,6 +1,6 @@
 """Statistics of paired measurements: speed-ups from block pairs, loss differences from held-out sequences.
 
-Everything works on plain arrays and is scipy.stats inside; what counts as a pass is left to `criteria`.
+Functions of plain arrays on top of scipy.stats; `criteria` decides what passes.
 The unit of every analysis is the pair. Intervals are Student t intervals: at the few pairs of one run a
 bootstrap interval covers too seldom (about 82 % instead of 95 % at five pairs).
 """
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ryot_jax.runtime.statistics import CONFIDENCE, Interval, paired, ratio_interval, t_interval
 
-EXACT_PAIRS = 16  # 2**16 = 65,536 sign patterns take 0.1 s; beyond that they are drawn at random
+EXACT_PAIRS = 16  # 2**16 = 65,536 sign patterns take 0.1 s; for more pairs patterns are drawn at random
 MONTE_CARLO_PATTERNS = 99_999
 
 
@@ -21,7 +21,7 @@ def check_interval(name: str, interval: Interval | None) -> None:
     """Refuses an interval whose ends are not in order.
 
     Raises:
-      ValueError: with the name of the field.
+      ValueError: the ends are not in order; the message names the field.
     """
     if interval is not None and not interval[0] <= interval[1]:
         raise ValueError(f"{name} is {list(interval)}, not null or [low, high]")
@@ -29,15 +29,15 @@ def check_interval(name: str, interval: Interval | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SpeedUp:
-    """How many times as fast the optimized arm is, from the times of block pairs.
+    """The speed-up of the optimized arm, from the times of block pairs.
 
     Attributes:
       estimate: geometric mean of baseline seconds / optimized seconds; above 1 is faster. None without data.
-      ci95: t interval on the mean log ratio, back on the ratio scale; None where the data allow none.
+      ci95: t interval of the mean log ratio, on the ratio scale; None if the data allow none.
       pairs: number of block pairs.
       median: median ratio.
       p_sign_flip: two-sided p of the sign-flip test on log ratios (exact up to 16 pairs); None without data.
-      log_ratio_sd: standard deviation of the log ratios, about the relative noise of one pair; None below 2.
+      log_ratio_sd: standard deviation of the log ratios, about the relative noise of one pair; None below 2 pairs.
     """
 
     estimate: float | None
@@ -58,7 +58,7 @@ class Difference:
 
     Attributes:
       estimate: mean difference; None without data or with a non-finite value.
-      ci95: t interval of the mean; None where the data allow none.
+      ci95: t interval of the mean; None if the data allow none.
       pairs: number of pairs.
       correlation: Pearson correlation of the two arms over pairs (what pairing buys); None if undefined.
     """
@@ -75,12 +75,12 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class LossTests:
-    """One-sided tests of a mean paired difference against margins, as p values; None where the data allow none.
+    """One-sided tests of a mean paired difference against margins, as p values; None if the data allow none.
 
     Attributes:
-      p_tost: that the difference lies outside of +-margin (two one-sided t tests, Schuirmann 1987); small: equivalent.
-      p_tost_tight: the same for the tight margin.
-      p_no_worse: that the difference is at least the tight margin; small: not inferior.
+      p_tost: of a difference outside of +-margin (two one-sided t tests, Schuirmann 1987); small: equivalent.
+      p_tost_tight: likewise for the tight margin.
+      p_no_worse: of a difference of at least the tight margin; small: not inferior.
     """
 
     p_tost: float | None
@@ -89,9 +89,9 @@ class LossTests:
 
 
 def sign_flip_p(values_n: ArrayLike) -> float | None:
-    """Two-sided p that values symmetric around zero have a mean as far from zero as `values_n` has.
+    """Two-sided p value of the sign-flip test: the mean of `values_n` against a distribution symmetric around zero.
 
-    Exact (all 2**n sign patterns) for n <= 16, else 99,999 seeded random patterns. None for no data or a
+    Exact (all 2**n sign patterns) for n <= 16, else from 99,999 seeded random patterns. None without data or with a
     non-finite value.
     """
     values_n = np.asarray(values_n, np.float64)
@@ -138,7 +138,7 @@ def speed_up(baseline_seconds_n: ArrayLike, optimized_seconds_n: ArrayLike) -> S
 def paired_difference(baseline_n: ArrayLike, optimized_n: ArrayLike) -> Difference:
     """Mean of optimized - baseline over pairs, with its t interval.
 
-    For per-sequence held-out losses the interval holds the choice of sequences only, not the choice of seed.
+    For per-sequence held-out losses the interval covers the choice of sequences, not the choice of seed.
 
     Raises:
       ValueError: the arrays differ in shape.

@@ -1,6 +1,6 @@
-"""Variants, and the proof that the optimizations that set them apart are on.
+"""Variants of the training step, and the proof that their optimizations are on.
 
-A switch that is on must be proven on by the compiled program, or the comparison does not start.
+Every switch that is on must be proven by the compiled program, or the comparison does not start.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ def differing(baseline: Variant, variant: Variant) -> tuple[Optimization, ...]:
 
 
 def is_statistical(variant: Variant) -> bool:
-    """Whether one of its optimizations promises no more than a training run of the same quality."""
+    """Whether an optimization of the variant promises only a training run of the same quality."""
     return any(optimization.promise(variant.plan) == "statistical" for optimization in OPTIMIZATIONS)
 
 
 def differences(baseline: Variant, variant: Variant) -> list[dict[str, str]]:
-    """The switches in which two variants differ, as JSON values: field, baseline, optimized."""
+    """The switches in which two variants differ, as JSON objects with `field`, `baseline` and `optimized`."""
     return [
         {"field": o.switch, "baseline": o.implementation(baseline.plan), "optimized": o.implementation(variant.plan)}
         for o in differing(baseline, variant)
@@ -40,12 +40,12 @@ def differences(baseline: Variant, variant: Variant) -> list[dict[str, str]]:
 
 
 def describe(variant: Variant, evidence: Mapping[str, Evidence], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Every optimization as the variant has it, on or off, as JSON values.
+    """Describes every optimization of a variant, on or off, as JSON objects.
 
     Args:
-      variant: any.
-      evidence: what the active probes found, by optimization.
-      reasons: why each implementation was chosen, by optimization.
+      variant: the variant.
+      evidence: findings of the active probes, by optimization.
+      reasons: reason for each implementation, by optimization.
     """
     return [
         {
@@ -66,15 +66,15 @@ def describe(variant: Variant, evidence: Mapping[str, Evidence], reasons: Mappin
 def check_active(
     variants: Sequence[Variant], hlo_texts: Mapping[str, str], spec: Spec
 ) -> dict[str, dict[str, Evidence]]:
-    """Prove that every optimization of every variant is on in its compiled training step.
+    """Proves that every optimization of every variant is on in its compiled training step.
 
     Args:
       variants: the first is the baseline.
       hlo_texts: optimized HLO text of each variant's compiled step, or scan over steps, by variant name.
-      spec: the sizes of the step; `rows` of one step (or one micro-batch) over all devices.
+      spec: the sizes of the step; `rows` counts one step (or one micro-batch) over all devices.
 
     Returns:
-      variant name -> optimization name -> Evidence; the baseline is not in it.
+      variant name -> optimization name -> Evidence, without the baseline.
 
     Raises:
       ConfigError: a variant has nothing on, compiled to the baseline's program, or a probe did not find its
@@ -108,11 +108,11 @@ def _check_variant(
         )
     evidence = {o.name: _prove(o, variant, program, baseline_program, spec) for o in optimizations}
     for optimization in optimizations:
-        found = evidence[optimization.name]
-        if not found.active:
+        proof = evidence[optimization.name]
+        if not proof.active:
             raise ConfigError(
                 f"{optimization.switch}={optimization.implementation(variant.plan)} is on in arm "
-                f"{variant.name!r}, but its compiled training step does not show it: {found.text}. Turn it "
+                f"{variant.name!r}, but its compiled training step does not show it: {proof.text}. Turn it "
                 f"off with --config.{optimization.switch}=off, or choose sizes for which it takes effect"
             )
     return evidence

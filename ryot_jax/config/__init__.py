@@ -1,4 +1,4 @@
-"""The config tree: its defaults, its rules, and its exact JSON form."""
+"""The config tree: defaults, rules, and an exact JSON form."""
 
 from ryot_jax.config.rules import validate
 from ryot_jax.config.tree import differences, fields, from_json, get_default, load, to_json

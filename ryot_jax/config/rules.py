@@ -1,7 +1,7 @@
-"""The rules that the values of a config keep, each naming the field, its value and what is allowed.
+"""Rules for the values of a config; a broken one is reported with the field, its value and the allowed values.
 
-A rule here needs the config alone (and, where known, the number of devices). What depends on files is checked
-by the data pipeline, what depends on the machine by the kernels.
+These rules need the config alone (and the number of devices, once known). The data pipeline checks files, the kernels
+check the machine.
 """
 
 import re
@@ -71,7 +71,7 @@ def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
 
     Args:
       config: a complete config tree.
-      device_count: the devices that a training batch is divided over, where that is known already.
+      device_count: number of devices that share a training batch; None: not known yet.
 
     Raises:
       ConfigError: one line for each broken rule: the field, its value, the rule.

@@ -1,6 +1,6 @@
-"""The config tree: its defaults, how a file and overrides become one, and its exact JSON form.
+"""The config tree: defaults, loading of files and overrides, and an exact JSON form.
 
-The rules that values must keep are in `rules`; the command line around the config belongs to `commands`.
+`rules` checks the values.
 """
 
 import json
@@ -22,8 +22,8 @@ __all__ = ["differences", "fields", "from_json", "get_default", "load", "to_json
 
 
 def get_default() -> ConfigDict:
-    """The whole tree with every field at its default: the scaled run. Locked against unknown fields."""
-    # Longer than a function should be, because it is data: the one table of all fields, read from top to bottom.
+    """The complete config with every field at its default, which is the scaled run; locked against unknown fields."""
+    # Long because it is data: the single table of all fields, read from top to bottom.
     config = ConfigDict(
         {
             "name": "scaled",
@@ -98,8 +98,8 @@ def get_default() -> ConfigDict:
                 "qat_fraction": 0.12,  # of the steps, the last ones; checkpoints hold the float weights throughout
             },
             "scaling": {
-                # Once both arms are trained: trainings with the optimized arm's kernels and other steps, other parts of
-                # the training, and both, towards the baseline's final loss. '': none.
+                # Trained after both arms with the optimized arm's kernels, towards the baseline's final loss: by a step
+                # schedule, by a recipe, and by both. '': none.
                 "enabled": True,
                 "schedule": "31.25% of B x T/4 depth L/4, 12.5% of B/2 x T/2 depth L/2, 17.5% of B x T",
                 "recipe": "muon, rotary",
@@ -130,7 +130,7 @@ def fields(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ between two complete configs, each with its old and new value."""
+    """The fields that differ between two complete configs: dotted path -> (old value, new value)."""
     before, after = dict(fields(old)), dict(fields(new))
     return {path: (before[path], after[path]) for path in before if before[path] != after[path]}
 
@@ -148,14 +148,14 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str, source: str = "JSON config") -> ConfigDict:
-    """Reads a config from JSON text; nothing is executed. Fields that the text leaves out keep their defaults.
+    """Reads a config from JSON text without executing anything; absent fields keep their defaults.
 
     Args:
       text: a JSON object, as `to_json` writes it.
       source: the name of the text in error messages, such as its file name.
 
     Raises:
-      ConfigError: the text is not JSON, has a field that does not exist, or a value of another type.
+      ConfigError: the text is not JSON, has an unknown field, or a value of the wrong type.
     """
     try:
         tree = json.loads(text)
@@ -165,17 +165,15 @@ def from_json(text: str, source: str = "JSON config") -> ConfigDict:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Loads, overrides and validates a config; the result is locked.
+    """Loads a config, applies overrides and validates it; the result is locked.
 
     Args:
-      path: a Python file with a function `get_config()`, which is executed, or a JSON file, which is only
-        read.
-      overrides: command-line words such as `--config.training.epochs=2`, which absl and ml_collections
-        convert to the type of the field.
+      path: a Python file with a function `get_config()`, which is executed, or a JSON file, which is only read.
+      overrides: command-line words such as `--config.training.epochs=2`; absl and ml_collections convert the values
+        to the type of the field.
 
     Raises:
-      ConfigError: the file is missing or broken, a field is unknown, or a value has the wrong type or breaks
-        a rule.
+      ConfigError: the file is missing or broken, a field is unknown, or a value has the wrong type or breaks a rule.
     """
     file = Path(path)
     if not file.is_file():

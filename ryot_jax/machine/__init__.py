@@ -1,1 +1,1 @@
-"""The machine that a run has: devices, processor, allocator, measured peaks and the roofline."""
+"""The machine of a run: devices, processor, allocator, measured peaks and the roofline."""

@@ -2,7 +2,7 @@
 
 XLA's CPU backend takes one slab of temporary memory for each step and frees it. glibc hands blocks of that
 size back to the kernel, so each step maps and clears its pages again: about 100,000 page faults and a third
-of the time of the scaled run's step. It bounds no memory, and no number that is computed changes.
+of the time of the scaled run's step. It does not limit memory, and changes no computed number.
 """
 
 import ctypes
@@ -15,9 +15,9 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 _SETTINGS = {
-    "M_MMAP_MAX": (_M_MMAP_MAX, 0),  # large blocks come from the heap too, not from mappings of their own
-    "M_TRIM_THRESHOLD": (_M_TRIM_THRESHOLD, -1),  # the heap's free top is never given back
-    "M_TOP_PAD": (_M_TOP_PAD, 64 * 2**20),  # bytes by which the heap grows at least
+    "M_MMAP_MAX": (_M_MMAP_MAX, 0),  # large blocks come from the heap too, not from separate mappings
+    "M_TRIM_THRESHOLD": (_M_TRIM_THRESHOLD, -1),  # the free top of the heap is never returned
+    "M_TOP_PAD": (_M_TOP_PAD, 64 * 2**20),  # smallest growth of the heap in bytes
     "M_ARENA_MAX": (_M_ARENA_MAX, 1),  # only the main arena can grow without mappings
 }
 _OTHER_ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
@@ -33,16 +33,16 @@ class AllocatorRecord:
 
 
 def configure_allocator(enabled: bool = True) -> AllocatorRecord:
-    """Applies the settings to this process. Call it first of all, before JAX is imported.
+    """Applies the settings to this process; call it before anything else, and before JAX is imported.
 
-    Each thread that has allocated before it may have got an arena of its own. Such an arena gives memory back
-    whatever is set here, and glibc hands it out again to XLA's threads: steps then take a third more time.
+    A thread that has allocated before may have its own arena. Such an arena returns memory whatever is set here, and
+    glibc may reuse it for XLA's threads: steps then take a third longer.
 
     Args:
-      enabled: False leaves everything as it is.
+      enabled: whether to apply the settings.
 
     Returns:
-      What was done; nothing raises, as a machine without glibc runs as well, only slower.
+      The applied settings. It never raises, as a machine without glibc works too, only slower.
     """
     reason = None if enabled else "off by runtime.allocator"
     reason = reason or _obstacle()
@@ -62,16 +62,16 @@ def configure_allocator(enabled: bool = True) -> AllocatorRecord:
 
 
 def _arenas() -> int:
-    """Number of arenas of the process; 0 where glibc does not tell."""
+    """Number of arenas of the process; 0 if glibc does not report it."""
     libc = ctypes.CDLL(None)
     libc.fopen.restype = ctypes.c_void_p
     with tempfile.NamedTemporaryFile(suffix=".xml") as file:
         stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
         if not stream:
             return 0
-        told = libc.malloc_info(0, stream) == 0
+        is_reported = libc.malloc_info(0, stream) == 0
         libc.fclose(stream)
-        return file.read().count(b"<heap nr=") if told else 0
+        return file.read().count(b"<heap nr=") if is_reported else 0
 
 
 def _obstacle() -> str | None:

@@ -1,6 +1,6 @@
 """The devices that JAX computes on, and JAX's compilation cache on disk.
 
-Which kernel suits a device is left to `kernels`, how work is divided over devices to `training`.
+`kernels` chooses the kernels for a device, `training` divides the work over devices.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Devices:
 
 
 def describe_devices() -> Devices:
-    """Describes the devices of JAX's default backend, and starts the backend if need be."""
+    """Describes the devices of JAX's default backend, starting it if necessary."""
     device = jax.local_devices()[0]
     return Devices(
         platform=device.platform,
@@ -56,7 +56,7 @@ def describe_devices() -> Devices:
 
 
 def enable_compilation_cache(cache_root: Path) -> Path:
-    """Keeps every compiled program on disk, so that a second start compiles nothing. Call it before making any array.
+    """Enables JAX's compilation cache on disk; call it before making any array.
 
     Args:
       cache_root: the folder of all caches. Programs go into a subfolder for each jaxlib version and processor, as a

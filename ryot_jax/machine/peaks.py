@@ -1,7 +1,7 @@
-"""The highest rates that this machine attains: of matrix products and of memory traffic, measured.
+"""Measured peak rates of this machine: matrix products and memory traffic.
 
-No figure is looked up by a device's name, so that an unknown device has peaks like any other. Where a training step
-stands below them is left to `roofline`.
+Nothing is looked up by device name, so that unknown devices work too. `roofline` places training steps under the
+peaks.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ import jax
 
 from ryot_jax.machine.workloads import MEMORY, XLA, Product, Shape, Workload, build, cache_bytes
 
-SECONDS = 4.0  # of building and timing, for all workloads together
+SECONDS = 4.0  # seconds of building and timing, for all workloads together
 
-_MORE_ATTEMPTS = 2  # where peaks are not plausible
-_BUILDING = 0.4  # share of the time after which no further workload is built, once each resource has one
+_MORE_ATTEMPTS = 2  # if the peaks are not plausible
+_BUILDING = 0.4  # share of the time for building: no further workload is built after it, once each resource has one
 # A sample repeats the call until it takes as long. Short samples, and many: on a machine with other work the best of
 # them finds the cores free, where one long product would not.
 _SAMPLE_SECONDS = 2e-3
@@ -25,13 +25,13 @@ _MAX_CALLS = 200
 
 @dataclasses.dataclass(frozen=True)
 class Peaks:
-    """The best rates that were measured, on one device.
+    """The best measured rates of one device.
 
     Attributes:
       matmul_flops: operand dtype -> FLOP/s of matrix products that accumulate in float32; a multiply-add is two.
-      copy_bytes: bytes/s to and from memory, bytes read and bytes written added up.
-      cache_bytes: all data caches of the usable cores, outside of which `copy_bytes` holds; None where not known.
-      sources: resource ('memory' or a dtype) -> the workload that was the best.
+      copy_bytes: bytes/s to and from memory, the sum of bytes read and written.
+      cache_bytes: bytes of the data caches of the usable cores, beyond which `copy_bytes` holds; None if not known.
+      sources: resource ('memory' or a dtype) -> the best workload.
     """
 
     matmul_flops: dict[str, float]
@@ -45,7 +45,7 @@ class Meter:
 
     Args:
       workloads: at least one.
-      clock: seconds, monotonic.
+      clock: monotonic clock in seconds.
     """
 
     def __init__(self, workloads: Sequence[Workload], *, clock: Callable[[], float] = time.perf_counter):
@@ -55,7 +55,7 @@ class Meter:
         self._fastest: dict[int, float] = {}
 
     def run(self, seconds: float) -> None:
-        """Samples workloads in turns until `seconds` are over; every workload is sampled at least once in all."""
+        """Samples workloads in turns for `seconds`; every workload is sampled at least once over all calls."""
         deadline = self._clock() + seconds
         while True:
             for index in range(len(self.workloads)):
@@ -70,7 +70,7 @@ class Meter:
         return sorted(rates, key=lambda pair: -pair[1])
 
     def peaks(self) -> Peaks:
-        """The best rate of each resource. Call `run` before."""
+        """The best rate of each resource; call `run` first."""
         best: dict[str, tuple[Workload, float]] = {}
         for workload, rate in self.rates():
             best.setdefault(workload.resource, (workload, rate))
@@ -80,7 +80,7 @@ class Meter:
 
     def _sample(self, index: int) -> None:
         call = self.workloads[index].call
-        if index not in self._calls:  # it has run before, so the extra cost of a first execution is not timed
+        if index not in self._calls:  # it has run once, so that the extra cost of a first execution is not timed
             once = self._time(call, 1)
             self._calls[index] = min(max(1, math.ceil(_SAMPLE_SECONDS / max(once, 1e-9))), _MAX_CALLS)
         seconds = self._time(call, self._calls[index])
@@ -102,24 +102,24 @@ def measure_peaks(
     seconds: float = SECONDS,
     plausible: Callable[[Peaks], bool] = lambda peaks: True,
 ) -> Peaks:
-    """Measures the best of several interleaved runs of matrix products and of memory traffic, on the default device.
+    """Measures the peaks of the default device: the best of several interleaved runs of products and memory traffic.
 
     XLA's products have JAX's default precision for the dtype (TF32 for float32 on recent NVIDIA GPUs, as in the
     training step). Traffic is a copy to another array, as STREAM's
-    (McCalpin 1995), and an update in place, as of weights; both count the bytes that are read and those that are
-    written. A copy's stores may first fetch the lines that they overwrite: a third of its traffic is then not counted,
-    and the update in place, which has no such traffic, is the better one.
+    (McCalpin 1995), and an update in place, as of weights; both count the bytes read and written. The stores
+    of a copy may first fetch the lines that they overwrite: a third of its traffic is then not counted, and the update
+    in place, which has no such traffic, is faster.
 
     Args:
-      dtypes: of the operands of the products.
-      shapes: products to measure, beside one that fills the device.
-      products: the implementations of the product to try; the best counts.
-      seconds: for all together. A device on which one sample of each takes longer takes longer.
-      plausible: whether the peaks may be true. While it denies that, more samples are taken, for as long again and
-        at most twice, so that other work on the machine in the wrong moment does not make them low.
+      dtypes: operand dtypes of the products.
+      shapes: shapes of products to measure, beside one that fills the device.
+      products: implementations of the product to try; the best counts.
+      seconds: seconds for all measurements; more on a device on which one sample of each takes longer.
+      plausible: whether the peaks can be true. If not, sampling is repeated for as long again, at most twice, so that
+        other work on the machine does not lower the peaks.
 
     Raises:
-      RyotError: no product of a dtype runs here, or no copy; the message has the reasons.
+      RyotError: a dtype has no product that runs here, or no copy runs; the message gives the reasons.
     """
     deadline = time.perf_counter() + seconds
     workloads, _ = build(dtypes, shapes, products=products, seconds=_BUILDING * seconds)

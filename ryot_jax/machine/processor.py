@@ -1,4 +1,4 @@
-"""The host's processor: its name, instruction sets, cores, memory and caches. Never imports JAX."""
+"""The host's processor: name, instruction sets, cores, memory and caches. Does not import JAX."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ class Processor:
 
 @functools.cache
 def describe_processor() -> Processor:
-    """Describes the host's CPU, from /proc where there is one."""
+    """Describes the host's CPU, from /proc if it exists."""
     interesting = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
     flags = _flags()
     try:
@@ -38,21 +38,21 @@ def describe_processor() -> Processor:
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags of this machine's CPU as Linux names them; empty where they cannot be read."""
+    """Instruction-set flags of this machine's CPU as Linux names them; empty if they cannot be read."""
     return frozenset(_flags())
 
 
 def fingerprint() -> str:
-    """Architecture, model and instruction sets in one text: programs compiled for another one may not run here."""
+    """Architecture, model and instruction sets as one text, to separate caches of programs by processor."""
     info = _cpuinfo()
     return "|".join([platform.machine(), info.get("model name", ""), info.get("flags", "")])
 
 
 def data_cache_bytes(cpus: Path = Path("/sys/devices/system/cpu")) -> int | None:
-    """Bytes of all data caches of the cores that this process may use, each cache counted once; None if unknown.
+    """Bytes of all data caches of the cores usable by this process, each cache counted once; None if unknown.
 
     Args:
-      cpus: the folder in which Linux describes the cores.
+      cpus: the sysfs folder that describes the cores.
     """
     if not hasattr(os, "sched_getaffinity"):
         return None

@@ -1,7 +1,7 @@
-"""The roofline model: the least time that a machine needs for the work of a training step, against the time it took.
+"""The roofline model: the least time that a machine needs for the work of a training step, against the measured time.
 
-The model: Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785. Peaks are measured by `peaks`; the work of
-a run's steps is counted in `ryot_jax.runs.roofline`.
+The model is that of Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785. `peaks` measures the machine,
+`ryot_jax.runs.roofline` counts the work of a run's steps.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from ryot_jax.machine.roofline_records import ArmUnderRoof, MeasuredPeaks, Roofl
 
 @dataclasses.dataclass(frozen=True)
 class StepWork:
-    """The least work of a training step, and the time that it took.
+    """The least work of a training step, and its measured time.
 
     Attributes:
-      dtype: of the operands of its products; where there are several, the one that the machine is fastest with.
+      dtype: operand dtype of its products; of several, the fastest one on the machine.
       flops: operations of its products, over all devices.
-      state_bytes: traffic of weights, gradients and optimizer state, over all devices, if no cache keeps any.
-      batch_bytes: of the token ids, which are new in every step.
-      seconds: of a step once everything is compiled.
+      state_bytes: bytes of traffic of weights, gradients and optimizer state, over all devices, without caches.
+      batch_bytes: bytes of the token ids, which are new in every step.
+      seconds: seconds of a compiled step.
     """
 
     dtype: str
@@ -35,14 +35,14 @@ class StepWork:
 def place(steps: Mapping[str, StepWork], peaks: Peaks, *, units: int = 1) -> Roofline:
     """Places arms under the roof: the field `roofline` of `results.json`.
 
-    No step can take less than max(flops / peak, traffic / bandwidth); the roof is its flops over that. Traffic is the
-    state's and the batch's without `cached_bytes`, the part of the state that caches can at best keep from one step to
-    the next; each of their bytes saves a write and a read. Nothing is saved where their size is not known.
+    The least time of a step is max(flops / peak, traffic / bandwidth); the roof is its flops over that time. Traffic is
+    that of state and batch less `cached_bytes`, the part of the state that caches can at best keep from one step to the
+    next; each of their bytes saves a write and a read. Caches of unknown size save nothing.
 
     Args:
       steps: the work and time of one training step, by arm.
-      peaks: of one device.
-      units: number of devices that share the work, each with such peaks.
+      peaks: peaks of one device.
+      units: number of devices that share the work, each with these peaks.
     """
     arms = {}
     for name, step in steps.items():
@@ -74,12 +74,12 @@ def place(steps: Mapping[str, StepWork], peaks: Peaks, *, units: int = 1) -> Roo
 
 
 def warnings(roofline: Roofline) -> list[str]:
-    """A sentence for each arm above its roof."""
+    """Warnings about arms above their roof, one sentence each."""
     return [_warning(name, arm, roofline.peaks) for name, arm in roofline.arms.items() if arm.above_roof]
 
 
 def _warning(name: str, arm: ArmUnderRoof, peaks: MeasuredPeaks) -> str:
-    assert arm.flops_per_second is not None and arm.share is not None and arm.roof is not None  # `place` gives them
+    assert arm.flops_per_second is not None and arm.share is not None and arm.roof is not None  # set by `place`
     faults = "the clock is wrong, or a step does fewer operations than the closed form counts"
     limit = f"the machine's {arm.dtype} products"
     if arm.bound == "memory":
@@ -96,6 +96,6 @@ def _warning(name: str, arm: ArmUnderRoof, peaks: MeasuredPeaks) -> str:
 
 
 def _peak(peaks: Peaks, dtype: str) -> float:
-    """FLOP/s of one device: the best rate of these operands, or of wider ones that they can be converted to."""
+    """Peak FLOP/s of one device: the best rate of these operands, or of wider ones that they can be converted to."""
     width = jnp.dtype(dtype).itemsize
     return max(rate for of, rate in peaks.matmul_flops.items() if of == dtype or jnp.dtype(of).itemsize > width)

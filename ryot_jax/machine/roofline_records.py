@@ -1,4 +1,4 @@
-"""Where each arm's training step stands below the roof of the machine."""
+"""Records of the machine's peaks and of each arm under its roof."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -16,19 +16,19 @@ class MeasuredPeaks(Record, frozen=True, kw_only=True):
 
 
 class ArmUnderRoof(Record, frozen=True, kw_only=True):
-    """One arm under its roof, a step at a time.
+    """The training step of one arm under its roof.
 
     Attributes:
-      dtype: of the operands of its products.
-      flops: operations of a step.
-      bytes: least traffic of a step between processor and memory.
-      cached_bytes: of these, what caches can at best keep from one step to the next.
-      seconds: of a step.
-      flops_per_second: attained.
+      dtype: operand dtype of its products.
+      flops: operations per step.
+      bytes: least traffic per step between processor and memory, in bytes.
+      cached_bytes: the part of `bytes` that caches can at best keep from one step to the next.
+      seconds: seconds per step.
+      flops_per_second: attained FLOP/s.
       roof: FLOP/s that no program can exceed.
-      bound: what the roof is made of.
-      share: attained share of the roof.
-      above_roof: whether it is exceeded, which is a bug of the measurement.
+      bound: the resource that limits the roof.
+      share: flops_per_second / roof.
+      above_roof: whether the roof is exceeded, which is an error of the measurement.
     """
 
     dtype: str
@@ -44,12 +44,12 @@ class ArmUnderRoof(Record, frozen=True, kw_only=True):
 
     @property
     def traffic_bytes(self) -> Number | None:
-        """Bytes of a step between processor and memory without what caches may keep."""
+        """Bytes per step between processor and memory, less those that caches may keep."""
         return None if self.bytes is None else self.bytes - (self.cached_bytes or 0)
 
 
 class Roofline(Record, frozen=True, kw_only=True):
-    """The machine's peaks, and the arms by name."""
+    """The machine's peaks, and the arms under their roofs by name."""
 
     peaks: MeasuredPeaks
     arms: Mapping[str, ArmUnderRoof]

@@ -1,6 +1,6 @@
-"""Programs whose speed measures a machine: matrix products, and traffic between processor and memory.
+"""Programs that measure a machine: matrix products, and traffic between processor and memory.
 
-How often they run, and which sample counts, is left to `peaks`.
+`peaks` runs them and selects the samples.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ MEMORY = "memory"  # the resource of workloads whose work is bytes; other resour
 
 Shape = tuple[int, int, int]  # rows, inner size, columns
 
-# On a CPU and on anything else: a product that fills the device, and the most operations that a product of a model's
-# own shapes may have. Longer ones are cut in their rows.
+# By platform: a product that fills the device, and the largest number of operations of a product with a model's own
+# shape; larger ones are cut in their rows.
 _CPU_SHAPE, _CPU_MOST_FLOPS = (4096, 512, 1024), 5 * 10**9
 _ACCELERATOR_SHAPE, _ACCELERATOR_MOST_FLOPS = (8192, 8192, 8192), 2 * 10**12
-# An array that is copied is several times as large as the caches (STREAM's rule), within reason. One that is updated
-# in place is as large as the two of a copy.
+# A copied array is several times as large as the caches (STREAM's rule), within limits. An array updated in place is
+# as large as the two arrays of a copy.
 _TIMES_CACHES, _LEAST_ARRAY_BYTES, _MOST_ARRAY_BYTES = 4, 128 * 2**20, 2**30
 _ACCELERATOR_ARRAY_BYTES = 256 * 2**20
 _RANDOM_NUMBERS = 10**6 + 3  # repeated in larger arrays; a prime, so that rows differ
@@ -39,7 +39,7 @@ class Workload:
 
     Attributes:
       resource: 'memory', or the operand dtype of a product.
-      name: for people.
+      name: display name.
       work: bytes or operations of one call.
       call: starts one call and returns the array to wait for.
     """
@@ -55,7 +55,7 @@ class Product:
     """An implementation of the matrix product.
 
     Attributes:
-      name: for people.
+      name: display name.
       multiply: (x_NK, w_KM) -> [N, M]; traceable by JAX.
       weights_dtype: the dtype of w_KM; None: that of x_NK.
     """
@@ -82,16 +82,16 @@ def build(
     """Compiles the workloads for this machine's default device and runs each once.
 
     Args:
-      dtypes: of the operands of the products.
-      shapes: products to measure, beside one that fills the device.
-      products: the implementations to try.
-      seconds: after which no further workload is built, once every resource has one.
+      dtypes: operand dtypes of the products.
+      shapes: shapes of products to measure, beside one that fills the device.
+      products: implementations of the product to try.
+      seconds: seconds after which no further workload is built, once every resource has one.
 
     Returns:
       The workloads, and a sentence for each that cannot run here.
 
     Raises:
-      RyotError: a resource has no workload; the message has the reasons.
+      RyotError: a resource has no workload; the message gives the reasons.
     """
     deadline = time.perf_counter() + seconds
     built: list[Workload] = []
@@ -112,14 +112,14 @@ def build(
 
 
 def cache_bytes() -> int | None:
-    """Bytes of the data caches between the default device and its memory; None where they are not known."""
+    """Bytes of the data caches between the default device and its memory; None if not known."""
     return data_cache_bytes() if jax.default_backend() == "cpu" else None
 
 
 def _makers(
     dtypes: Sequence[str], shapes: Sequence[Shape], products: Sequence[Product]
 ) -> Iterator[tuple[str, str, Callable[[], Workload]]]:
-    """Resource, name and builder of every workload; those that each resource cannot do without come first."""
+    """Yields resource, name and builder of every workload; one of each resource comes first."""
     on_cpu = jax.default_backend() == "cpu"
     size = _array_bytes()
     yield MEMORY, "update in place", functools.partial(_update, 2 * size)
@@ -138,7 +138,7 @@ def _cut(shape: Shape, most_flops: int) -> Shape:
 
 
 def _operands(shape: Shape, x_dtype: str, w_dtype: str) -> tuple[jax.Array, jax.Array]:
-    """Random numbers of both signs: a processor may slow down at them, as at a model's, and not at zeros."""
+    """Random operands of both signs: a processor may slow down for them, as for a model's, but not for zeros."""
     rows, inner, columns = shape
     numbers = np.random.default_rng(0).random(_RANDOM_NUMBERS, np.float32) - 0.5
     x_NK = jnp.asarray(np.resize(numbers, (rows, inner)), x_dtype)
@@ -152,7 +152,7 @@ def _product(name: str, product: Product, shape: Shape, dtype: str) -> Workload:
 
 
 def _update(size: int) -> Workload:
-    """Adds 1 to an array in its own memory."""
+    """A workload that adds 1 to an array in place."""
     x_n = jnp.zeros((size // 4,), jnp.float32)
     program = jax.jit(lambda x_n: x_n + 1, donate_argnums=0).lower(x_n).compile()
 
@@ -167,7 +167,7 @@ def _update(size: int) -> Workload:
 
 
 def _copy(size: int) -> Workload:
-    """Copies into memory that is mapped already; otherwise the mapping of pages would be timed too."""
+    """A workload that copies an array into mapped memory, so that the mapping of pages is not timed."""
     source_n, target_n = jnp.ones((size // 4,), jnp.float32), jnp.zeros((size // 4,), jnp.float32)
     copy = jax.jit(lambda source_n, target_n: jnp.copy(source_n), donate_argnums=1, keep_unused=True)
     program = copy.lower(source_n, target_n).compile()
@@ -184,7 +184,7 @@ def _copy(size: int) -> Workload:
 
 
 def _require(array_n: jax.Array, expected: float, what: str) -> None:
-    """Raises where the work was not done at both ends of an array."""
+    """Raises if the work was not done at both ends of an array."""
     ends = float(array_n[0]), float(array_n[-1])
     if ends != (expected, expected):
         raise RyotError(f"{what} gave {ends} in place of {expected}")

@@ -1,5 +1,5 @@
 """Reports on a finished run: a terminal summary, `report.html`, and `report.md` with its plots.
 
-Everything is drawn from the results alone (the record that `results.json` holds); nothing is computed anew but
-differences of numbers that stand in it.
+Reports are pure functions of the results (the record that `results.json` holds); they derive nothing but differences,
+ratios and units from its numbers.
 """

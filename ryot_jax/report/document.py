@@ -1,7 +1,6 @@
-"""The report as sections of words, tables and pictures, in the order in which it is read.
+"""The report as sections of text, tables and pictures, in reading order.
 
-A pure function of the results, laid out by `formats`; what is said is in `topics`. Where data are absent, a sentence
-says that and why.
+A pure function of the results. `topics` writes the content, `formats` lays it out. A sentence explains missing data.
 """
 
 from collections.abc import Callable
@@ -39,17 +38,17 @@ _FINDINGS: tuple[Callable[[Results], str | None], ...] = (
 
 
 def findings(results: Results) -> list[str]:
-    """One sentence on each thing that was found beside the headline; what was not measured is left out."""
+    """One sentence on each measurement beside the headline; absent measurements are left out."""
     sentences = (finding(results) for finding in _FINDINGS)
     return [sentence for sentence in sentences if sentence]
 
 
 def sections(results: Results) -> list[Section]:
-    """Every section of the report that has something to say."""
-    found = ((id, title, _present(parts(results))) for id, title, parts in _SECTIONS)
+    """The sections of the report that have content, in reading order."""
+    filled = ((id, title, _present(parts(results))) for id, title, parts in _SECTIONS)
     two = results.comparison is not None
     return [
-        Section(id, "Training" if id == "deltas" and not two else title, parts) for id, title, parts in found if parts
+        Section(id, "Training" if id == "deltas" and not two else title, parts) for id, title, parts in filled if parts
     ]
 
 

@@ -9,11 +9,11 @@ from ryot_jax.runtime.files import write_text
 
 
 def write(directory: pathlib.Path, results: Results) -> list[pathlib.Path]:
-    """Draw the plots and write `report.html` and `report.md` into `directory`; returns the paths of all files written.
+    """Draws the plots and writes `report.html` and `report.md` into `directory`; returns the paths of all its files.
 
     Args:
       directory: an existing folder, the run directory.
-      results: content of `results.json`.
+      results: the results of the run.
     """
     pictures = plots.write(directory, results)
     page, text = directory / "report.html", directory / "report.md"

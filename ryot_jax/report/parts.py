@@ -1,6 +1,6 @@
-"""The parts of a report: sections of paragraphs, lists, tables, pictures and commands, as plain words.
+"""The parts of a report: sections of paragraphs, lists, tables, pictures and commands, as plain text.
 
-`document` fills them; `markdown` and `html` lay them out.
+`document` fills them; `formats.markdown` and `formats.html` lay them out.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ class Paragraph:
 
 @dataclasses.dataclass(frozen=True)
 class Bullets:
-    """Sentences that stand for themselves."""
+    """A list of independent sentences."""
 
     kind: ClassVar[str] = "bullets"
     items: tuple[str, ...]
@@ -25,13 +25,13 @@ class Bullets:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table whose cells are what is to be read.
+    """A table of formatted cells.
 
     Attributes:
-      caption: what the table holds.
+      caption: title of the table.
       header: title of each column.
-      rows: cells, as many in each row as the header has; the first is the row's title.
-      numeric: whether the columns behind the first are numbers, which stand to the right.
+      rows: cells of each row, one per column; the first is the row's title.
+      numeric: whether the columns after the first are numbers, which are right-aligned.
     """
 
     kind: ClassVar[str] = "table"
@@ -43,7 +43,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Plots beside each other, by their names in `plots.PLOTS`; those that have no data are left out."""
+    """Plots side by side, by their names in `plots.PLOTS`; plots without data are left out."""
 
     kind: ClassVar[str] = "pictures"
     names: tuple[str, ...]
@@ -61,7 +61,7 @@ Part = Paragraph | Bullets | Table | Pictures | Command
 
 
 def sentence_or_none(text: str | None) -> Paragraph | None:
-    """The text as a paragraph, or nothing."""
+    """The text as a paragraph; None for None."""
     return None if text is None else Paragraph(text)
 
 
@@ -70,9 +70,9 @@ class Section:
     """A titled part of a report.
 
     Attributes:
-      id: of the section within the document: letters and dashes.
-      title: its heading.
-      parts: what it holds, in order.
+      id: identifier within the document: letters and dashes.
+      title: heading.
+      parts: content in order.
     """
 
     id: str

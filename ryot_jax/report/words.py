@@ -1,7 +1,4 @@
-"""How numbers and names are put into words, the same in every report.
-
-Plain strings in ASCII; what is said with them is left to `topics`.
-"""
+"""Formats of numbers and names, the same in every report, as plain ASCII strings."""
 
 from collections.abc import Sequence
 
@@ -11,7 +8,7 @@ NOTHING = "n/a"
 
 
 def number(value: float | None, form: str = ".3f", unit: str = "") -> str:
-    """`value` in format `form` with `unit` behind it; `n/a` for None."""
+    """`value` in format `form` followed by `unit`; `n/a` for None."""
     return NOTHING if value is None else f"{value:{form}}{unit}"
 
 
@@ -26,7 +23,7 @@ def mebibytes(value: float | None) -> str:
 
 
 def duration(value: float | None, scale: float = 1.0) -> str:
-    """`value / scale` as a number of seconds or milliseconds: a decimal, and more of them below 100; `n/a` for None."""
+    """`value / scale` as seconds or milliseconds: one decimal, more of them below 100; `n/a` for None."""
     if value is None:
         return NOTHING
     value /= scale
@@ -34,55 +31,55 @@ def duration(value: float | None, scale: float = 1.0) -> str:
 
 
 def percent(value: float | None, form: str = ".1f") -> str:
-    """`1.2 %` for 0.012; `n/a` for None."""
+    """A share in per cent: `1.2 %` for 0.012; `n/a` for None."""
     return NOTHING if value is None else f"{100 * value:{form}} %"
 
 
 def interval(ci: Sequence[float] | None, form: str = ".3f") -> str:
-    """`0.981 to 1.002`, or that there is none."""
+    """An interval as `0.981 to 1.002`; a phrase for None."""
     return "no interval" if ci is None else f"{ci[0]:{form}} to {ci[1]:{form}}"
 
 
 def counted(n: int, unit: str) -> str:
-    """`16 block pairs`, `1 process`, `3 processes`."""
+    """A number with its unit in the right number: `16 block pairs`, `1 process`, `3 processes`."""
     return f"{n:,} {unit}" if n == 1 else f"{n:,} {unit}{'es' if unit.endswith('s') else 's'}"
 
 
 def spaced(name: str) -> str:
-    """A field's name as words: `known_delay` is `known delay`."""
+    """The name of a field as words: `known delay` for `known_delay`."""
     return name.replace("_", " ")
 
 
 def ordered_arms(results: Results) -> dict[str, ArmResult]:
-    """The arms, the baseline first: a JSON file may hold them in any order."""
+    """The arms with the baseline first, as a JSON file may hold them in any order."""
     return results.ordered_arms
 
 
 def of_language_model(results: Results) -> bool:
-    """Whether the run is of this package's models; else of user-supplied step functions (`comparison.compare`)."""
+    """Whether the run trained this package's models, and not user-supplied step functions (`comparison.compare`)."""
     return "unigram" in results.entropies
 
 
 def pick(results: Results, ours: str, supplied: str) -> str:
-    """The words for a run of this package, or those for user-supplied step functions."""
+    """`ours` for a run of this package's models, `supplied` for one of user-supplied step functions."""
     return ours if of_language_model(results) else supplied
 
 
 def loss_name(results: Results) -> str:
-    """`held-out loss`, or `training loss` where nothing was held out and training losses stand in."""
+    """Name of the loss: `held-out loss`, or `training loss` if nothing was held out."""
     return results.settings.loss_name
 
 
 def loss_unit(results: Results) -> str:
-    """` nats/token` with its blank, or nothing where the loss is not ours."""
+    """Unit of the loss with a leading space: ` nats/token`, or '' for user-supplied losses."""
     return " nats/token" if of_language_model(results) else ""
 
 
 def titled(name: str, unit: str) -> str:
-    """`held-out loss (nats/token)`; the name alone where there is no unit."""
+    """A name with its unit: `held-out loss (nats/token)`; the name alone without a unit."""
     return f"{name} ({unit.strip()})" if unit else name
 
 
 def item_name(results: Results) -> str:
-    """Name of the unit of throughput: tokens, or the items of a user-supplied batch."""
+    """Unit of throughput: tokens, or the items of a user-supplied batch."""
     return "token" if of_language_model(results) else "item"

@@ -1,1 +1,1 @@
-"""The stages of a run: what the commands are made of."""
+"""Runs and their stages, from which the commands are composed."""

@@ -1,7 +1,7 @@
-"""The effect of each optimization of a config on the time of a step, alone and beside the others, for `ryot ablate`.
+"""`ryot ablate`: the effect of each optimization of a config on the step time, alone and beside the others.
 
-`comparison.ablation` times the arms, `comparison.attribution` computes the effects and `report.topics.ablation` puts
-them into words; here they meet in one run directory.
+`comparison.ablation` times the arms, `comparison.attribution` computes the effects, `report.topics.ablation` words
+them.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ryot_jax.comparison import ablation, attribution, results
-from ryot_jax.comparison.ablation import Built, Design
+from ryot_jax.comparison.ablation import CompiledArm, Design
 from ryot_jax.comparison.attribution import Attribution, Subset
 from ryot_jax.config import to_json
 from ryot_jax.data.pipeline import prepare
@@ -27,23 +27,23 @@ from ryot_jax.runs.compiled_arms import collect_manifest, tune_kernels
 from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS
-from ryot_jax.runtime.files import shown, write_json, write_text
+from ryot_jax.runtime.files import display_path, write_json, write_text
 from ryot_jax.runtime.json_values import plain
 from ryot_jax.runtime.progress import format_duration
 from ryot_jax.runtime.run_directory import create_run
 from ryot_jax.training.setup import TrainingSetup, build_setup
 
-SCHEMA_VERSION = 1  # of attribution.json
+SCHEMA_VERSION = 1  # version of attribution.json
 
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """How much is timed.
+    """The extent of the measurement.
 
     Attributes:
-      only: names of optimizations, the others being off everywhere; None: all that are on.
-      rounds: each gives one ratio of any two arms; at least 2.
-      block_steps: steps of an arm's turn, of which it has two a round.
+      only: names of the optimizations to attribute; others are off in every arm. None: all that are on.
+      rounds: number of rounds, each of which gives one ratio of any two arms; at least 2.
+      block_steps: steps per turn; an arm has two turns per round.
     """
 
     only: tuple[str, ...] | None
@@ -55,14 +55,14 @@ def ablate(config: ConfigDict, workdir: Path, extent: Extent, allocator: Allocat
     """Times the arms, prints the effects and writes `attribution.json` into a run directory; returns 0.
 
     Raises:
-      RyotError: see the named errors; what was written before stays.
+      RyotError: one of the named errors of `runtime.errors`; files written before it are kept.
     """
     start = time.perf_counter()
     session = open_session(config, console.line, trains=True)
     if config.runtime.tune_kernels:
         tune_kernels(session)
     optimized = session.resolve()
-    # Mistakes on the command line show here, before there is a run directory.
+    # Raises for mistakes on the command line before a run directory exists.
     design = ablation.design(optimized, session.spec, block_steps=extent.block_steps, only=extent.only)
     directory = create_run(workdir, f"{config.name}-ablate")
     with contextlib.closing(console):
@@ -82,16 +82,16 @@ def ablate(config: ConfigDict, workdir: Path, extent: Extent, allocator: Allocat
         for line in ablation_summary.lines(attributed, document["warnings"]):
             console.line(line)
         console.line()
-        console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {shown(path)}")
+        console.line(f"finished in {format_duration(seconds)}; the time of every arm and round: {display_path(path)}")
     return EXIT_PASS
 
 
 def _ablate(
     setup: TrainingSetup, design: Design, spec: Spec, extent: Extent, optimized: Resolution, console: Console
 ) -> tuple[Attribution, dict[str, Any]]:
-    """Times the arms and returns the effects and `attribution.json`.
+    """Times the arms and returns the effects and the content of `attribution.json`.
 
-    Warnings that are known beforehand are printed before the time is spent.
+    Warnings known in advance are printed before the measurement.
     """
     for player in design.players:
         console.line(f"{player.name}: {player.implementation} ({optimized.reasons[player.name]})")
@@ -132,19 +132,19 @@ def _left_out(design: Design, missing: Mapping[Subset, str]) -> list[str]:
     return [f"not timed: {ablation.subset_name(subset, names)}: {reason}" for subset, reason in missing.items()]
 
 
-def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, Built]) -> list[str]:
-    found = attribution.outliers(seconds)
-    if not found:
+def _outliers(seconds: Mapping[Subset, np.ndarray], built: Mapping[Subset, CompiledArm]) -> list[str]:
+    outliers = attribution.outliers(seconds)
+    if not outliers:
         return []
-    worst, times = found[0], sum(map(len, seconds.values()))
+    worst, times = outliers[0], sum(map(len, seconds.values()))
     return [
-        f"{len(found)} of {times} times are more than {attribution.OUTLIER:g} times as long as their arm and round "
+        f"{len(outliers)} of {times} times are more than {attribution.OUTLIER:g} times as long as their arm and round "
         f"explain (the worst {worst.factor:.1f} times: {built[worst.subset].variant.name}, round {worst.round}): the "
         "machine was busy with something else. They are kept, and widen the intervals"
     ]
 
 
-def _arm(subset: Subset, arm: Built, seconds: np.ndarray) -> dict[str, Any]:
+def _arm(subset: Subset, arm: CompiledArm, seconds: np.ndarray) -> dict[str, Any]:
     return {
         "name": arm.variant.name,
         "on": sorted(subset),

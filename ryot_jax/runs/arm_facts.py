@@ -1,4 +1,4 @@
-"""The stage that collects the facts of each arm for the results, and recompiles it with a warm cache."""
+"""The stage that collects the facts of each arm for the results and times its recompilation with a warm cache."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""A model out of a run directory: the parameters of one of its checkpoints, and everything that is needed to use them.
+"""A trained model restored from a run directory: the parameters of a checkpoint, and everything needed to use them.
 
-For the commands that begin with a trained model (`generate`, `export`, `compress`); `training_pair` resumes a training
-from the whole state.
+For commands that take a trained model (`generate`, `export`, `compress`); `training_pair` resumes a training from the
+whole state.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from ryot_jax.compression.file import FileError, load
 from ryot_jax.config import total_steps
 from ryot_jax.data.tokenizer import JsonTokenizer, from_json
 from ryot_jax.model import ModelConfig, functional
-from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint
 from ryot_jax.runs.session import Session
 from ryot_jax.runtime.errors import CheckpointError
-from ryot_jax.runtime.files import shown
+from ryot_jax.runtime.files import display_path
 from ryot_jax.runtime.run_directory import RunDirectory
 from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.optimizer import evaluation_params, make_optimizer
@@ -31,13 +31,14 @@ class CheckpointOfRun:
     """A trained model.
 
     Attributes:
-      directory: of the run.
-      session: of the run's config on this machine.
+      directory: the run directory.
+      session: session of the run's config on this machine.
       model: the model's config, resolved for this machine.
       graphdef: the module without its weights.
-      params: nested dict of f32 arrays, those to judge and to use (`evaluation_params`); stacked with `scan_layers`.
+      params: nested dict of float32 arrays, the weights for evaluation (`evaluation_params`); stacked by layer with
+        `scan_layers`.
       step: number of training steps taken.
-      tokenizer: what the run was trained with; None: token files without a tokenizer.
+      tokenizer: the tokenizer of the training; None: the run was trained on token files without one.
     """
 
     directory: RunDirectory
@@ -50,14 +51,14 @@ class CheckpointOfRun:
 
     @property
     def config(self) -> ConfigDict:
-        """The config of the run."""
+        """The config that the run was trained with."""
         return self.session.config
 
     def require_tokenizer(self) -> JsonTokenizer:
-        """The tokenizer, for what cannot be done without one.
+        """The tokenizer, which must exist.
 
         Raises:
-          CheckpointError: the run has none.
+          CheckpointError: the run has no tokenizer.
         """
         if self.tokenizer is None:
             raise CheckpointError(
@@ -68,15 +69,15 @@ class CheckpointOfRun:
 
 
 def restore(session: Session, chosen: ChosenCheckpoint) -> CheckpointOfRun:
-    """Reads a checkpoint.
+    """Restores a checkpoint.
 
     Args:
-      session: of the run's config.
-      chosen: the run, its arm, and which of the arm's checkpoints.
+      session: session of the run's config.
+      chosen: the run, the arm, and the checkpoint of the arm.
 
     Raises:
-      CheckpointError: there is no such checkpoint, it is damaged, or the tokenizer beside it is another one.
-      ConfigError: the model cannot be computed on this machine as its config says.
+      CheckpointError: the checkpoint does not exist or is damaged, or its tokenizer is not that of the training.
+      ConfigError: this machine cannot compute the model as configured.
     """
     directory = RunDirectory(chosen.run)
     tokenizer = _tokenizer(directory)
@@ -96,10 +97,11 @@ def restore(session: Session, chosen: ChosenCheckpoint) -> CheckpointOfRun:
 
 
 def restore_compressed(session: Session, chosen: ChosenCheckpoint) -> CheckpointOfRun:
-    """Reads a checkpoint from its compressed file alone; the parameters hold compressed arrays.
+    """Restores a checkpoint from its compressed file alone; the parameters hold compressed arrays.
 
     Raises:
-      CheckpointError: there is no such file, it is damaged or of another model, or the tokenizer is another one.
+      CheckpointError: the file does not exist, is damaged or of another model, or the tokenizer is not that of the
+        training.
     """
     directory = RunDirectory(chosen.run)
     tokenizer = _tokenizer(directory)
@@ -107,7 +109,7 @@ def restore_compressed(session: Session, chosen: ChosenCheckpoint) -> Checkpoint
     path = directory.compressed(chosen.arm, chosen.checkpoint)
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is not there; make it with: ryot compress --run={shown(directory.path)} --arm={chosen.arm} "
+            f"{path} is not there; make it with: ryot compress --run={display_path(directory.path)} --arm={chosen.arm} "
             f"--checkpoint={chosen.checkpoint}"
         )
     try:
@@ -115,8 +117,8 @@ def restore_compressed(session: Session, chosen: ChosenCheckpoint) -> Checkpoint
     except FileError as error:
         raise CheckpointError(str(error)) from error
     wanted = {name: leaf.shape for name, leaf in named_leaves(_abstract_state(session.config, model).params).items()}
-    found = {name: leaf.shape for name, leaf in named_leaves(params).items()}
-    if wanted != found:
+    shapes = {name: leaf.shape for name, leaf in named_leaves(params).items()}
+    if wanted != shapes:
         raise CheckpointError(f"{path} is of another model than {directory.config} says; make it anew")
     return CheckpointOfRun(
         directory=directory,
@@ -130,7 +132,7 @@ def restore_compressed(session: Session, chosen: ChosenCheckpoint) -> Checkpoint
 
 
 def _abstract_state(config: ConfigDict, model: ModelConfig) -> State:
-    """Shapes and dtypes of the state of training; nothing is computed or allocated."""
+    """Shapes and dtypes of the training state, without computing or allocating it."""
     optimizer = make_optimizer(config.training, total_steps(config))
 
     def fresh() -> State:
@@ -144,8 +146,8 @@ def _tokenizer(directory: RunDirectory) -> JsonTokenizer | None:
     if not directory.tokenizer.is_file():
         return None
     text = directory.tokenizer.read_text(encoding="utf-8")
-    found = json.loads(directory.manifest.read_text(encoding="utf-8"))
-    tokenizer = from_json(text, eod=found["end_of_document"])
-    if tokenizer.hash != found["tokenizer_hash"]:
+    manifest = json.loads(directory.manifest.read_text(encoding="utf-8"))
+    tokenizer = from_json(text, eod=manifest["end_of_document"])
+    if tokenizer.hash != manifest["tokenizer_hash"]:
         raise CheckpointError(f"{directory.tokenizer} is not the tokenizer that the run was trained with; restore it")
     return tokenizer

@@ -1,6 +1,6 @@
-"""The stage before the first step: kernels are chosen, estimands stated, programs compiled, checked and proven active.
+"""The stage before the first step: kernels chosen, estimands stated, programs compiled, checked and proven active.
 
-It ends with the run's manifest on disk. How arms are compiled is left to `comparison.arms`.
+It writes the manifest of the run. `comparison.arms` compiles the arms.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison import estimands
 from ryot_jax.comparison.arms import Arm
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.schema import Settings
 from ryot_jax.comparison.variants import Variant, check_active, is_statistical
 from ryot_jax.config import to_json
@@ -36,22 +36,22 @@ from ryot_jax.training.setup import TrainingSetup
 
 @dataclasses.dataclass(frozen=True)
 class CompiledArms:
-    """The arms before their first step, and how they will be trained and judged.
+    """The compiled arms before their first step, with everything that decides how they are trained and judged.
 
     Attributes:
-      arms: the baseline first.
-      resolutions: how the kernels of each were chosen, by name.
-      evidence: for each arm but the first, the proof that each of its optimizations is on.
-      schedule: of the run's own seed.
-      settings: of the verdict.
-      stated_at: when the estimands were written down: UTC, ISO 8601.
-      manifest: plain JSON values.
+      arms: the arms, the baseline first.
+      resolutions: kernel plan and reasons of each arm, by name.
+      evidence: proof that each optimization is on, by arm (without the baseline) and optimization.
+      schedule: the blocks of the run, with the run's own seed.
+      settings: settings of the verdict.
+      stated_at: time at which the estimands were stated: UTC, ISO 8601.
+      manifest: the manifest as JSON values.
     """
 
     arms: Sequence[Arm]
     resolutions: Mapping[str, Resolution]
     evidence: Mapping[str, Mapping[str, Evidence]]
-    schedule: Schedule
+    schedule: BlockSchedule
     settings: Settings
     stated_at: str
     manifest: Mapping[str, Any]
@@ -68,7 +68,7 @@ def _compile(run: Run) -> StageResult[CompiledArms]:
         tune_kernels(session)
     variants, resolutions = session.variants
     settings = _settings(config)
-    parse_budget(config.compression.budget)  # before hours of training, not after
+    parse_budget(config.compression.budget)  # raises before hours of training, not after them
     stated_at = _write_estimands(run.directory, settings, statistical=is_statistical(variants[-1]))
     arms = [_build(run, variant, resolutions[variant.name]) for variant in variants]
     evidence = check_active(variants, {arm.name: arm.hlo_text() for arm in arms}, session.spec)
@@ -82,21 +82,21 @@ STAGE = Stage("compilation and checks", _compile)
 
 
 def tune_kernels(session: Session) -> None:
-    """Measures the kernels for the session's sizes, prints what was measured and stores the fastest."""
+    """Measures the kernels for the session's sizes, prints the measurements and stores the fastest."""
     outcome = tuning.tune(session.config, session.model, session.spec, session.tuning_cache, log=session.log)
     for line in outcome.table():
         session.log(line)
 
 
-def schedule_of(setup: TrainingSetup, seed: int) -> Schedule:
-    """The paired protocol of a config's training.
+def schedule_of(setup: TrainingSetup, seed: int) -> BlockSchedule:
+    """The block schedule of a config's training.
 
     Args:
-      setup: of the training.
-      seed: of the order of arms.
+      setup: setup of the training.
+      seed: seed of the order of arms.
     """
     config = setup.config
-    return Schedule(
+    return BlockSchedule(
         epochs=config.training.epochs,
         steps_per_epoch=config.training.steps_per_epoch,
         block_steps=config.comparison.block_steps,
@@ -108,7 +108,7 @@ def schedule_of(setup: TrainingSetup, seed: int) -> Schedule:
 def collect_manifest(
     session: Session, corpus: Corpus, allocator: AllocatorRecord, resolutions: Mapping[str, Resolution]
 ) -> dict[str, Any]:
-    """The manifest of a run of these arms, as plain JSON values; `resolutions` by the arm's name."""
+    """Collects the manifest of a run as JSON values; `resolutions` are by the arm's name."""
     return manifest.collect(
         config_json=to_json(session.config),
         devices=session.devices,
@@ -137,9 +137,9 @@ def _settings(config: ConfigDict) -> Settings:
 
 
 def _write_estimands(directory: RunDirectory, settings: Settings, *, statistical: bool) -> str:
-    """Writes down what is to be estimated, before anything is measured; returns when that was (UTC, ISO 8601)."""
+    """Writes the estimands before anything is measured; returns the time of the statement (UTC, ISO 8601)."""
     items = estimands.describe_estimands(settings, statistical=statistical)
-    if directory.estimands.is_file():  # of the run that is resumed
+    if directory.estimands.is_file():  # the run is resumed
         try:
             stated = json.loads(directory.estimands.read_text(encoding="utf-8"))
             if stated["sha256"] == estimands.digest(items):
@@ -148,7 +148,7 @@ def _write_estimands(directory: RunDirectory, settings: Settings, *, statistical
             raise CheckpointError(f"{directory.estimands} is damaged ({error}): start a new run") from error
         raise CheckpointError(
             f"{directory.estimands} states other estimands than this version of the program would judge the run by; "
-            "go on with the version that began it, or start a new run"
+            "resume with the version that began it, or start a new run"
         )
     stated_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     statement = {"sha256": estimands.digest(items), "stated_at": stated_at, "items": estimands.plain(items)}

@@ -1,6 +1,6 @@
 """A run's checkpoint as one small file, measured on the held-out text: a stage of every run, and `ryot compress`.
 
-The model as functions of parameters is `subject`, other methods beside the file `pareto`.
+The model as functions of parameters is in `model_functions`, other methods beside the file in `pareto`.
 """
 
 import dataclasses
@@ -25,31 +25,31 @@ from ryot_jax.model import functional
 from ryot_jax.report.topics.compression import size_and_cost
 from ryot_jax.runs import pareto
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
-from ryot_jax.runs.chosen import ChosenCheckpoint, best_of
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint, best_of
+from ryot_jax.runs.model_functions import ALL_SEQUENCES, ModelFunctions, batches
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.session import Session
 from ryot_jax.runs.stage import Failure, Stage, StageResult
-from ryot_jax.runs.subject import ALL_SEQUENCES, Subject, batches
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_CRITERION, EXIT_PASS, CheckpointError, ConfigError
-from ryot_jax.runtime.files import shown
+from ryot_jax.runtime.files import display_path
 
-_PARETO_SEQUENCES = 512  # that a point is measured on
+_PARETO_SEQUENCES = 512  # held-out sequences that a point is measured on
 _SPEED_ROUNDS = 8
 
 
 def compress_run(session: Session, chosen: ChosenCheckpoint, budget_text: str | None, console: Console) -> int:
-    """Compresses, measures, prints; returns 0 where the budget holds on the held-out text, 3 where it does not.
+    """Compresses a checkpoint, prints size and cost, and returns 0 if the file keeps the budget, else 3.
 
     Args:
-      session: of the run's config.
+      session: session of the run's config.
       chosen: the checkpoint.
-      budget_text: None: that of the run's config.
-      console: shows size and cost.
+      budget_text: the budget; None: that of the run's config.
+      console: receives size and cost.
 
     Raises:
-      ConfigError: the budget cannot be read or kept.
-      CheckpointError: there is no such checkpoint, or the text here is not the one that its tokenizer made.
+      ConfigError: the budget is malformed or cannot be kept.
+      CheckpointError: the checkpoint does not exist, or the text here was not encoded by its tokenizer.
     """
     config = session.config
     budget = parse_budget(budget_text or config.compression.budget)
@@ -60,21 +60,21 @@ def compress_run(session: Session, chosen: ChosenCheckpoint, budget_text: str | 
             f"the text here has another tokenizer than {checkpoint.directory.tokenizer}: it is not the text that the "
             "run was trained on; restore it, or give data.cache_dir of the machine that has it"
         )
-    found = compress_checkpoint(checkpoint, chosen, corpus, budget, console)
+    result = compress_checkpoint(checkpoint, chosen, corpus, budget, console)
     console.line()
-    console.line(textwrap.fill(f"{size_and_cost(found)} {_generating(found)}", 100))
+    console.line(textwrap.fill(f"{size_and_cost(result)} {_generating(result)}", 100))
     console.line(
-        f"next: ryot generate --run={shown(checkpoint.directory.path)} --arm={chosen.arm} "
+        f"next: ryot generate --run={display_path(checkpoint.directory.path)} --arm={chosen.arm} "
         f"--checkpoint={chosen.checkpoint} --compressed --prompt='def '"
     )
-    return EXIT_PASS if found.kept else EXIT_CRITERION
+    return EXIT_PASS if result.kept else EXIT_CRITERION
 
 
 def parse_budget(text: str) -> Budget:
-    """The budget of a flag or a config.
+    """Parses the budget of a flag or a config.
 
     Raises:
-      ConfigError: it cannot be read.
+      ConfigError: the budget is malformed.
     """
     try:
         return parse(text)
@@ -87,7 +87,7 @@ def compress_checkpoint(
 ) -> CompressionResult:
     """Compresses a checkpoint into the run's `compressed/` and measures the file: `compression` of `results.json`.
 
-    Everything that is reported is measured with what was read back from the file.
+    All reported numbers are measured on the parameters read back from the file.
 
     Raises:
       ConfigError: the budget cannot be kept.
@@ -95,17 +95,17 @@ def compress_checkpoint(
     start = time.perf_counter()
     config = checkpoint.config
     model, params = functional.unstack_layers(checkpoint.model, checkpoint.params)
-    subject = Subject.of(checkpoint.session, model)
+    functions = ModelFunctions.of(checkpoint.session, model)
     console.line(f"compressing the {chosen.checkpoint} checkpoint of {chosen.arm}: {budget.text}")
     metadata = {"model": dataclasses.asdict(model), "arm": chosen.arm, "step": checkpoint.step}
     try:
-        found = compress(
+        compression = compress(
             params,
-            subject.loss,
+            functions.loss,
             batches(corpus.train, config, config.compression.calibration_sequences),
             budget,
             targets=config.training.seq_len,
-            measure=subject.fast_loss,
+            measure=functions.fast_loss,
             metadata=metadata,
             log=console.line,
         )
@@ -113,30 +113,30 @@ def compress_checkpoint(
         raise ConfigError(f"compression.budget: {error}") from error
     path = checkpoint.directory.compressed(chosen.arm, chosen.checkpoint)
     path.parent.mkdir(exist_ok=True)
-    size = save(path, found.params, metadata)
+    size = save(path, compression.params, metadata)
     small, _ = load(path)
     heldout = batches(corpus.heldout, config, ALL_SEQUENCES)
-    quality = Judge(subject.logits, params, heldout)(small)
+    quality = Judge(functions.logits, params, heldout)(small)
     lossless_bytes, coder = smallest(params)
     points: tuple[TradeOffPoint, ...] = ()
     if config.compression.pareto:
-        losses = subject.evaluator(corpus.heldout, config, _PARETO_SEQUENCES, params)
-        points = pareto.points(params, found, losses, (lossless_bytes, coder))
+        losses = functions.evaluator(corpus.heldout, config, _PARETO_SEQUENCES, params)
+        points = pareto.points(params, compression, losses, (lossless_bytes, coder))
     interval = quality.loss_change.ci95
     return CompressionResult(
         arm=chosen.arm,
         step=checkpoint.step,
         budget=budget.text,
-        kept=budget.kept(size.total, found.n_parameters, None if interval is None else interval[1]),
+        kept=budget.kept(size.total, compression.n_parameters, None if interval is None else interval[1]),
         file=str(path.relative_to(checkpoint.directory.path)),
-        parameters=found.n_parameters,
+        parameters=compression.n_parameters,
         training_tokens=checkpoint.step * config.training.batch_size * config.training.seq_len,
-        **_sizes(size, found.n_parameters),
+        **_sizes(size, compression.n_parameters),
         lossless_bytes=lossless_bytes,
         lossless_coder=coder,
         **_quality(quality),
         **_speed(model, params, small, heldout),
-        arrays=pareto.arrays(params, found),
+        arrays=pareto.arrays(params, compression),
         pareto=points,
         seconds=time.perf_counter() - start,
     )
@@ -169,7 +169,7 @@ def _sizes(size: FileSize, n_parameters: int) -> dict[str, Any]:
 
 
 def _speed(model: Any, params: Any, small: Any, heldout: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Tokens per second of generating at batch 1, the float model and the file in turns, each made ready every time."""
+    """Tokens per second of generating at batch 1, float model and compressed model in turns."""
     prompt = heldout[0]["inputs"][:1, : max(1, model.max_len // 4)]
     new_tokens = model.max_len - prompt.shape[1]
     if new_tokens < 1:
@@ -185,20 +185,20 @@ def _speed(model: Any, params: Any, small: Any, heldout: list[dict[str, np.ndarr
     for each in blocks.values():
         each(1)  # compilation
     seconds = interleave(blocks, dict.fromkeys(blocks, 2), rounds=_SPEED_ROUNDS)
-    found = speed_up(seconds["float"], seconds["compressed"])
+    ratio = speed_up(seconds["float"], seconds["compressed"])
     return {
         "tokens_per_second": float(new_tokens / np.median(seconds["compressed"])),
         "float_tokens_per_second": float(new_tokens / np.median(seconds["float"])),
-        "speed": Measured(estimate=found.estimate, ci95=found.ci95),
+        "speed": Measured(estimate=ratio.estimate, ci95=ratio.ci95),
     }
 
 
-def _generating(found: CompressionResult) -> str:
-    speed = found.speed
+def _generating(result: CompressionResult) -> str:
+    speed = result.speed
     if speed is None or speed.ci95 is None:
         return ""
     return (
-        f"It generates {found.tokens_per_second:,.0f} tokens/s at batch 1, {speed.estimate:.2f} times as many as "
+        f"It generates {result.tokens_per_second:,.0f} tokens/s at batch 1, {speed.estimate:.2f} times as many as "
         f"in float32 (95 % interval {speed.ci95[0]:.2f} to {speed.ci95[1]:.2f})."
     )
 

@@ -15,7 +15,7 @@ from ryot_jax.report.formats import terminal
 from ryot_jax.runs.compiled_arms import CompiledArms
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.stage import Stages
-from ryot_jax.runtime.files import shown
+from ryot_jax.runtime.files import display_path
 from ryot_jax.runtime.progress import format_duration
 
 
@@ -32,16 +32,16 @@ def conclude(
     """Judges and reports the run; returns the exit code of its verdict.
 
     Args:
-      run: whose stages are done.
-      stages: their times and warnings.
-      compiled: the arms, and how they are judged.
-      entropies: that the model has to beat.
-      facts: of each arm.
-      measurements: the values of the stages.
+      run: the run, with all stages done.
+      stages: times and warnings of the stages.
+      compiled: the arms, with the settings of the verdict.
+      entropies: n-gram entropies that the model has to beat.
+      facts: facts of each arm.
+      measurements: the values of the measuring stages.
       peak_memory: bytes, see `peak_memory_bytes`.
     """
     seconds = stages.total()
-    found = results.assemble(
+    judged = results.assemble(
         measurements,
         facts,
         compiled.schedule,
@@ -59,26 +59,26 @@ def conclude(
         stated_at=compiled.stated_at,
         warnings=stages.warnings,
     )
-    results.write(run.directory.results, found)
-    report_files.write(run.directory.path, found)
+    results.write(run.directory.results, judged)
+    report_files.write(run.directory.path, judged)
     console, path = run.console, run.directory.path
     console.line()
-    terminal.show(found, console)
+    terminal.show(judged, console)
     console.line()
-    console.line(f"finished in {format_duration(stages.total())}; report: {shown(path / 'report.html')}")
+    console.line(f"finished in {format_duration(stages.total())}; report: {display_path(path / 'report.html')}")
     if run.config.checkpoint.enabled:
-        console.line(f"next: ryot generate --run={shown(path)} --prompt='def '")
-    return EXIT_CODES[found.verdict]
+        console.line(f"next: ryot generate --run={display_path(path)} --prompt='def '")
+    return EXIT_CODES[judged.verdict]
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident size of this process so far."""
+    """The peak resident set size of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _artifacts(run: Run, compression: CompressionResult | None) -> dict[str, str]:
-    """The files that the run leaves, by what they are, relative to its directory."""
+    """The files of the run: description -> path relative to its directory."""
     directory = run.directory
     paths = {
         "config": directory.config,

@@ -8,7 +8,7 @@ from ryot_jax.comparison import criteria
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.controls import judge_shuffled, timing_controls
 from ryot_jax.comparison.criteria import ArmOutcome
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.schema import Control, Controls, Settings
 from ryot_jax.data.entropy import NgramEntropies
 from ryot_jax.runs.compiled_arms import CompiledArms
@@ -18,16 +18,16 @@ from ryot_jax.runtime.console import Console
 
 
 def run_controls(
-    arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings, console: Console
+    arm: Arm, schedule: BlockSchedule, entropies: Mapping[str, float], settings: Settings, console: Console
 ) -> Controls:
     """Runs placebo, known delay and shuffled targets.
 
     Args:
-      arm: the optimized one; its own training is not touched.
-      schedule: of the run.
-      entropies: as in `criteria.judge`.
-      settings: of the run.
-      console: shows each control's verdict.
+      arm: the optimized arm; its own training does not change.
+      schedule: the blocks of the run.
+      entropies: nats/token by kind of count, as in `criteria.learning`.
+      settings: settings of the verdict.
+      console: receives the verdict of each control.
     """
     console.line("controls: two arms of one program, and one that takes more steps than it says")
     comparison = arm.setup.config.comparison
@@ -43,8 +43,8 @@ def run_controls(
     return controls
 
 
-def _shuffled(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], settings: Settings) -> Control:
-    """Half the run's steps are enough: an arm that learns has beaten the entropies by then, or never does."""
+def _shuffled(arm: Arm, schedule: BlockSchedule, entropies: Mapping[str, float], settings: Settings) -> Control:
+    """Trains on shuffled targets for half the run's steps, enough for an arm that learns to beat the entropies."""
     start = time.perf_counter()
     trainer = arm.shuffled_twin("shuffled")
     initial = trainer.evaluate(arm.setup.evaluator).mean_loss
@@ -63,8 +63,8 @@ def _shuffled(arm: Arm, schedule: Schedule, entropies: Mapping[str, float], sett
     )
     judged = criteria.learning({"shuffled": [outcome]}, entropies, settings.beat)
     failed = [criterion.name for criterion in judged if criterion.verdict != "PASS"]
-    found = f"held-out loss {initial:.3f} to {final:.3f}"
-    return judge_shuffled(failed, found, steps, time.perf_counter() - start)
+    losses = f"held-out loss {initial:.3f} to {final:.3f}"
+    return judge_shuffled(failed, losses, steps, time.perf_counter() - start)
 
 
 def _applies(run: Run, compiled: CompiledArms, entropies: NgramEntropies) -> bool:

@@ -1,4 +1,4 @@
-"""The stage that times how fast the best checkpoint generates text: plainly, with a draft, and 32 texts at once."""
+"""The stage that times generating text with the best checkpoint: without a draft, with one, and 32 texts at once."""
 
 import functools
 import time
@@ -17,13 +17,13 @@ from ryot_jax.data.pipeline import Corpus
 from ryot_jax.decoding import Decoder, Generated
 from ryot_jax.runs import redraw
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
-from ryot_jax.runs.chosen import ChosenCheckpoint, best_of
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint, best_of
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.stage import Failure, Stage, StageResult
 from ryot_jax.runtime.console import Console
 
-PROMPTS = 32  # at most; also how many texts are generated at once
-_SECONDS = 3.0  # after which no further round over all prompts is begun
+PROMPTS = 32  # at most; also the number of texts generated at once
+_SECONDS = 3.0  # after which no further round over all prompts starts
 _MOST_ROUNDS = 16  # even
 _BATCHES = 5
 _MEASURED = (
@@ -37,8 +37,8 @@ Way = Callable[[np.ndarray], Generated]
 def measure(checkpoint: CheckpointOfRun, chosen: ChosenCheckpoint, corpus: Corpus, console: Console) -> DecodingResult:
     """Continues held-out prompts greedily and times it: `decoding` of `results.json`.
 
-    A prompt takes a quarter of the model's positions, and what is generated the rest. What is measured is None where
-    that leaves no room for a new token.
+    A prompt takes a quarter of the model's positions, the continuation the rest. Measured numbers are None if that
+    leaves no position for a new token.
     """
     start = time.perf_counter()
     model = checkpoint.model
@@ -66,7 +66,7 @@ def measure(checkpoint: CheckpointOfRun, chosen: ChosenCheckpoint, corpus: Corpu
 
 
 def _prompts(ids: np.ndarray, config: ConfigDict, length: int) -> np.ndarray:
-    """The starts of windows that are evenly spread over the text, int32[B, S]; fewer where it has no more."""
+    """Prompts from evenly spaced positions of the text, int32[B, S]; fewer than `PROMPTS` if the text is short."""
     windows = heldout_batches(ids, seq_len=config.training.seq_len, batch_size=PROMPTS, sequences=PROMPTS)
     is_real_B = windows["targets"][0, :, 0] != IGNORED
     return windows["inputs"][0, is_real_B, :length]
@@ -78,17 +78,17 @@ def _measured(decoder: Decoder, prompt_BS: np.ndarray, new_tokens: int) -> dict[
     speculative = functools.partial(plain, speculation=decoding.Speculation(draft))
     seconds_RB2, is_same_B, drafted = _by_turns((plain, speculative), prompt_BS)
     plain_B, speculative_B = np.median(seconds_RB2, axis=0).T
-    found = speed_up(plain_B, speculative_B)
+    speed = speed_up(plain_B, speculative_B)
     n_drafted, n_accepted, n_steps = (
         sum(int(np.sum(count)) for count in counts)
         for counts in zip(*((one.drafted_B, one.accepted_B, one.steps) for one in drafted), strict=True)
     )
-    at_once_BS = np.resize(prompt_BS, (PROMPTS, prompt_BS.shape[1]))  # again from the first where there are fewer
-    at_once = np.median([_timed(plain, at_once_BS)[0] for _ in range(1 + _BATCHES)][1:])  # compilation goes first
+    at_once_BS = np.resize(prompt_BS, (PROMPTS, prompt_BS.shape[1]))  # repeats the prompts if there are fewer
+    at_once = np.median([_timed(plain, at_once_BS)[0] for _ in range(1 + _BATCHES)][1:])  # the first call compiles
     return {
         "tokens_per_second": float(new_tokens / plain_B.mean()),
         "speculative_tokens_per_second": float(new_tokens / speculative_B.mean()),
-        "speed": Measured(estimate=found.estimate, ci95=found.ci95),
+        "speed": Measured(estimate=speed.estimate, ci95=speed.ci95),
         "acceptance": n_accepted / n_drafted if n_drafted else None,
         # The first new token comes with the prompt; without a draft each other one takes a step.
         "tokens_per_step": (new_tokens - 1) * len(prompt_BS) / n_steps if n_steps else None,
@@ -99,10 +99,11 @@ def _measured(decoder: Decoder, prompt_BS: np.ndarray, new_tokens: int) -> dict[
 
 
 def _by_turns(ways: tuple[Way, Way], prompt_BS: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[Generated]]:
-    """Both ways with one prompt after the other, in rounds; which one goes first alternates.
+    """Times both ways on one prompt after the other, in rounds; the way that goes first alternates.
 
-    Returns seconds, float64[rounds, B, 2]; for which prompts both ways always gave the same tokens, bool[B]; and what
-    the second way gave for each prompt.
+    Returns:
+      Seconds, float64[rounds, B, 2]; whether both ways always gave the same tokens, by prompt, bool[B]; and the
+      output of the second way for each prompt.
     """
     for way in ways:
         jax.block_until_ready(way(prompt_BS[:1]))  # compilation
@@ -122,7 +123,7 @@ def _by_turns(ways: tuple[Way, Way], prompt_BS: np.ndarray) -> tuple[np.ndarray,
 
 
 def _enough(rounds: int, seconds: float) -> bool:
-    """One round, or an even number, so that each way goes first as often as the other."""
+    """Whether to stop: after one long round, or an even number, in which each way went first equally often."""
     is_whole = rounds == 1 or (rounds > 0 and rounds % 2 == 0)
     return is_whole and (seconds >= _SECONDS or rounds == _MOST_ROUNDS)
 

@@ -1,4 +1,4 @@
-"""The devices, libraries and kernels of this machine, for `ryot doctor`."""
+"""`ryot doctor`: the devices, libraries and kernels of this machine."""
 
 from ryot_jax.config import get_default
 from ryot_jax.kernels import cpu
@@ -10,7 +10,7 @@ from ryot_jax.runtime.manifest import versions
 
 
 def describe_machine(allocator: AllocatorRecord, console: Console) -> int:
-    """Prints devices, versions, and the kernels that the scaled run would use here with their reasons."""
+    """Prints devices, versions, and the kernels of the scaled run on this machine with their reasons; returns 0."""
     session, processor = open_session(get_default(), console.line), describe_processor()
     devices = session.devices
     console.line(f"devices:    {devices.local_count} x {devices.kind} ({devices.platform})")

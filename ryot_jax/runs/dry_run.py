@@ -1,4 +1,4 @@
-"""The resolved config of a run and its cost, for `ryot train --dry_run`; nothing is trained or written."""
+"""`ryot train --dry_run`: the resolved config of a run and its cost, without training or writing."""
 
 import time
 
@@ -20,7 +20,7 @@ _STEP_OVER_PRODUCTS = (1.4, 2.4)
 
 
 def estimate(config: ConfigDict, console: Console) -> int:
-    """Prints config, parameters by part, FLOPs, memory and the time to expect; returns 0."""
+    """Prints config, parameters by part, FLOPs, memory and the expected time; returns 0."""
     session, training = open_session(config, console.line), config.training
     devices, model = session.devices, session.model
     shapes = jax.eval_shape(lambda: functional.init(model, 0)[1])
@@ -62,7 +62,7 @@ def estimate(config: ConfigDict, console: Console) -> int:
 
 
 def _product_rate(model: ModelConfig, rows: int) -> float:
-    """FLOP/s of the MLP's first product on one device, the fastest of a few runs."""
+    """FLOP/s of the MLP's first matrix product on one device, the fastest of a few runs."""
     x_ND = jnp.ones((rows, model.d_model), model.dtype)
     w_DF = jnp.ones((model.d_model, model.d_ff), model.dtype)
     product = jax.jit(lambda x, w: jnp.matmul(x, w, preferred_element_type=jnp.float32))

@@ -1,6 +1,6 @@
-"""The stage that times block pairs in fresh processes: how far a recompilation and another layout of memory matter.
+"""The stage that times block pairs in fresh processes, to include the variance of recompilation and memory layout.
 
-Such a process runs `timing_process`.
+Each process runs `timing_process`.
 """
 
 import json
@@ -17,13 +17,13 @@ from ryot_jax.runtime.run_directory import RunDirectory
 
 
 def run_all(directory: RunDirectory, count: int, console: Console) -> list[ProcessTimes]:
-    """Runs `count` fresh processes one after the other, but for those whose times are there already.
+    """Runs `count` fresh processes in sequence and returns their times; processes with times on disk are skipped.
 
     Raises:
       RyotError: a process ended with an error.
-      CheckpointError: the times that one has written are damaged.
+      CheckpointError: a file of times is damaged.
     """
-    found = []
+    times = []
     for index in range(1, count + 1):
         path = directory.process(index)
         if not path.is_file():
@@ -35,10 +35,10 @@ def run_all(directory: RunDirectory, count: int, console: Console) -> list[Proce
                 raise RyotError(
                     f"the timing process {index + 1} ended with exit code {done.returncode}:\n{done.stdout[-2000:]}"
                 )
-        found.append(_read(path))
-        seconds = sum(found[-1].compile_seconds.values())
+        times.append(_read(path))
+        seconds = sum(times[-1].compile_seconds.values())
         console.line(f"process {index + 1} of {count + 1}: compiled in {seconds:.1f} s")
-    return found
+    return times
 
 
 def _time_all(run: Run) -> StageResult[list[ProcessTimes]]:

@@ -1,4 +1,4 @@
-"""Prompts continued with a run's checkpoint, for `ryot generate`."""
+"""`ryot generate`: prompts continued with a run's checkpoint."""
 
 import dataclasses
 import time
@@ -10,7 +10,7 @@ import numpy as np
 from ryot_jax import decoding
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore, restore_compressed
-from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint
 from ryot_jax.runs.session import Session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
@@ -19,19 +19,19 @@ _STREAM_EVERY = 16  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class Wishes:
-    """How prompts are to be continued.
+class Options:
+    """The options of generating text.
 
     Attributes:
-      prompts: at least one.
-      max_new_tokens: None: as many as the model has positions for.
-      sampling: how tokens are drawn.
-      seed: of the sampling.
+      prompts: at least one prompt.
+      max_new_tokens: largest number of new tokens; None: as many as the model has positions for.
+      sampling: temperature and cuts of the distribution.
+      seed: seed of the sampling.
       draft: 'lookup', 'bigram' or 'none'.
-      draft_length: tokens of a guess; 0: as many as were right so far suggest.
-      candidates: texts for each prompt, at most.
+      draft_length: tokens per draft; 0: adapted to the tokens accepted so far.
+      candidates: largest number of candidates per prompt.
       engine: 'auto', 'cpu' or 'reference'.
-      compressed: whether the checkpoint's compressed file is taken.
+      compressed: whether to use the checkpoint's compressed file.
     """
 
     prompts: tuple[str, ...]
@@ -45,46 +45,46 @@ class Wishes:
     compressed: bool
 
 
-def generate(session: Session, chosen: ChosenCheckpoint, wishes: Wishes, console: Console) -> int:
-    """Prints each prompt with its continuation as it comes, and returns 0.
+def generate(session: Session, chosen: ChosenCheckpoint, options: Options, console: Console) -> int:
+    """Prints each prompt and streams its continuation; returns 0.
 
     Args:
-      session: of the run's config.
+      session: session of the run's config.
       chosen: the checkpoint.
-      wishes: prompts, and how to continue them.
-      console: where to print.
+      options: the prompts and the options of generating.
+      console: receives the text.
 
     Raises:
-      CheckpointError: there is no such checkpoint, or no tokenizer that fits it.
-      ConfigError: an option cannot be used, or a prompt and its new tokens do not fit into the model's positions.
+      CheckpointError: the checkpoint or its tokenizer does not exist or is damaged.
+      ConfigError: an option is invalid, or a prompt and its new tokens exceed the model's positions.
     """
-    trained = (restore_compressed if wishes.compressed else restore)(session, chosen)
+    trained = (restore_compressed if options.compressed else restore)(session, chosen)
     tokenizer, model = trained.require_tokenizer(), trained.model
-    prompts = [tokenizer.encode(prompt) for prompt in wishes.prompts]
+    prompts = [tokenizer.encode(prompt) for prompt in options.prompts]
     if not all(prompts):
         raise ConfigError("--prompt is empty; give at least one character")
-    new_tokens = wishes.max_new_tokens or max(model.max_len - max(map(len, prompts)), 1)
+    new_tokens = options.max_new_tokens or max(model.max_len - max(map(len, prompts)), 1)
     start = time.perf_counter()
-    decoder = decoding.prepare(trained.params, model, engine=wishes.engine)
+    decoder = decoding.prepare(trained.params, model, engine=options.engine)
     request = _Request(
         decoder,
         tokenizer,
         new_tokens,
-        wishes.sampling,
-        _speculation(decoder, wishes),
-        jax.random.key(wishes.seed),
+        options.sampling,
+        _speculation(decoder, options),
+        jax.random.key(options.seed),
     )
-    if wishes.candidates > 1:
+    if options.candidates > 1:
         said = []
         for number, prompt in enumerate(prompts, 1):
             _head(number, prompts, console)
-            said.append(_of_candidates(request, prompt, wishes, console))
+            said.append(_best_candidate(request, prompt, options, console))
     else:
         said = [_plain(request, prompts, console)]
     seconds = time.perf_counter() - start
     console.line()
     console.line(
-        f"({_described(trained, chosen, wishes)}; {'; '.join(said)}, {seconds:.2f} s, compilation included; "
+        f"({_described(trained, chosen, options)}; {'; '.join(said)}, {seconds:.2f} s, compilation included; "
         f"{decoder.engine} engine in {decoder.dtype})"
     )
     return 0
@@ -100,20 +100,20 @@ class _Request:
     key: jax.Array
 
 
-def _speculation(decoder: decoding.Decoder, wishes: Wishes) -> decoding.Speculation | None:
-    if wishes.draft == "none":
+def _speculation(decoder: decoding.Decoder, options: Options) -> decoding.Speculation | None:
+    if options.draft == "none":
         return None
     successor_V = decoding.bigrams(decoder)
-    length = wishes.draft_length or decoding.DRAFT_LENGTH
-    if wishes.draft == "bigram":
+    length = options.draft_length or decoding.DRAFT_LENGTH
+    if options.draft == "bigram":
         draft = decoding.bigram_draft(successor_V, length=length)
     else:
         draft = decoding.lookup_draft(decoder.cfg.vocab_size, length=length, successor_V=successor_V)
-    return decoding.Speculation(draft, decoding.fixed(length) if wishes.draft_length else None)
+    return decoding.Speculation(draft, decoding.fixed(length) if options.draft_length else None)
 
 
 def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str:
-    """Prints the texts, a single prompt's as it comes, and returns the counts of tokens and steps in words."""
+    """Prints the texts, streaming that of a single prompt, and returns the counts of tokens and steps in words."""
     stream = decoding.stream(
         request.decoder,
         prompts,
@@ -128,7 +128,7 @@ def _plain(request: _Request, prompts: list[list[int]], console: Console) -> str
     for generated in stream:
         if len(prompts) == 1:
             text = _text(request.tokenizer, prompts[0], generated, 0)
-            # Lines are printed once they are whole, as are characters whose bytes lie in several tokens.
+            # Prints whole lines only: the bytes of a character may lie in several tokens.
             end = text.rfind("\n") + 1
             if end > written:
                 console.line(text[written : end - 1])
@@ -151,23 +151,23 @@ def _head(number: int, prompts: list[list[int]], console: Console) -> None:
         console.line(f"--- {number}")
 
 
-def _of_candidates(request: _Request, prompt: list[int], wishes: Wishes, console: Console) -> str:
-    """Prints the answer to one prompt, and returns the counts of candidates and tokens in words."""
+def _best_candidate(request: _Request, prompt: list[int], options: Options, console: Console) -> str:
+    """Prints the best candidate for one prompt, and returns the counts of candidates and tokens in words."""
     tokenizer = request.tokenizer
-    found = decoding.best_of(
+    answer = decoding.best_of(
         request.decoder,
         prompt,
         lambda ids: decoding.compiles(tokenizer.decode([*prompt, *_before_end(ids, tokenizer.eod)])),
-        budget=decoding.growing_budget(wishes.candidates),
+        budget=decoding.growing_budget(options.candidates),
         max_new_tokens=request.new_tokens,
         sampling=request.sampling,
         stop_tokens=[tokenizer.eod],
         speculation=request.speculation,
         key=request.key,
     )
-    console.line(tokenizer.decode([*prompt, *_before_end(found.ids, tokenizer.eod)]))
-    verdict = "parses" if found.passed else "none of them parses"
-    return f"{found.n_tried} candidates of {found.n_tokens} tokens, {verdict}"
+    console.line(tokenizer.decode([*prompt, *_before_end(answer.ids, tokenizer.eod)]))
+    verdict = "parses" if answer.passed else "none of them parses"
+    return f"{answer.n_tried} candidates of {answer.n_tokens} tokens, {verdict}"
 
 
 def _text(tokenizer: JsonTokenizer, prompt: list[int], generated: decoding.Generated, row: int) -> str:
@@ -180,6 +180,6 @@ def _before_end(ids: Sequence[int], eod: int) -> list[int]:
     return list(ids[: ids.index(eod)]) if eod in ids else list(ids)
 
 
-def _described(trained: CheckpointOfRun, chosen: ChosenCheckpoint, wishes: Wishes) -> str:
-    compressed = ", compressed" if wishes.compressed else ""
+def _described(trained: CheckpointOfRun, chosen: ChosenCheckpoint, options: Options) -> str:
+    compressed = ", compressed" if options.compressed else ""
     return f"{chosen.arm}, {chosen.checkpoint} checkpoint of step {trained.step}{compressed}"

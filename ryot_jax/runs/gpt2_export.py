@@ -1,7 +1,7 @@
-"""A run's checkpoint as a folder that Hugging Face's `transformers` loads as a GPT-2, for `ryot export`.
+"""`ryot export`: a run's checkpoint as a folder that Hugging Face's `transformers` loads as a GPT-2.
 
-The text "<|endoftext|>" is the special token to `transformers`' tokenizer, where ours takes it for the letters that it
-has; the ids of all other text are the same.
+The tokenizer of `transformers` reads the text "<|endoftext|>" as the special token, ours as plain text; the ids of all
+other text are the same.
 """
 
 from pathlib import Path
@@ -13,24 +13,24 @@ from safetensors.numpy import save_file
 from ryot_jax.data.tokenizer import JsonTokenizer
 from ryot_jax.model import gpt2_layout
 from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun, restore
-from ryot_jax.runs.chosen import ChosenCheckpoint
+from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint
 from ryot_jax.runs.session import Session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS, ConfigError
-from ryot_jax.runtime.files import shown, whole_folder, write_json, write_text
+from ryot_jax.runtime.files import display_path, whole_folder, write_json, write_text
 
 
 def export(session: Session, chosen: ChosenCheckpoint, to: Path, console: Console) -> int:
-    """Writes the folder, whole or not at all, and returns 0.
+    """Writes the folder atomically; returns 0.
 
     Args:
-      session: of the run's config.
+      session: session of the run's config.
       chosen: the checkpoint.
-      to: a folder that is not there yet, or is empty.
-      console: shows the files.
+      to: a folder that does not exist or is empty.
+      console: receives the names of the files.
 
     Raises:
-      CheckpointError: there is no such checkpoint, or it is damaged.
+      CheckpointError: the checkpoint does not exist or is damaged.
       ConfigError: GPT-2 cannot express the model, or the folder cannot be written.
     """
     trained = restore(session, chosen)
@@ -43,13 +43,13 @@ def export(session: Session, chosen: ChosenCheckpoint, to: Path, console: Consol
     console.line(f"exported the {chosen.checkpoint} checkpoint ({chosen.arm}, step {trained.step}) to {to}:")
     for file in sorted(to.iterdir()):
         console.line(f"  {file.name} ({file.stat().st_size:,} bytes)")
-    path = shown(to.absolute())
+    path = display_path(to.absolute())
     console.line(f"next: transformers.AutoModelForCausalLM.from_pretrained({str(path)!r})")
     return EXIT_PASS
 
 
 def write(folder: Path, trained: CheckpointOfRun) -> None:
-    """Writes the files of a model, and of its tokenizer if there is one, into a folder that exists.
+    """Writes the files of a model, and of its tokenizer if it has one, into an existing folder.
 
     Raises:
       ConfigError: GPT-2 cannot express the model.
@@ -58,7 +58,7 @@ def write(folder: Path, trained: CheckpointOfRun) -> None:
     tokenizer, model = trained.tokenizer, trained.model
     tensors = gpt2_layout.to_gpt2(model, trained.params)
     end = None if tokenizer is None else tokenizer.eod
-    # 'pt' tells the readers that arrays lie as PyTorch's do; transformers refuses a file without it.
+    # 'pt' marks PyTorch's array layout; transformers refuses a file without it.
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", gpt2_layout.gpt2_config(model, end))
     write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
@@ -69,10 +69,10 @@ def write(folder: Path, trained: CheckpointOfRun) -> None:
 
 def _tokenizer_config(tokenizer: JsonTokenizer, max_len: int) -> dict[str, Any]:
     return {
-        # The class that takes tokenizer.json as it is; GPT2Tokenizer would put together one of its own.
+        # This class loads tokenizer.json unchanged; GPT2Tokenizer would build its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_len,
         "bos_token": tokenizer.eod_name,
         "eos_token": tokenizer.eod_name,
-        "clean_up_tokenization_spaces": False,  # or decoding takes spaces away from before full stops
+        "clean_up_tokenization_spaces": False,  # else decoding removes spaces before full stops
     }

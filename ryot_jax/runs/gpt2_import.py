@@ -1,8 +1,8 @@
-"""A run directory made of a folder with a Hugging Face GPT-2, for `ryot import`.
+"""`ryot import`: a run directory made of a Hugging Face GPT-2.
 
-The run is one of a single arm, baseline, with one checkpoint, of step 0, whose optimizer has not begun. It has no
-held-out loss, so that its checkpoint is the latest and none is the best. `imported.json` distinguishes it from a run of
-training, which could be resumed, and names its sources. Its config.json has defaults but for `model` and `tokenizer`.
+The run has a single arm, baseline, with one checkpoint, at step 0 with a fresh optimizer. Its held-out loss is not
+known, so that the checkpoint is the latest but not the best. `imported.json` names the sources and marks the run as one
+that cannot be resumed. Its config.json has defaults except in `model` and `tokenizer`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from ryot_jax.runs.session import Session, open_session
 from ryot_jax.runtime import manifest
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS, CheckpointError, ConfigError, DataError
-from ryot_jax.runtime.files import shown, write_json, write_text
+from ryot_jax.runtime.files import display_path, write_json, write_text
 from ryot_jax.runtime.run_directory import RunDirectory, create_run
 from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.optimizer import make_optimizer
@@ -40,17 +40,17 @@ _TOKENIZER, _VOCABULARY, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 
 
 def make_run(source: Path, workdir: Path, name: str, allocator: AllocatorRecord, console: Console) -> int:
-    """Makes the run directory, whole or not at all, and returns 0.
+    """Makes the run directory atomically; returns 0.
 
     Args:
       source: the folder with the model.
-      workdir: where run directories are made.
-      name: of the run.
-      allocator: what was set before JAX was imported.
-      console: shows the model's size and the directory.
+      workdir: the folder to make the run directory in.
+      name: name of the run.
+      allocator: the allocator settings of this process.
+      console: receives the model's size and the directory.
 
     Raises:
-      CheckpointError: a file of the model or its tokenizer is missing or damaged, or of a model that is not ours.
+      CheckpointError: a file of the model or tokenizer is missing or damaged, or the model is not supported.
       ConfigError: the run directory cannot be made.
     """
     values = _read_config(source / _CONFIG)
@@ -63,7 +63,7 @@ def make_run(source: Path, workdir: Path, name: str, allocator: AllocatorRecord,
     try:
         _write(directory, session, params, tokenizer, allocator)
         write_json(directory.imported, {"schema_version": 1, "sha256": _hashes(source)})
-        # Last, as a folder with a config is a run.
+        # Written last, as a folder with a config counts as a run.
         write_text(directory.config, to_json(config))
     except BaseException:
         shutil.rmtree(directory.path, ignore_errors=True)
@@ -72,7 +72,7 @@ def make_run(source: Path, workdir: Path, name: str, allocator: AllocatorRecord,
     console.line(f"imported a GPT-2 of {parameter_count(model):,} parameters and {ids}")
     console.line(f"run {directory.path}")
     if tokenizer is not None:
-        console.line(f"next: ryot generate --run={shown(directory.path)} --prompt='def '")
+        console.line(f"next: ryot generate --run={display_path(directory.path)} --prompt='def '")
     return EXIT_PASS
 
 
@@ -89,7 +89,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _config(model_fields: Mapping[str, Any], name: str, source: Path) -> ConfigDict:
-    """The config of the run, but for the path of its tokenizer."""
+    """The config of the run, without the path of its tokenizer."""
     config = get_default()
     config.name = name
     config.model.update(model_fields)
@@ -131,10 +131,10 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
         )
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; fetch it again") from error
-    except (AttributeError, TypeError) as error:  # what safetensors raises for a dtype that it cannot find
+    except (AttributeError, TypeError) as error:  # raised by safetensors for an unknown dtype
         raise CheckpointError(f"{path} has arrays of a dtype that is not read ({error}); save it as float32") from error
 
 
@@ -170,7 +170,7 @@ def _write(
 
 
 def _hashes(source: Path) -> dict[str, str]:
-    """SHA-256 (hex) of each file that was read or could have been."""
+    """Sha256 (hex) of each file of the model and tokenizer that exists in the folder."""
     hashes = {}
     for name in (_CONFIG, _WEIGHTS, _TOKENIZER, _VOCABULARY, _MERGES):
         if (source / name).is_file():

@@ -1,4 +1,4 @@
-"""Size against quality: the compressed file beside what simpler methods make of the same checkpoint."""
+"""Size against quality: the compressed file beside files that simpler methods make of the same checkpoint."""
 
 from typing import Any
 
@@ -14,33 +14,35 @@ from ryot_jax.compression.transforms import Transform, chain
 from ryot_jax.training.evaluation import Evaluator
 
 _BITS = (3, 4, 5, 6)
-_MULTIPLES = (0.25, 1.0, 4.0)  # of the file's own settings
+_MULTIPLES = (0.25, 1.0, 4.0)  # multiples of the file's own settings
 
 
-def points(params: Any, found: Compression, losses: Evaluator, lossless: tuple[int, str]) -> tuple[TradeOffPoint, ...]:
-    """Points (method, setting, bytes, change of perplexity with its interval).
+def points(
+    params: Any, compression: Compression, losses: Evaluator, lossless: tuple[int, str]
+) -> tuple[TradeOffPoint, ...]:
+    """Points of the trade-off: method, setting, bytes, and change of perplexity with its interval.
 
-    All methods have the same entropy coder and the same codes for vectors: what differs is how the codes of matrices
-    are chosen, and how bits are shared out.
+    All methods have the same entropy coder and the same codes for vectors; they differ in the choice of the codes of
+    matrices and in the distribution of bits.
 
     Args:
-      params: what was compressed.
-      found: what it became.
-      losses: on the held-out text.
+      params: the parameters before compression.
+      compression: the compressed parameters, with settings and statistics.
+      losses: evaluator on the held-out text.
       lossless: bytes and name of the best lossless coder; see `compression.lossless`.
     """
     before = losses(params).sequence_losses
-    # What a method leaves as it is, vectors that are few and cost much if they are bad, all have from the file.
-    vectors = balanced(min(found.settings.values()))
+    # All methods share the file's codes of vectors, which are few and costly if bad.
+    vectors = balanced(min(compression.settings.values()))
     methods: dict[tuple[str, str], Transform] = {}
     for bits in _BITS:
         methods["rounding to nearest", f"{bits} bits"] = chain(quantize(bits), vectors)
         methods["GPTQ, equal bits", f"{bits} bits"] = chain(quantize(bits, feedback="rows"), vectors)
     for multiple in _MULTIPLES:
-        methods["ours", f"{multiple:g} times the file's rise"] = found.transform(multiple)
+        methods["ours", f"{multiple:g} times the file's rise"] = compression.transform(multiple)
     made = []
     for (method, setting), transform in methods.items():
-        compressed = transform(params, found.stats)
+        compressed = transform(params, compression.stats)
         after = losses(decode(compressed)).sequence_losses
         made.append(_point(method, setting, to_bytes(compressed)[1].total, before, after))
     n_bytes, coder = lossless
@@ -59,17 +61,17 @@ def _trade_off_point(method: str, setting: str, n_bytes: int, change: Measured, 
     return TradeOffPoint(method=method, setting=setting, bytes=n_bytes, perplexity_change=change, sequences=sequences)
 
 
-def arrays(params: Any, found: Compression) -> tuple[CompressedGroup, ...]:
-    """Each group of arrays: bits a parameter, and the rise of the loss that it was measured and expected to cost.
+def arrays(params: Any, compression: Compression) -> tuple[CompressedGroup, ...]:
+    """Each group of arrays: bits per parameter, and its measured and expected rise of the loss.
 
-    The measured rise is that of the setting that was tried which is nearest to the one taken, in proportion.
+    The measured rise is that of the tried setting nearest to the chosen one, in proportion.
     """
-    leaves, compressed = named_leaves(params), named_leaves(found.params)
+    leaves, compressed = named_leaves(params), named_leaves(compression.params)
     rows = []
-    for group, members in found.groups.items():
+    for group, members in compression.groups.items():
         n = sum(int(leaves[name].size) for name in members)
-        taken = found.settings[group]
-        near = min(found.table[group], key=lambda trial: abs(np.log(trial.setting / taken)))
+        taken = compression.settings[group]
+        near = min(compression.table[group], key=lambda trial: abs(np.log(trial.setting / taken)))
         rows.append(
             CompressedGroup(
                 name=group,

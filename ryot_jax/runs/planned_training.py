@@ -1,4 +1,4 @@
-"""The trainings beside the arms, as a config plans them, and the verdict on each of their compiled programs."""
+"""The planned trainings beside the arms, and the time that each of their compiled programs saves."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from ryot_jax.training import recipe
 
 @dataclasses.dataclass(frozen=True)
 class PlannedTraining:
-    """How a training differs from the config's own, fixed before anything runs.
+    """The differences of a training from the config's own, fixed before anything runs.
 
     Attributes:
-      name: for people, and of its files.
-      phases: its steps, see `ryot_jax.scaling.phases`.
-      parts: of a recipe, see `ryot_jax.training.recipe`.
-      learning_rate: None: the config's.
-      description: how a sentence names it.
+      name: name for display and for its files.
+      phases: its step schedule, see `ryot_jax.scaling.phases`.
+      parts: parts of its recipe, see `ryot_jax.training.recipe`.
+      learning_rate: peak learning rate; None: the config's.
+      description: a noun phrase for sentences about it.
     """
 
     name: str
@@ -30,7 +30,7 @@ class PlannedTraining:
 
 
 def planned_trainings(config: ConfigDict) -> list[PlannedTraining]:
-    """The trainings that `config.scaling` asks for, of those in `config.SCHEDULED_TRAININGS`."""
+    """The trainings that `config.scaling` requests, out of `config.SCHEDULED_TRAININGS`."""
     scaling = config.scaling
     parts = recipe.parse(scaling.recipe)
     planned = []
@@ -44,10 +44,10 @@ def planned_trainings(config: ConfigDict) -> list[PlannedTraining]:
 
 
 def schedule_of(training: PlannedTraining, config: ConfigDict, *, steps_per_call: int = 1) -> StepSchedule:
-    """Lays the phases of a training out for the sizes of a config.
+    """The step schedule of a training for the sizes of a config.
 
     Raises:
-      ConfigError: its phases cannot be read.
+      ConfigError: its phases are malformed.
     """
     return phases.laid_out(
         phases.parse(training.phases),
@@ -61,13 +61,13 @@ def schedule_of(training: PlannedTraining, config: ConfigDict, *, steps_per_call
 
 @dataclasses.dataclass(frozen=True)
 class ProgramTiming:
-    """The steps that one compiled program takes.
+    """The steps of one compiled program, and their time.
 
     Attributes:
-      static: the sizes that it was compiled for.
-      steps: how many it takes.
-      seconds: of all of them.
-      compile_seconds: of the program.
+      static: the sizes that the program was compiled for.
+      steps: number of steps that it takes.
+      seconds: seconds of all these steps.
+      compile_seconds: seconds to compile the program.
     """
 
     static: ProgramKey
@@ -77,10 +77,10 @@ class ProgramTiming:
 
 
 def saved_seconds(timing: ProgramTiming, timings: Sequence[ProgramTiming]) -> float | None:
-    """The seconds that a program saves against as many tokens in the largest steps of all layers.
+    """Seconds that a program saves over training on the same tokens in the largest full-depth steps.
 
-    Those steps would be taken without it: a program repays its compilation where it saves more than that. None where
-    it is the program of those steps itself, or there is none.
+    Those steps would replace it, so a program repays its compilation if it saves more seconds than that took. None for
+    the program of those steps itself, or if there is none.
     """
     whole = [other for other in timings if other.static.depth == 0]
     largest = max(whole, key=lambda other: other.static.tokens, default=timing)

@@ -1,4 +1,4 @@
-"""The report of a finished run, drawn again from its `results.json` alone."""
+"""`ryot report`: the report of a finished run, redrawn from its `results.json` alone."""
 
 import json
 from pathlib import Path
@@ -18,16 +18,16 @@ from ryot_jax.runtime.run_directory import RunDirectory
 
 
 def redraw(run: Path, attribution: Path | None, console: Console) -> int:
-    """Writes `report.html`, `report.md` and its plots, prints the summary, and returns 0 whatever the verdict.
+    """Writes `report.html`, `report.md` and its plots, and prints the summary; returns 0 whatever the verdict.
 
     Args:
       run: a run directory.
-      attribution: a run of `ryot ablate` whose outcome becomes part of the results; None: they stay as they are.
-      console: shows the summary.
+      attribution: a run of `ryot ablate` to merge into the results; None: the results do not change.
+      console: receives the summary.
 
     Raises:
       ConfigError: the run has no results yet, its `results.json` is damaged or of another version, the attribution is
-        missing or of another model or other optimizations, or the report cannot be written there.
+        missing or of another model or other optimizations, or the report cannot be written.
     """
     path = RunDirectory(run).results
     results = read(path)
@@ -51,30 +51,30 @@ def redraw(run: Path, attribution: Path | None, console: Console) -> int:
     return EXIT_PASS
 
 
-# What decides how long a step takes, and so what an attribution is of.
-_OF_THE_STEP = ("model.", "optimizations.", "training.batch_size", "training.seq_len", "training.accumulation")
+# The config fields that determine the step time, in which a run and its attribution must agree.
+_STEP_FIELDS = ("model.", "optimizations.", "training.batch_size", "training.seq_len", "training.accumulation")
 
 
 def _attribution(run: Path, ablated: Path) -> Attribution:
-    """The outcome of `ryot ablate`, for a run with the same step."""
+    """Reads the outcome of `ryot ablate` for a run with the same training step."""
     path = ablated / "attribution.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)["attribution"]
-        found = convert(value, Attribution, "attribution")
+        effects = convert(value, Attribution, "attribution")
     except FileNotFoundError as error:
         raise ConfigError(f"--attribution={ablated}: there is no {path.name}; is it a run of ryot ablate?") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error!r}); run ryot ablate again") from error
     configs = [load(str(RunDirectory(folder).config)) for folder in (run, ablated)]
-    other = {name: pair for name, pair in differences(*configs).items() if name.startswith(_OF_THE_STEP)}
+    other = {name: pair for name, pair in differences(*configs).items() if name.startswith(_STEP_FIELDS)}
     if other:
         words = "; ".join(f"{name}: {mine!r} here, {theirs!r} there" for name, (mine, theirs) in other.items())
         raise ConfigError(f"--attribution={ablated} is of another step than {run}: {words}")
-    return found
+    return effects
 
 
 def measured_before(path: Path) -> Results | None:
-    """A run's results; None: there are none yet, or they are damaged and will be written anew."""
+    """A run's results; None if there are none yet, or they are damaged and will be rewritten."""
     try:
         return read(path)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""The work of a run's training steps, and the place of its arms under the roofline of this machine.
+"""The stage that counts the work of a training step and places the arms under the roofline of this machine.
 
 Operations and bytes are the closed forms of `model.accounting`; peaks and the roofline itself are in `machine`.
 """
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ryot_jax.comparison.outcomes import TrainingPair
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.kernels import dense
@@ -21,6 +22,9 @@ from ryot_jax.machine.workloads import XLA, Product, Shape
 from ryot_jax.model.accounting import batch_bytes, least_flops_per_step, least_state_bytes_per_step
 from ryot_jax.model.config import ModelConfig
 from ryot_jax.optimizations import KernelPlan, activations_dtype, products_rounding
+from ryot_jax.runs.compiled_arms import CompiledArms
+from ryot_jax.runs.run import Run
+from ryot_jax.runs.stage import Stage, StageResult
 from ryot_jax.runtime.errors import RyotError
 from ryot_jax.training.setup import TrainingSetup
 
@@ -28,8 +32,8 @@ from ryot_jax.training.setup import TrainingSetup
 _CPP = Product("C++", lambda x_NK, w_KM: dense(x_NK, w_KM, implementation="cpu"), weights_dtype="float32")
 
 
-def of_run(
-    shared: TrainingSetup, variants: Sequence[Variant], record: Record, *, seconds: float = SECONDS
+def place_arms(
+    setup: TrainingSetup, variants: Sequence[Variant], record: Record, *, seconds: float = SECONDS
 ) -> tuple[Roofline | None, list[str]]:
     """Measures the machine's peaks and places the arms of a finished run under them.
 
@@ -43,15 +47,15 @@ def of_run(
     if not record.blocks:
         return None, ["Roofline: not drawn, as no step was timed."]
     devices = describe_devices()
-    steps = training_steps(shared, variants, seconds_per_step(record), devices)
-    shapes = product_shapes(shared.model, shared.tokens_per_step // shared.config.training.accumulation)
+    steps = training_steps(setup, variants, seconds_per_step(record), devices)
+    shapes = product_shapes(setup.model, setup.tokens_per_step // setup.config.training.accumulation)
     units = devices.independent_count
 
     def nothing_above(peaks: Peaks) -> bool:
         return not roofline.warnings(roofline.place(steps, peaks, units=units))
 
     try:
-        dtypes = products_dtypes(shared.model, variants)
+        dtypes = products_dtypes(setup.model, variants)
         peaks = measure_peaks(dtypes, shapes, products=products(), seconds=seconds, plausible=nothing_above)
     except (RyotError, jax.errors.JaxRuntimeError) as error:
         return None, [f"Roofline: not drawn, as the machine's peaks could not be measured: {error}"]
@@ -65,29 +69,29 @@ def products() -> tuple[Product, ...]:
 
 
 def training_steps(
-    shared: TrainingSetup, variants: Sequence[Variant], seconds: Mapping[str, float], devices: Devices
+    setup: TrainingSetup, variants: Sequence[Variant], seconds: Mapping[str, float], devices: Devices
 ) -> dict[str, StepWork]:
-    """The least work of one step of each variant on these devices.
+    """The least work of one training step of each variant on the given devices, by the variant's name.
 
     Args:
-      shared: model, config and state of the run.
+      setup: model, config and state of the run.
       variants: the arms.
-      seconds: of one step, by the variant's name.
-      devices: that share the batch.
+      seconds: seconds of one step, by the variant's name.
+      devices: the devices that share the batch.
     """
-    training = shared.config.training
+    training = setup.config.training
     size = training.batch_size, training.seq_len
-    # The batch is shared out, but every device holds the whole state and updates it.
+    # The batch is divided among the devices, but every device holds the whole state and updates it.
     state_bytes = devices.local_count * least_state_bytes_per_step(
-        shared.model,
+        setup.model,
         *size,
-        optimizer_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(shared.state.opt_state)),
+        optimizer_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(setup.state.opt_state)),
         clipped=training.clip_norm > 0,
     )
     return {
         variant.name: StepWork(
-            products_dtype(shared.model, variant.plan),
-            least_flops_per_step(shared.model, *size),
+            products_dtype(setup.model, variant.plan),
+            least_flops_per_step(setup.model, *size),
             state_bytes,
             batch_bytes(*size),
             seconds[variant.name],
@@ -97,26 +101,34 @@ def training_steps(
 
 
 def products_dtype(model: ModelConfig, plan: KernelPlan) -> str:
-    """The dtype of the operands of a plan's matrix products; the narrowest where there are several."""
+    """The dtype of the operands of a kernel plan's matrix products; the narrowest where there are several."""
     return products_rounding(plan) or activations_dtype(plan, model.compute_dtype)
 
 
 def product_shapes(model: ModelConfig, rows: int) -> tuple[Shape, ...]:
-    """The shapes of the products of a model's MLP and of its logits, on `rows` rows (batch times length)."""
+    """Shapes (rows, inner size, columns) of the matrix products of a model's MLP and logits, for `rows` = B * T."""
     hidden = 2 * model.d_ff if model.mlp == "swiglu" else model.d_ff
     pairs = ((model.d_model, hidden), (model.d_ff, model.d_model), (model.d_model, model.vocab_size))
     return tuple(dict.fromkeys((rows, inner, columns) for inner, columns in pairs))
 
 
 def products_dtypes(model: ModelConfig, variants: Sequence[Variant]) -> tuple[str, ...]:
-    """The dtypes whose peaks `place` needs: float32, those of the variants, and the model's beside a narrower one."""
+    """The dtypes whose peaks `place` needs: float32, those of the variants, and the model's if one is narrower."""
     narrowest = {products_dtype(model, variant.plan) for variant in variants}
     is_narrower = any(jnp.dtype(dtype).itemsize < jnp.dtype(model.compute_dtype).itemsize for dtype in narrowest)
     return tuple(sorted({"float32", *narrowest, *([model.compute_dtype] if is_narrower else [])}))
 
 
 def seconds_per_step(record: Record) -> dict[str, float]:
-    """The median over the blocks of a run, in seconds, by arm."""
+    """Median over the blocks of a run of the seconds per step, by arm."""
     return {
         name: float(np.median([block.seconds[name] / block.steps for block in record.blocks])) for name in record.arms
     }
+
+
+def _place(run: Run, compiled: CompiledArms, pairs: Sequence[TrainingPair]) -> StageResult[Roofline | None]:
+    placed, warnings = place_arms(run.setup, compiled.variants, pairs[0].record)
+    return StageResult(placed, tuple(warnings))
+
+
+STAGE = Stage("roofline", _place)

@@ -1,4 +1,4 @@
-"""A run: a session with a directory that it alone works in, a console, and the text that is trained on."""
+"""A run: a session with a locked run directory, a console, and the training text."""
 
 import contextlib
 import dataclasses
@@ -23,16 +23,16 @@ from ryot_jax.training.setup import TrainingSetup, build_setup
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """Everything that the stages of a run begin with.
+    """The common input of all stages of a run.
 
     Attributes:
       session: config, devices, model and kernels.
-      directory: locked by this process.
-      console: writes to the run's log too.
-      allocator: what was set before JAX was imported.
-      resumed: whether an earlier process began this run.
+      directory: the run directory, locked by this process.
+      console: prints lines and appends them to the run's log.
+      allocator: the allocator settings of this process.
+      resumed: whether an earlier process started this run.
       started: `time.perf_counter()` when the run was opened.
-      preemption: notes SIGTERM during the stages that can stop on request.
+      preemption: records SIGTERM during stages that can stop on request.
     """
 
     session: Session
@@ -50,13 +50,13 @@ class Run:
 
     @functools.cached_property
     def corpus(self) -> Corpus:
-        """The text; built, or read from the cache, when it is first asked for."""
+        """The text, built or read from the cache on first use."""
         config = self.config
         return prepare(config.data, config.tokenizer, config.model.vocab_size, self.console.line)
 
     @functools.cached_property
     def setup(self) -> TrainingSetup:
-        """Weights, optimizer, batches and evaluator of the run's own seed."""
+        """Weights, optimizer, batches and evaluator, made from the run's own seed."""
         return build_setup(self.config, self.session.model, self.corpus)
 
 
@@ -64,17 +64,17 @@ class Run:
 def open_run(
     config: ConfigDict, *, workdir: Path, resume: RunDirectory | None, allocator: AllocatorRecord, console: Console
 ) -> Iterator[Run]:
-    """A run in a new directory, or the one to resume, for the time of the `with` block.
+    """Opens a run in a new directory, or the run to resume, for the duration of the `with` block.
 
     Args:
       config: the resolved config, which is written into the directory.
-      workdir: where a new directory is made.
-      resume: the run to resume; None: a new one.
-      allocator: what was set before JAX was imported.
-      console: closed at the end.
+      workdir: the folder to make a new directory in.
+      resume: the run to resume; None: a new run.
+      allocator: the allocator settings of this process.
+      console: logs into the directory; closed at the end.
 
     Raises:
-      ConfigError: the directory cannot be made, another process has it, or the devices cannot share a batch.
+      ConfigError: the directory cannot be made, another process has locked it, or the devices cannot share a batch.
     """
     directory = resume or create_run(workdir, config.name)
     with locked(directory) as previous_owner, contextlib.closing(console):

@@ -1,7 +1,7 @@
-"""One training by a step schedule, from fresh weights to its end: its time, and the loss that it comes to.
+"""One training by a step schedule, from fresh weights to its end: its time and its final loss.
 
-The paired protocol wants the same batches in both arms, which a schedule does not give: such a training is timed apart,
-and judged by the held-out loss at its end. The baseline that it is judged against is left to the callers.
+The paired protocol needs equal batches in both arms, which a step schedule does not have. Such a training is therefore
+timed separately and judged by its final held-out loss; callers supply the baseline to compare with.
 """
 
 import dataclasses
@@ -42,19 +42,19 @@ _TURNS = 5
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOutcome:
-    """A training that came to its end.
+    """The outcome of a finished training.
 
     Attributes:
-      config: with the recipe, if there is one.
-      state: at its end.
-      schedule: of its steps, which the executed ones were found to be.
-      timings: of the program of each size of steps.
-      seconds: of all its steps.
-      compile_seconds: of its programs, without their checks.
-      from_cache: whether any of them came from the cache of compiled programs.
-      checks: of the programs, by the sizes that they were compiled for; none where the config turns them off.
-      heldout: losses at its end.
-      unplanned: programs that were compiled while it ran.
+      config: the config, with the recipe applied.
+      state: the final training state.
+      schedule: the step schedule, verified against the executed steps.
+      timings: time of each program, one per size of steps.
+      seconds: seconds of all steps.
+      compile_seconds: seconds to compile the programs, without their checks.
+      from_cache: whether any program came from the cache of compiled programs.
+      checks: outcome of each program's start-up check, by its sizes; empty if the config turns checks off.
+      heldout: final held-out losses.
+      unplanned: number of programs compiled while the steps ran.
     """
 
     config: ConfigDict
@@ -72,18 +72,18 @@ class TrainingOutcome:
 def train_by(
     planned: PlannedTraining, setup: TrainingSetup, kernels: KernelPlan, corpus: Corpus, *, seed: int
 ) -> TrainingOutcome:
-    """Trains once as planned.
+    """Runs one planned training.
 
     Args:
-      planned: how it differs from the config's own training.
-      setup: of the config's training.
-      kernels: of the step; with a recipe they are chosen anew, among those that its model and optimizer can take.
+      planned: its differences from the config's own training.
+      setup: setup of the config's training.
+      kernels: kernel plan of the step; a recipe that changes model or optimizer resolves it anew.
       corpus: the text.
-      seed: of weights and batches.
+      seed: seed of weights and batches.
 
     Raises:
       ConfigError: the training does not fit the config.
-      RyotError: as `train`.
+      RyotError: as in `train`.
     """
     config, model, kernels = _resolved(planned, setup.config, kernels)
     setup = build_setup(config, model, corpus) if planned.parts else dataclasses.replace(setup, config=config)
@@ -94,22 +94,22 @@ def train_by(
 def train(
     setup: TrainingSetup, schedule: StepSchedule, kernels: KernelPlan, corpus: Corpus, *, seed: int
 ) -> TrainingOutcome:
-    """Trains once, by programs that are compiled for it.
+    """Trains by a step schedule, with programs compiled for it.
 
-    Each program runs once on copies before anything is timed, as those of every arm do. Warm-up takes the share of the
-    tokens that it takes of the config's training.
+    Each program runs once on copies before anything is timed, as in every arm. The warm-up of the learning rate takes
+    the same share of the tokens as in the config's training.
 
     Args:
-      setup: config, model and evaluator are used; neither its state nor its batches.
-      schedule: of the steps.
-      kernels: of the step.
+      setup: supplies config, model and evaluator; its state and batches are not used.
+      schedule: the step schedule.
+      kernels: kernel plan of the step.
       corpus: the text.
-      seed: of weights and batches.
+      seed: seed of weights and batches.
 
     Raises:
-      ConfigError: the schedule cannot be trained.
+      ConfigError: the schedule is not supported.
       NonFiniteLossError: a loss is not finite.
-      RyotError: the steps that ran were not the schedule's.
+      RyotError: the executed steps differ from the schedule.
     """
     compiled = _compile(setup.config, setup.model, schedule, kernels, np.asarray(corpus.train), seed)
     trainer = ScheduledTrainer("scheduled", compiled.programs, compiled.state, training_iterator(compiled.dataset))
@@ -133,16 +133,19 @@ def train(
 def step_times(
     planned: PlannedTraining, config: ConfigDict, kernels: KernelPlan, *, seconds: float = 1.0
 ) -> list[ProgramTiming]:
-    """Times the steps of each size that a training would take, on random tokens, without training.
+    """Times the steps of each size of a planned training on random tokens, without training.
 
     Args:
-      planned: how it differs from the config's own training.
-      config: of the run.
-      kernels: as of `train_by`.
-      seconds: for which the steps of each size run, in five turns of all sizes; the median counts.
+      planned: its differences from the config's own training.
+      config: config of the run.
+      kernels: kernel plan, as in `train_by`.
+      seconds: seconds of timing per size of steps, in five turns of all sizes; the median counts.
+
+    Returns:
+      The timing of each program.
 
     Raises:
-      ConfigError: as `train_by`.
+      ConfigError: the training does not fit the config.
     """
     config, model, kernels = _resolved(planned, config, kernels)
     schedule = schedule_of(planned, config, steps_per_call=_steps_per_call(kernels))
@@ -158,7 +161,7 @@ def step_times(
 def _resolved(
     planned: PlannedTraining, config: ConfigDict, kernels: KernelPlan
 ) -> tuple[ConfigDict, ModelConfig, KernelPlan]:
-    """Config and model with the recipe, and the kernels that they can take: those given where none changes."""
+    """Config and model with the recipe applied, and a kernel plan for them: `kernels` if the recipe changes neither."""
     if planned.parts or planned.learning_rate is not None:
         config = recipe.with_recipe(config, planned.parts, planned.learning_rate)
     session = open_session(config, _no_log, cached_programs=False)
@@ -168,12 +171,12 @@ def _resolved(
 
 
 def _no_log(line: str) -> None:
-    """Nothing that is said of a recipe's session is news: no measured kernels are looked up."""
+    """Drops the log of a recipe's session, which looks up no measured kernels and so has nothing to report."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _CompiledPrograms:
-    """The programs of a training by a schedule, with its state before the first step and its batches."""
+    """The programs of a training by a step schedule, with the initial state and the batches."""
 
     schedule: StepSchedule
     programs: Programs
@@ -185,7 +188,7 @@ class _CompiledPrograms:
         return sum(sum(program.seconds.values()) for program in self.programs.compiled.values())
 
     def seconds_per_step(self, static: ProgramKey, seconds: float) -> float:
-        """The mean over as many calls as fit into the time, at least one after the first."""
+        """Mean seconds per step over the calls that fit into `seconds`: at least one, after an untimed first one."""
         program = self.programs.compiled[static]
         batches = _first_batches(self.schedule, self.dataset, static, program.steps)
         batch = stack(batches) if program.steps > 1 else batches[0]
@@ -199,7 +202,7 @@ class _CompiledPrograms:
         return (time.perf_counter() - start) / (calls * program.steps)
 
     def timings(self, seconds: Mapping[Segment, float]) -> list[ProgramTiming]:
-        """The timing of each program, by the seconds that each segment of the schedule took."""
+        """The timing of each program, from the seconds of each segment of the schedule."""
         timings = []
         for static in self.schedule.programs():
             own = [segment for segment in self.schedule.segments if segment.static == static]
@@ -235,10 +238,10 @@ def _compile(
     def compile_static(static: ProgramKey) -> CompiledStep:
         step_fn = step_function(config, model, graphdef, optimizer, kernels, rate, static.depth)
         batches = _first_batches(schedule, dataset, static, steps)
-        programs, found = compile_programs(step_fn, everything_on, batches, config=config, model=model, plan=kernels)
-        if found:
-            checks[static] = found[name]
-        # Its first call, which takes longer than the others, on copies.
+        programs, outcomes = compile_programs(step_fn, everything_on, batches, config=config, model=model, plan=kernels)
+        if outcomes:
+            checks[static] = outcomes[name]
+        # The first call, which takes longer than the others, runs on copies.
         batch = stack(batches) if steps > 1 else batches[0]
         jax.block_until_ready(programs[name](jax.tree.map(jnp.copy, everything_on), batch))
         return programs[name]
@@ -255,5 +258,5 @@ def _first_batches(
 
 
 def _steps_per_call(kernels: KernelPlan) -> int:
-    """Training steps that one call of a program takes."""
+    """Training steps per call of a program."""
     return STEPS_PER_CALL if kernels["dispatch"] == "scan" else 1

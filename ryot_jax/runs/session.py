@@ -1,7 +1,7 @@
-"""A session: one config on this machine, with everything that follows from the two.
+"""A session: one config on this machine, with everything derived from the two.
 
-`open_session` is the only place that turns caches on, asks for devices, checks the config against them, resolves the
-model and chooses kernels. Text and files are a run's (`run.py`).
+`open_session` is the only place that enables caches, queries devices, checks the config against them, resolves the
+model and chooses kernels. A run (`run.py`) adds text and files.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ from ryot_jax.training.setup import kernel_spec
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Session:
-    """A config on this machine. What takes time or can fail is made when it is first used, and once.
+    """A config on this machine. Properties that are slow or can fail are computed once, on first use.
 
     Attributes:
       config: the resolved config.
-      devices: of JAX's default backend.
-      log: takes one line for a person.
-      kernels_before: the kernels of the run that is resumed; None: 'auto' takes the measured ones.
+      devices: devices of JAX's default backend.
+      log: called with one line of progress.
+      kernels_before: lookup of the resumed run's kernels; None: 'auto' takes the measured ones.
     """
 
     config: ConfigDict
@@ -50,12 +50,12 @@ class Session:
 
     @functools.cached_property
     def spec(self) -> Spec:
-        """The sizes of a training step, by which kernels are chosen."""
+        """The sizes of a training step, from which kernels are chosen."""
         return kernel_spec(self.config, self.model, self.devices)
 
     @functools.cached_property
     def tuning_cache(self) -> TuningCache:
-        """The measured kernels on disk; one that forgets, and a line in the log, where there can be no file."""
+        """The measured kernels on disk; in memory alone, with a line in the log, if the file cannot be made."""
         try:
             return TuningCache(cache_root(self.config.data.cache_dir), self.log)
         except DataError as error:
@@ -64,20 +64,20 @@ class Session:
 
     @property
     def lookup(self) -> Lookup:
-        """Decides for 'auto' before its static order does."""
+        """The lookup that decides for 'auto' before the static order does."""
         return self.kernels_before or self.tuning_cache.lookup
 
     def resolve(self, **changes: str) -> Resolution:
-        """The kernels that the config's switches come to, with some of the switches changed."""
+        """Resolves the config's switches to kernels, with some of the switches changed."""
         return resolve({**self.config.optimizations, **changes}, spec=self.spec, lookup=self.lookup)
 
     def resolve_unmeasured(self, **changes: str) -> Resolution:
-        """The same by the static order alone."""
+        """Resolves the config's switches by the static order alone, without measured kernels."""
         return resolve({**self.config.optimizations, **changes}, spec=self.spec)
 
     @functools.cached_property
     def variants(self) -> tuple[tuple[Variant, ...], Mapping[str, Resolution]]:
-        """The variants that the config asks for, the baseline first, and the resolution of each by its name."""
+        """The variants that the config requests, the baseline first, and the resolution of each by its name."""
         return variants(self.config, self.spec, self.lookup)
 
 
@@ -89,14 +89,14 @@ def open_session(
     cached_programs: bool = True,
     manifest: Path | None = None,
 ) -> Session:
-    """Makes a session; before the first JAX array.
+    """Opens a session; call it before making any JAX array.
 
     Args:
-      config: validated, but for the number of devices.
-      log: takes one line for a person.
-      trains: whether the devices must be able to share a batch.
-      cached_programs: whether programs may come from the cache on disk, if the config wants one.
-      manifest: of the run whose kernels are to be kept; None, or a file that is not there: they are chosen anew.
+      config: a config that is validated except for the number of devices.
+      log: called with one line of progress.
+      trains: whether to require that the devices can share a batch.
+      cached_programs: whether programs may come from the cache on disk, if the config enables it.
+      manifest: manifest of the run whose kernels to keep; None or a missing file: kernels are resolved anew.
 
     Raises:
       ConfigError: the devices cannot share a batch.
@@ -112,7 +112,7 @@ def open_session(
 
 
 def kernels_of(manifest: Path) -> Lookup:
-    """The kernels of a run by its manifest, as a lookup that knows nothing else.
+    """A lookup of the kernels that a run's manifest records, and of nothing else.
 
     Raises:
       CheckpointError: the manifest is damaged.
@@ -126,7 +126,7 @@ def kernels_of(manifest: Path) -> Lookup:
         ) from error
 
     def lookup(op: str, spec: Spec) -> Choice | None:
-        # A switch that an earlier version did not have was off.
+        # A switch that the version of the manifest did not have was off.
         return Choice(names.get(op, KernelPlan()[op]), "as before the interruption")
 
     return lookup

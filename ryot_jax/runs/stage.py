@@ -1,6 +1,6 @@
-"""The stages of a run: their order, times and warnings, what a resumed run does not repeat, and how they may fail.
+"""The stages of a run: execution, times, warnings, reuse of earlier measurements, and failures.
 
-What a stage measures is left to the modules that declare one; which stages there are, to the command.
+Modules of this package declare one stage each; the command puts them in order.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ class StageResult(Generic[Value]):
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """How a stage fails that the rest of the run stands without; the error follows both texts after a colon.
+    """The failure of a stage that the run can do without; the error follows both texts after a colon.
 
     Attributes:
-      line: for the console.
-      warning: for the report, a sentence's beginning.
+      line: text for the console.
+      warning: beginning of a sentence for the report.
     """
 
     line: str
@@ -39,15 +39,15 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Stage(Generic[Inputs, Value]):
-    """A part of a run with a time of its own. Its inputs are values of earlier stages.
+    """A part of a run that is timed separately. Its inputs are values of earlier stages.
 
     Attributes:
-      name: of the phase in the results.
-      work: does it.
-      applies: whether the config asks for it; where not, its value is None.
-      measured_before: the value that an earlier process of a resumed run measured, or None. None: there is no such.
-      failure: None: an error ends the run.
-      stops_on_request: whether it looks at `run.preemption`; SIGTERM then leaves it at a resumable step.
+      name: name of the phase in the results.
+      work: does the work and returns the value.
+      applies: whether the config enables the stage; if not, its value is None. None: always enabled.
+      measured_before: returns the value that an earlier process of a resumed run measured, or None. None: never reused.
+      failure: texts for a failure that the run can do without; None: an error ends the run.
+      stops_on_request: whether the stage reads `run.preemption`; SIGTERM then stops it at a resumable step.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Stage(Generic[Inputs, Value]):
 
 
 class Stages:
-    """Carries stages out one after the other and keeps account of them.
+    """Executes the stages of a run in order and records their times and warnings.
 
     Attributes:
-      seconds: of each stage so far, with what came between it and the one before.
-      warnings: of all stages so far.
+      seconds: seconds of each stage so far, including the time since the stage before.
+      warnings: warnings of all stages so far.
     """
 
     def __init__(self, run: Run, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -74,11 +74,11 @@ class Stages:
         self.warnings: list[str] = []
 
     def __call__(self, stage: Stage[Inputs, Value], *inputs: Inputs.args, **named: Inputs.kwargs) -> Value:
-        """Carries out a stage and returns its value.
+        """Executes a stage and returns its value.
 
         Raises:
-          Preempted: SIGTERM came, and the stage stopped at a resumable step.
-          RyotError: of a stage that the run cannot do without.
+          Preempted: the stage stopped at a resumable step after SIGTERM.
+          RyotError: a stage that the run cannot do without failed.
         """
         try:
             result = self._result(stage, *inputs, **named)
@@ -106,7 +106,7 @@ class Stages:
             before = stage.measured_before(run, *inputs, **named)
             if before is not None:
                 return StageResult(before)
-        # Without checkpoints there is nothing to resume from: SIGTERM then ends the process at once.
+        # Without checkpoints the run could not be resumed: SIGTERM then ends the process at once.
         listens = stage.stops_on_request and run.config.checkpoint.enabled
         with run.preemption if listens else contextlib.nullcontext():
             return stage.work(run, *inputs, **named)

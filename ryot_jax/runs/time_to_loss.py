@@ -1,7 +1,7 @@
-"""The stage that measures how soon a schedule, a recipe and both reach the baseline's final loss.
+"""The stage that times trainings by a step schedule, a recipe, and both, to the baseline's final loss.
 
-The comparison before it times kernels at equal batches. Here each training is another one, to the end of a plan that
-was set before; what it is worth is its time where its final loss is not above the baseline's.
+The comparison of the arms times kernels at equal batches. Here each planned training differs in its steps or its
+recipe; its time counts if its final loss is not above the baseline's.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from ryot_jax.training.checkpoints import Checkpoints
 from ryot_jax.training.loop import Trainer
 from ryot_jax.training.setup import TrainingSetup
 
-_REFERENCE_SECONDS = 1.5  # of a block of the optimized arm before and after each training
+_REFERENCE_SECONDS = 1.5  # length of a block of the optimized arm, before and after each training
 
 
 def measure(
@@ -42,28 +42,28 @@ def measure(
     *,
     directory: RunDirectory | None = None,
 ) -> tuple[TimeToLoss, list[str]]:
-    """Trains as often as the config plans it: `time_to_loss` of `results.json`, and what the reader should know.
+    """Runs the planned trainings: `time_to_loss` of `results.json`, and warnings for the reader.
 
-    A block of the optimized arm's steps runs before and after each training. It tells how long the whole of that arm
-    would take on the machine as it is at that time, and by the paired speed-up the baseline too.
+    A block of the optimized arm's steps runs before and after each training. It gives the time that the whole training
+    of that arm would take on the machine in its current state, and by the paired speed-up that of the baseline.
 
     Args:
-      setup: of the comparison.
-      arms: baseline and optimized, trained.
-      pair: their comparison.
+      setup: setup of the comparison.
+      arms: baseline and optimized arm, trained.
+      pair: their training pair.
       corpus: the text.
-      console: told of progress.
-      directory: of the run, where the trained models are kept; None: they are not.
+      console: receives lines of progress.
+      directory: run directory to keep the trained models in; None: they are not kept.
     """
     start = time.perf_counter()
     target = pair.record.heldout[-1].mean_loss[arms[0].name]
     clock = _Clock(arms[1])
-    found, warnings = [], []
+    trainings, warnings = [], []
     before = clock.seconds_per_step()
     for planned in planned_trainings(setup.config):
         try:
             trained: TrainingOutcome | None = train_by(planned, setup, arms[1].variant.plan, corpus, seed=pair.seed)
-        except RyotError as error:  # the comparison stands without, and so do the other trainings
+        except RyotError as error:  # the comparison and the other trainings stand without it
             console.line(f"{planned.name}: not trained: {error}")
             warnings.append(f"The training with {planned.description} did not come to its end: {error}.")
             trained = None
@@ -72,15 +72,15 @@ def measure(
             if directory is not None:
                 try:
                     _keep(planned, trained, directory)
-                except CheckpointError as error:  # what was measured stands without
+                except CheckpointError as error:  # the measurement stands without the checkpoint
                     warnings.append(f"The model of the training with {planned.description} was not kept: {error}.")
-            found.append(_entry(planned, trained, setup, arms[0], pair, statistics.fmean((before, after))))
+            trainings.append(_entry(planned, trained, setup, arms[0], pair, statistics.fmean((before, after))))
             console.line(
                 f"{planned.name}: {trained.schedule.total_steps:,} steps in {trained.seconds:.1f} s, held-out loss "
                 f"{trained.heldout.mean_loss:.4f} (baseline {target:.4f})"
             )
         before = after
-    measured = TimeToLoss(target_loss=target, trainings=tuple(found), seconds=time.perf_counter() - start)
+    measured = TimeToLoss(target_loss=target, trainings=tuple(trainings), seconds=time.perf_counter() - start)
     return measured, warnings
 
 
@@ -92,12 +92,12 @@ def _entry(
     pair: TrainingPair,
     kernels_step_seconds: float,
 ) -> Training:
-    """One training as the results hold it; `kernels_step_seconds`: of the optimized arm at that time."""
+    """The record of one training; `kernels_step_seconds` are those of the optimized arm at the same time."""
     planned_steps = total_steps(setup.config)
     kernels_seconds, speedup = planned_steps * kernels_step_seconds, pair_outcome([pair]).speedup.estimate
     difference = paired_difference(final_losses([pair])[1][baseline.name], trained.heldout.sequence_losses)
     with_compile = None
-    if speedup is not None and trained.from_cache == baseline.from_cache:  # else one of them did not compile
+    if speedup is not None and trained.from_cache == baseline.from_cache:  # else only one of the two compiled
         whole = speedup * kernels_seconds + sum(baseline.compile_seconds.values())
         with_compile = (trained.seconds + trained.compile_seconds) / whole
     return Training(
@@ -139,10 +139,10 @@ def _kind(timing: ProgramTiming, trained: TrainingOutcome) -> StepKind:
 
 
 def _keep(planned: PlannedTraining, trained: TrainingOutcome, directory: RunDirectory) -> None:
-    """A checkpoint and a config of its own, so that other commands can begin with the model."""
+    """Saves checkpoint and config of the training, so that other commands can take the model."""
     config_json = to_json(trained.config)
     with contextlib.closing(Checkpoints(directory.checkpoints / planned.name)) as checkpoints:
-        checkpoints.delete_after(-1)  # of an earlier end of this run
+        checkpoints.delete_after(-1)  # left by an earlier process of this run
         facts = {"phases": planned.phases, "steps": trained.schedule.to_json()}
         steps, loss = trained.schedule.total_steps, trained.heldout.mean_loss
         checkpoints.save(steps, trained.state, facts, loss, config_json, arm=planned.name)
@@ -150,7 +150,7 @@ def _keep(planned: PlannedTraining, trained: TrainingOutcome, directory: RunDire
 
 
 class _Clock:
-    """Times steps of the optimized arm; the arm's own training is over and stays as it is."""
+    """Times steps of the optimized arm after its training, on a twin."""
 
     def __init__(self, optimized: Arm):
         self._trainer: Trainer = optimized.twin("reference")
@@ -164,7 +164,7 @@ class _Clock:
 
 
 def _reached(ci95: tuple[float, float] | None) -> bool | None:
-    """Whether a loss is not above another, by the interval of their difference; None: that does not tell."""
+    """Whether a loss is not above another, by the interval of their difference; None: the interval does not decide."""
     if ci95 is None or ci95[0] <= 0.0 < ci95[1]:
         return None
     return ci95[1] <= 0.0

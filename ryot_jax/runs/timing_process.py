@@ -2,11 +2,11 @@
 
     python -m ryot_jax.runs.timing_process RUN INDEX
 
-It compiles the run's programs anew, without the cache of compiled programs, times as many block pairs as the run has,
-and writes them into the run directory.
+It recompiles the run's programs without the compilation cache, times as many block pairs as the run has, and writes the
+times into the run directory.
 """
 
-# JAX is imported once the allocator is set, as in `main`.
+# JAX is imported after the allocator is set, as in `main`.
 import dataclasses
 import json
 import sys
@@ -19,7 +19,7 @@ from ryot_jax.runtime.run_directory import RunDirectory
 
 
 def main() -> None:
-    """Times the block pairs of one process and writes them down."""
+    """Times the block pairs of one process and writes the times into the run directory."""
     directory, index = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
     config = json.loads(directory.config.read_text(encoding="utf-8"))
     configure_allocator(config["runtime"]["allocator"])
@@ -42,14 +42,14 @@ def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
         config, session.model, prepare(config.data, config.tokenizer, config.model.vocab_size, _no_output)
     )
     arms = [Arm(setup, variant) for variant in session.variants[0]]
-    schedule = schedule_of(setup, config.seed + 1000 * index)  # the seed is of the order of arms alone
+    schedule = schedule_of(setup, config.seed + 1000 * index)  # the seed decides the order of arms alone
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
     blocks = {arm.name: lambda n, arm=arm: arm.run_block(n).seconds for arm in arms}
     for arm in arms:
         arm.warm_up()
-    for plan in schedule.blocks():
-        for name, taken in take_turns(blocks, schedule.visits(plan, list(blocks))).items():
-            seconds[name].append(taken / plan.steps)
+    for block in schedule.blocks():
+        for name, taken in take_turns(blocks, schedule.visits(block, list(blocks))).items():
+            seconds[name].append(taken / block.steps)
     return dataclasses.asdict(
         ProcessTimes(
             {name: tuple(values) for name, values in seconds.items()},
@@ -59,7 +59,7 @@ def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
 
 
 def _no_output(_: str) -> None:
-    """Nobody reads what this process prints unless it fails."""
+    """Drops the log: the parent shows the output of this process only if it fails."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains the arms of one training pair to the end: checkpoints, metrics, progress, and resuming.
 
-How arms take turns is left to `protocol`, what the record means to `results`.
+`comparison.protocol` lets the arms take turns, `comparison.results` interprets the record.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.comparison import protocol
 from ryot_jax.comparison.arms import Arm
-from ryot_jax.comparison.protocol import Observer, Plan, Schedule
+from ryot_jax.comparison.protocol import BlockSchedule, Observer, ScheduledBlock
 from ryot_jax.comparison.record import Record
 from ryot_jax.config import to_json
 from ryot_jax.runtime.console import Console
@@ -30,7 +30,7 @@ from ryot_jax.training.setup import TrainingSetup
 
 
 def finished(directory: RunDirectory) -> Record | None:
-    """The record of a training pair that was trained to the end; None: it was not.
+    """Reads the record of a finished training pair; None: it is not finished.
 
     Raises:
       CheckpointError: the record is damaged.
@@ -46,7 +46,7 @@ def finished(directory: RunDirectory) -> Record | None:
 def train(
     setup: TrainingSetup,
     arms: Sequence[Arm],
-    schedule: Schedule,
+    schedule: BlockSchedule,
     directory: RunDirectory,
     console: Console,
     *,
@@ -57,17 +57,17 @@ def train(
     """Trains all arms and writes the record.
 
     Args:
-      setup: everything that the arms have in common.
-      arms: at the start of their training.
-      schedule: what to run.
-      directory: of the training pair.
-      console: told of progress.
+      setup: the common setup of the arms.
+      arms: the arms before their first step.
+      schedule: the blocks to run.
+      directory: folder of the training pair.
+      console: receives lines of progress.
       resumed: whether to start from the newest checkpoints, if there are any.
-      preemption: says when to save and stop.
-      keep_checkpoints: whether the checkpoints are of use once the record is written.
+      preemption: requests to save and stop.
+      keep_checkpoints: whether to keep the checkpoints after the record is written.
 
     Raises:
-      RyotError: as `protocol.run` and the checkpoints.
+      RyotError: as in `protocol.run` and `Checkpoints`.
     """
     config, config_json = setup.config, to_json(setup.config)
     directory.path.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _open_checkpoints(
 
 
 def _restore(arms: Sequence[Arm], saved: Mapping[str, Checkpoints], directory: RunDirectory) -> Record | None:
-    """Puts all arms back to the newest step that every one of them has; None: there is none, start afresh."""
+    """Restores all arms at the newest step that every arm has saved; None: there is none, start from step 0."""
     if not saved:
         raise CheckpointError(f"{directory.path} cannot be resumed: it has checkpoint.enabled = False")
     steps = {name: set(checkpoints.steps()) for name, checkpoints in saved.items()}
@@ -129,12 +129,14 @@ def _restore(arms: Sequence[Arm], saved: Mapping[str, Checkpoints], directory: R
                 "start a new run, with a larger checkpoint.keep_latest"
             )
         for checkpoints in saved.values():
-            checkpoints.delete_after(-1)  # a kill between the first saves of two arms left one with nothing
+            checkpoints.delete_after(
+                -1
+            )  # a kill between the first saves of two arms left one of them without a checkpoint
         return None
     step = max(common)
     records = []
     for arm in arms:
-        # A kill between two arms' saves leaves one of them ahead; what it has beyond the common step goes.
+        # A kill between the saves of two arms leaves one of them ahead: its later checkpoints are deleted.
         saved[arm.name].delete_after(step)
         records.append(arm.trainer.restore(saved[arm.name], step)["record"])
     return Record.from_json(records[-1])
@@ -143,12 +145,12 @@ def _restore(arms: Sequence[Arm], saved: Mapping[str, Checkpoints], directory: R
 class Display:
     """The progress of all arms on the console. Use it as a context manager.
 
-    The tokens/s and the time left that it shows are those of each arm's last visit in a block, by the clock that times
-    the comparison: between two visits of an arm another one runs, and within one the host only sees when it hears of a
-    step. Until an arm's first visit is over it has none.
+    Tokens/s and the time left are those of each arm's last visit in a block, by the clock of the comparison: between
+    two visits another arm runs, and within a visit the host only sees when a step is reported to it. They are not
+    shown before the end of an arm's first visit.
     """
 
-    def __init__(self, console: Console, arms: Sequence[Arm], schedule: Schedule):
+    def __init__(self, console: Console, arms: Sequence[Arm], schedule: BlockSchedule):
         self._progress = Progress(
             console,
             arms=[arm.name for arm in arms],
@@ -159,12 +161,12 @@ class Display:
         self._tokens_per_second: dict[str, float] = {}
 
     def __enter__(self) -> "Display":
-        """Takes the terminal, if it shows moving lines."""
+        """Starts the moving display, if the terminal can show one."""
         self._progress.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Gives it back."""
+        """Ends the moving display."""
         self._progress.__exit__(*error)
 
     def step(self, arm: str, step: int, loss: float) -> None:
@@ -172,11 +174,13 @@ class Display:
         self._progress.update(arm, step=step, loss=loss, tokens_per_second=self._tokens_per_second.get(arm))
 
     def block(self, arm: str, result: protocol.BlockResult) -> None:
-        """Takes the speed of an arm's finished visit, which is shown from its next step on."""
+        """Records the speed of an arm's finished visit, shown from its next step on."""
         self._tokens_per_second[arm] = result.tokens / result.seconds
 
 
-def _on_block(metrics: MetricsWriter, every_steps: int, display: Display, arm: str, plan: Plan, result: Any) -> None:
+def _on_block(
+    metrics: MetricsWriter, every_steps: int, display: Display, arm: str, block: ScheduledBlock, result: Any
+) -> None:
     display.block(arm, result)
     _write_block(metrics, every_steps, arm, result)
 
@@ -196,7 +200,7 @@ def _write_block(metrics: MetricsWriter, every_steps: int, arm: str, result: Any
 
 
 def _write_heldout(
-    metrics: MetricsWriter, console: Console, schedule: Schedule, step: int, evaluations: Mapping[str, Any]
+    metrics: MetricsWriter, console: Console, schedule: BlockSchedule, step: int, evaluations: Mapping[str, Any]
 ) -> None:
     for arm, evaluation in evaluations.items():
         metrics.write(arm, step, kind="heldout", loss=evaluation.mean_loss)
@@ -210,14 +214,14 @@ def _save(
     config_json: str,
     preemption: Preemption,
     record: Record,
-    plan: Plan,
+    block: ScheduledBlock,
 ) -> None:
-    if not plan.ends_epoch and not preemption.requested:
+    if not block.ends_epoch and not preemption.requested:
         return
     for arm in arms:
         if arm.name in saved:
-            # Within an epoch nothing was evaluated: such a checkpoint is never the best.
-            heldout_loss = record.heldout[-1].mean_loss[arm.name] if plan.ends_epoch else math.inf
+            # A checkpoint within an epoch has no held-out loss, and so is never the best.
+            heldout_loss = record.heldout[-1].mean_loss[arm.name] if block.ends_epoch else math.inf
             arm.trainer.save(saved[arm.name], heldout_loss, config_json, facts={"record": record.to_json()})
     if preemption.requested:
-        raise Preempted(f"SIGTERM: stopped and saved after step {plan.end_step}; go on with: ryot --resume=latest")
+        raise Preempted(f"SIGTERM: stopped and saved after step {block.end_step}; resume with: ryot --resume=latest")

@@ -1,4 +1,4 @@
-"""The stage that trains: the training pairs of a run one after the other, each from a seed of its own."""
+"""The stage that trains the training pairs of a run in sequence, each from its own seed."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from ryot_jax.training.setup import reseeded
 
 
 def _train_all(run: Run, compiled: CompiledArms) -> StageResult[list[TrainingPair]]:
-    """Trains the pairs that an earlier process of this run has not finished."""
+    """Trains the training pairs that no earlier process of this run has finished."""
     pairs, count = [], run.config.comparison.pairs
     for index in range(count):
         seed, directory = run.config.seed + index, run.directory.training_pair(index)

@@ -1,7 +1,7 @@
-"""Tune the kernels of a config: the ops first, then whole training steps, and keep what won.
+"""Tunes the kernels of a config: ops first, then whole training steps; the fastest kernel plan is stored.
 
-An op's victory can vanish within the step, so plans are confirmed there before they are stored. How one op is
-measured is left to `kernels.choice.tuning`, the files to `kernels.choice.cache`.
+The gain of an op can vanish within the step, so kernel plans are confirmed there before they are stored.
+`kernels.choice.tuning` measures one op, `kernels.choice.cache` keeps the files.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ from ryot_jax.training.parallel import CompiledStep, compile_step
 from ryot_jax.training.state import init_state
 from ryot_jax.training.step_programs import step_function
 
-STEP_SECONDS = 20.0  # of timing, for all plans together
-# Largest relative difference of a first step's loss and gradient norm from the baseline's: bfloat16 between the ops
-# makes some 0.001 (scaled run), a wrong kernel another number altogether.
+STEP_SECONDS = 20.0  # seconds of timing, for all kernel plans together
+# Largest relative difference of the first step's loss and gradient norm from the baseline's: bfloat16 between the ops
+# makes about 0.001 (scaled run), a wrong kernel far more.
 _STEP_TOLERANCE = 0.05
 
 REFERENCE, TUNED, STATIC = "reference", "tuned", "static order"
@@ -42,11 +42,11 @@ class Outcome:
     """The outcome of tuning.
 
     Attributes:
-      ops: for each op that was measured, the measurements of its implementations.
-      winners: the fastest implementation of each of these ops by itself.
-      steps: for each plan whose training step was measured, its measurement; speed-ups are over the reference's step.
-      chosen: the name of the plan to use.
-      plan: that plan.
+      ops: measurements of the implementations of each measured op.
+      winners: the fastest implementation of each measured op by itself.
+      steps: measurement of the training step of each kernel plan; speed-ups are over the reference's step.
+      chosen: name of the fastest kernel plan.
+      plan: the fastest kernel plan.
     """
 
     ops: Mapping[str, Mapping[str, Measurement]]
@@ -56,7 +56,7 @@ class Outcome:
     plan: KernelPlan
 
     def table(self) -> list[str]:
-        """The measurements as lines of text, a column each for what was measured and what was found."""
+        """The measurements as lines of text, with one column for the subject and one for the numbers."""
         blocks = [*self.ops.items(), ("training step", self.steps)]
         rows = [(title, name, measurement) for title, measured in blocks for name, measurement in measured.items()]
         width = max(len(name) for _, name, _ in rows)
@@ -93,15 +93,15 @@ def tune(
 
     Args:
       config: the config whose shapes are measured.
-      model: its model.
-      spec: its work, of `kernel_spec`.
-      cache: where to keep the outcome.
-      log: told what is being measured.
-      op_seconds: of timing, for one op.
-      step_seconds: of timing, for all plans together.
+      model: its model config.
+      spec: the sizes of its training step, from `kernel_spec`.
+      cache: receives the outcome.
+      log: called with one line before each measurement.
+      op_seconds: seconds of timing per op.
+      step_seconds: seconds of timing for all kernel plans together.
 
     Raises:
-      ConfigError: an optimization is asked for by name and cannot take the work.
+      ConfigError: an optimization requested by name does not support the work.
     """
     static = resolve(config.optimizations, spec=spec).plan
     spec = _after(static, spec)
@@ -123,9 +123,11 @@ def tune(
 
 
 def choose(preferred: str, seconds: Mapping[str, Sequence[float]]) -> str:
-    """The preferred plan, unless others are faster by more than noise: then the fastest of those.
+    """The name of the preferred kernel plan, or of the fastest plan if that is faster by more than noise.
 
-    `seconds` holds each plan's times, round by round; a plan that failed is not in it.
+    Args:
+      preferred: name of the preferred plan.
+      seconds: times of each plan, round by round; plans that failed are absent.
     """
     if preferred not in seconds:
         preferred = STATIC if STATIC in seconds else REFERENCE
@@ -140,10 +142,10 @@ def choose(preferred: str, seconds: Mapping[str, Sequence[float]]) -> str:
 
 
 def _plans(config: ConfigDict, spec: Spec, static: KernelPlan, winners: Mapping[str, str]) -> dict[str, KernelPlan]:
-    """The plans to take whole steps with, by name, each plan once.
+    """The kernel plans to time whole steps with, by name, each plan once.
 
-    What no measurement decides is in all of them as the static order has it: what is timed is a step, not how many of
-    them go into a call or whose weights it sees.
+    Optimizations that no measurement decides are resolved by the static order in all plans: the timing is of one step,
+    independent of the number of steps per call and of the weights that the loss sees.
     """
     kept = {o.name: static[o.name] for o in OPTIMIZATIONS if not o.plan_without and not _is_benchmarked(o)}
     named = [(REFERENCE, KernelPlan(**kept)), (TUNED, static.replace(**winners)), (STATIC, static)]
@@ -164,7 +166,7 @@ def _plans(config: ConfigDict, spec: Spec, static: KernelPlan, winners: Mapping[
 def _time_steps(
     config: ConfigDict, model: ModelConfig, plans: Mapping[str, KernelPlan], seconds: float
 ) -> tuple[dict[str, Measurement], dict[str, list[float]]]:
-    """A measurement of each plan's step, and the seconds of each round of those that passed."""
+    """The measurement of each kernel plan's step, and the seconds of each round of the plans that passed."""
     training = config.training
     optimizer = make_optimizer(training, training.epochs * training.steps_per_epoch)
     graphdef, state = init_state(model, optimizer, config.seed)
@@ -178,16 +180,16 @@ def _time_steps(
         try:
             step_fn = step_function(config, model, graphdef, optimizer, plan)
             program = compile_step(step_fn, state, batch, parallelism=training.parallelism)
-            found = jax.device_get(program(jax.tree.map(jnp.copy, state), batch)[1])
-        except Exception as failure:  # of any kind: a compiler's, the runtime's, a kernel's own
+            metrics = jax.device_get(program(jax.tree.map(jnp.copy, state), batch)[1])
+        except Exception as failure:  # any error of the compiler, the runtime or a kernel
             if name == REFERENCE:
                 raise
             measured[name] = Measurement(failure=described(failure))
             continue
-        baseline = baseline or found
+        baseline = baseline or metrics
         measured[name] = Measurement(None, _STEP_TOLERANCE, memory_bytes=program.memory_bytes)
-        if model.dropout == 0:  # else other masks give other numbers
-            error = max(abs(float(found[key] / baseline[key]) - 1) for key in ("loss", "grad_norm"))
+        if model.dropout == 0:  # with dropout the masks, and so the numbers, differ
+            error = max(abs(float(metrics[key] / baseline[key]) - 1) for key in ("loss", "grad_norm"))
             measured[name] = dataclasses.replace(measured[name], error=error)
             if not error <= _STEP_TOLERANCE:
                 failed = f"loss or gradient norm is off by {error:.1e}, above {_STEP_TOLERANCE:.0e}"
@@ -195,7 +197,7 @@ def _time_steps(
                 continue
         programs[name] = program
 
-    current = state  # passed on from program to program: each takes its steps where the one before stopped
+    current = state  # passed from program to program, each of which continues where the one before stopped
 
     def step(program: CompiledStep) -> Any:
         nonlocal current
@@ -208,7 +210,7 @@ def _time_steps(
 
 
 def _store(outcome: Outcome, config: ConfigDict, spec: Spec, cache: TuningCache) -> None:
-    """One entry for each optimization that was measured."""
+    """Stores one entry for each measured optimization."""
     steps = {name: dataclasses.asdict(measurement) for name, measurement in outcome.steps.items()}
     plan, chosen = outcome.plan, outcome.steps[outcome.chosen]
     for optimization in _measured_in_steps(config):
@@ -216,12 +218,12 @@ def _store(outcome: Outcome, config: ConfigDict, spec: Spec, cache: TuningCache)
         if optimization.sets:
             summary += f"; its step is {chosen.speedup:.1f} times as fast as the reference" if chosen.speedup else ""
             works = [_after(KernelPlan(), spec)]
-        else:  # it is the same work whatever the fastest plan has set
+        else:  # the work is the same whatever the fastest plan has set
             works = [_after(KernelPlan(), spec), _after(plan, spec)]
         for work in works:
             cache.store(optimization.name, work, Entry(plan[optimization.name], summary, {}, steps))
     if _after(plan, spec) != spec:
-        return  # the ops were measured with another dtype between them; for this one the static order stands
+        return  # the ops were measured with another dtype between them; for this one the static order holds
     for op, measured in outcome.ops.items():
         name, best = plan[op], outcome.winners[op]
         speedup = measured[name].speedup
@@ -233,7 +235,7 @@ def _store(outcome: Outcome, config: ConfigDict, spec: Spec, cache: TuningCache)
 
 
 def _after(plan: KernelPlan, spec: Spec) -> Spec:
-    """The work as the optimizations leave it that set a field of it."""
+    """The sizes of the step after the optimizations that set a field of them."""
     for optimization in OPTIMIZATIONS:
         spec = optimization.applied(spec, plan[optimization.name])
     return spec

@@ -1,4 +1,4 @@
-"""Kernels and scheduled steps measured on the sizes of a config, for `ryot tune`; the fastest kernels are kept."""
+"""`ryot tune`: measures kernels and scheduled steps on the sizes of a config, and keeps the fastest kernels."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from ryot_jax.runtime.errors import ConfigError
 
 
 def measure(config: ConfigDict, console: Console) -> int:
-    """Prints the measurements and returns 0; nothing is trained."""
+    """Measures without training, and prints the measurements; returns 0."""
     session = open_session(config, console.line, trains=True)
     outcome = tuning.tune(config, session.model, session.spec, session.tuning_cache, log=console.line)
     console.line()
@@ -24,13 +24,13 @@ def measure(config: ConfigDict, console: Console) -> int:
         for planned in planned_trainings(config):
             try:
                 _print_step_times(planned, step_times(planned, config, kernels), console)
-            except ConfigError as error:  # a run does without such a training too
+            except ConfigError as error:  # a run skips such a training too
                 console.line(f"{planned.name}: cannot be trained: {error}")
     return 0
 
 
 def _print_step_times(planned: PlannedTraining, timings: Sequence[ProgramTiming], console: Console) -> None:
-    """One line for each size of steps: their time, and whether they repay a program of their own."""
+    """Prints one line per size of steps: their time, and whether they repay a separate program."""
     console.line()
     console.line(f"{planned.name}: {planned.phases}")
     for timing in timings:

@@ -1,1 +1,1 @@
-"""Run directories, manifest, metrics, progress and errors, on which every other package builds."""
+"""Run directories, manifest, metrics, progress and errors: the base of all other packages."""

@@ -1,7 +1,4 @@
-"""Options of XLA's compiler that differ by platform or by jaxlib.
-
-Who compiles with them, and what for, is said where they are used.
-"""
+"""Options of XLA's compiler that differ by platform or jaxlib version, and counters of compilations."""
 
 import contextlib
 import functools
@@ -16,10 +13,10 @@ _YNN_OFF: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 @functools.cache
 def without_ynn(platform: str | None = None) -> dict[str, str | bool] | None:
-    """Compiler options that turn the YNNPACK fusions of XLA:CPU off; None where there are none to turn off.
+    """Compiler options that turn off the YNNPACK fusions of XLA:CPU; None if the platform or jaxlib has none.
 
     Args:
-      platform: of the device that a program is for; the default backend's when None.
+      platform: platform of the program's device; None: that of the default backend.
     """
     platform = jax.default_backend() if platform is None else platform
     if platform != "cpu":

@@ -1,7 +1,7 @@
-"""Lines for a person, on any output: a terminal, a file, or a pipe whose reader has gone.
+"""Output of lines on a terminal, a file, or a pipe whose reader may have gone.
 
-Nothing printed can end a run: what the output's encoding lacks becomes '?', and an output that has gone is
-forgotten. Every line also goes to the run's log file, where one is set.
+Printing never ends a run: characters that the encoding lacks become '?', and a closed output is dropped. Every line
+also goes to the run's log file, if one is set.
 """
 
 import codecs
@@ -16,14 +16,15 @@ import rich.console
 
 
 class Console:
-    """A stream for lines to a person.
+    """An output stream for lines of text.
 
     Args:
-      stream: default: standard output.
-      environment: default: this process's. NO_COLOR turns colours off, TERM=dumb the moving display too.
+      stream: the stream; None: standard output.
+      environment: environment variables; None: those of this process. NO_COLOR turns off colours, TERM=dumb the moving
+        display too.
 
     Attributes:
-      display: a `rich` console where the stream is a terminal that speaks UTF-8, else None: plain lines only.
+      display: a `rich` console if the stream is a UTF-8 terminal; None: plain lines only.
     """
 
     def __init__(self, stream: IO[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
@@ -43,7 +44,7 @@ class Console:
             )
 
     def line(self, text: str = "") -> None:
-        """Prints text and a line end. Control characters, which could move the cursor, become '?'."""
+        """Prints text and a newline. Control characters, which could move the cursor, become '?'."""
         text = printable(text)
         if self._log is not None:
             self._log.write(text + "\n")
@@ -51,7 +52,7 @@ class Console:
         self.attempt(lambda: self._print(text))
 
     def log_to(self, path: Path) -> None:
-        """Appends every later line to this file too."""
+        """Also appends every later line to this file."""
         self.close()
         self._log = path.open("a", encoding="utf-8", newline="")
 
@@ -62,7 +63,7 @@ class Console:
             self._log = None
 
     def attempt(self, write: Callable[[], object]) -> None:
-        """Call something that writes to the stream; once the stream has gone, do nothing."""
+        """Calls a function that writes to the stream; does nothing once the stream has gone."""
         if self._gone:
             return
         try:
@@ -81,7 +82,7 @@ class Console:
     def _forget_stream(self) -> None:
         self._gone = True
         self.display = None
-        # What is still buffered would fail again when Python flushes standard output at exit.
+        # Buffered text would fail again when Python flushes standard output at exit.
         with contextlib.suppress(OSError, ValueError):
             if self._stream is sys.stdout:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

@@ -1,6 +1,6 @@
-"""The named errors of the package and the exit code that each one ends the program with.
+"""The named errors of the package, each with its exit code.
 
-`main.py` is the one place that turns an error into an exit code; everything else only raises.
+`main.py` alone turns errors into exit codes; all other code only raises.
 """
 
 EXIT_PASS = 0
@@ -16,7 +16,7 @@ class RyotError(Exception):
 
 
 class ConfigError(RyotError):
-    """A flag or a config field has a value that cannot be used."""
+    """A flag or a config field has an invalid value."""
 
     exit_code = 2
 

@@ -1,6 +1,6 @@
-"""Atomic writes of files and folders: a reader sees the old version or the whole new one, never a part.
+"""Atomic writes of files and folders: a reader sees the old version or the complete new one.
 
-Every JSON file of a run directory but the append-only `metrics.jsonl` is written here.
+All JSON files of a run directory except the append-only `metrics.jsonl` are written here.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text as UTF-8 by `write_bytes`, with its line ends unchanged."""
+    """Writes text as UTF-8 atomically, with its line ends unchanged."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces a file's content in one step: readers and a crash see the old content or the new one.
+    """Replaces a file atomically: readers, also after a crash, see the old content or the new one.
 
     Args:
-      path: the file; its folder exists.
-      content: all of it.
+      path: the file, in an existing folder.
+      content: the complete content.
 
     Raises:
-      OSError: the folder cannot be written; the old file is untouched.
+      OSError: the folder cannot be written; the old file is unchanged.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
@@ -44,13 +44,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a folder to write files into, which appears at `path`, whole, once the block has ended.
+    """Yields a temporary folder to write files into, which is moved to `path` when the block ends.
 
     Args:
-      path: is not there yet, or is an empty folder; what it lies in is made if need be.
+      path: a path that does not exist, or an empty folder; parent folders are created.
 
     Raises:
-      OSError: there is something already, or the place cannot be written; no file is left behind.
+      OSError: `path` exists and is not an empty folder, or it cannot be written; no file is left behind.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,17 +62,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         folder.chmod(0o755)
-        folder.replace(path)  # which refuses a file, and a folder with something in it
+        folder.replace(path)  # raises if `path` is a file or a folder that is not empty
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def shown(path: Path) -> Path:
-    """The path relative to the working directory where it lies below it."""
+def display_path(path: Path) -> Path:
+    """Shortens a path for messages: relative to the working directory if below it, else unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON value with sorted keys by `write_text`; non-finite numbers are refused, as JSON has none."""
+    """Writes a JSON value atomically, with sorted keys.
+
+    Raises:
+      ValueError: a number is not finite, which JSON cannot express.
+    """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")

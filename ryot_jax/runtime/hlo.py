@@ -1,7 +1,6 @@
 """Facts about a compiled XLA program, read from its HLO text: arrays, dots, loops and custom calls.
 
-Only the text form of `Compiled.as_text()` is understood here; what a finding proves is left to probes, see
-`kernels.declaration`.
+It reads the text of `Compiled.as_text()` alone; probes (see `kernels.declaration`) decide what it proves.
 """
 
 import dataclasses
@@ -19,16 +18,16 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _KERNEL = re.compile(r'op_name="[^"]*\b(ryot_\w+)')
 _METADATA = re.compile(r",?\s*(?:metadata=\{[^{}]*\}|frontend_attributes=\{[^{}]*\})")
 _NAME = re.compile(r"%[\w.\-]+")
-# These pass an array on without making one.
+# Opcodes that pass on an array without allocating one.
 _NO_NEW_ARRAY = frozenset(["parameter", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional"])
 _NO_WORK = _NO_NEW_ARRAY | {"constant", "after-all", "copy-done", "async-done"}
-_RUNNING = ("while", "call", "conditional")  # the computations that these name run as if they stood in their place
+_RUNNING = ("while", "call", "conditional")  # opcodes whose named computations run in their place
 _INNER = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array type: element type (`f32`) and dimensions."""
+    """The type of an array: element type (such as `f32`) and dimensions."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -44,7 +43,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A while loop: how often it goes round (None: not known to the compiler) and the arrays that it carries."""
+    """A while loop: its number of iterations (None: not known to the compiler) and the arrays that it carries."""
 
     turns: int | None
     carried: tuple[Array, ...]
@@ -52,17 +51,17 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The parts of a compiled program that probes look at.
+    """The parts of a compiled program that probes read.
 
     Attributes:
-      arrays: every array that is really made in memory: results of instructions outside of fusions, once per
-        instruction. Arrays that only exist inside a fused loop are left out.
-      dots: operand types of every matrix product, inside fusions too, library calls included.
-      custom_calls: target name of every custom call, and behind a colon the name of a kernel of ours in Pallas, whose
-        targets are alike.
-      fingerprint: sha256 over the program without the names and source positions in it.
-      operations: opcode and result of every instruction with one result, inside fusions too.
-      loops: every while loop. What is within one counts once above, however often it goes round.
+      arrays: every array allocated in memory: the results of instructions outside of fusions, once per instruction.
+        Arrays that exist only inside a fusion are absent.
+      dots: operand types of every matrix product, including those inside fusions and library calls.
+      custom_calls: target name of every custom call; for Pallas kernels, which share a target, followed by a colon and
+        the name of the kernel.
+      fingerprint: sha256 of the program without names and source positions.
+      operations: opcode and result of every instruction with one result, including those inside fusions.
+      loops: every while loop. The fields above count the body of a loop once, whatever its number of iterations.
     """
 
     arrays: tuple[Array, ...]
@@ -87,7 +86,7 @@ def parse(text: str) -> Program:
     """Parses the HLO text of a compiled program.
 
     Raises:
-      ValueError: no instruction was found; the text is not HLO.
+      ValueError: the text has no instruction, and so is not HLO.
     """
     instructions = _instructions(text)
     if not instructions:
@@ -114,9 +113,9 @@ def parse(text: str) -> Program:
 
 
 def launches(text: str) -> int:
-    """The number of working instructions outside of fusions: about the kernels and library calls of one execution.
+    """Number of instructions outside of fusions that do work, about the kernel and library calls of one execution.
 
-    What is within a loop counts once, however often it goes round.
+    The body of a loop counts once, whatever its number of iterations.
     """
     instructions = _instructions(text)
     inside = {called for i in instructions if i.opcode not in _RUNNING for called in _INNER.findall(i.attributes)}
@@ -171,7 +170,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _fingerprint(text: str) -> str:
-    """Digest of what the program computes: names are numbered by first use, source positions dropped."""
+    """Sha256 of the computation: names are numbered by first use, source positions dropped."""
     numbers: dict[str, str] = {}
     digest = hashlib.sha256()
     inside = False

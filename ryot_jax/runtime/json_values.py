@@ -1,4 +1,4 @@
-"""JSON values of whatever a run holds: the one place where NumPy, NaN and records become plain."""
+"""Conversion of records, dataclasses, arrays and NaN to plain JSON values."""
 
 import math
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def plain(value: Any, *, keep_non_finite: bool = False) -> Any:
-    """`value` as strict JSON values.
+    """Converts a value to strict JSON values.
 
-    Records and dataclasses become objects, NumPy and JAX scalars Python's, arrays and tuples lists, NaN and infinities
-    None unless `keep_non_finite`, with which the values are Python's JSON and not strict.
+    Records and dataclasses become objects, NumPy and JAX scalars Python numbers, arrays and tuples lists, NaN and
+    infinities None. With `keep_non_finite` these stay, which is Python's JSON and not strict.
     """
 
     def inner(part: Any) -> Any:

@@ -1,6 +1,6 @@
 """The manifest of a run: machine, software and inputs, enough to explain why two runs differ, and nothing private.
 
-Only named environment variables are kept; no user name, no host name, no path outside of the run.
+It records named environment variables only; no user name, no host name, no path outside of the run.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ryot_jax
 
-if TYPE_CHECKING:  # `machine` builds on `runtime`, whose functions only store its records
+if TYPE_CHECKING:  # `machine` imports `runtime`, which only stores its records
     from ryot_jax.machine.allocator import AllocatorRecord
     from ryot_jax.machine.devices import Devices
     from ryot_jax.machine.processor import Processor
@@ -56,12 +56,12 @@ def collect(
       config_json: the resolved config, as `config.to_json` writes it.
       devices: the devices of this process.
       processor: the processor of this host.
-      allocator: what `configure_allocator` did.
+      allocator: the allocator settings of this process.
       data_hash: sha256 of the token files.
       tokenizer_hash: sha256 of the tokenizer.
       end_of_document: the token id that ends a document; -1 if not known.
-      kernel_plans: for each arm, op -> implementation.
-      kernel_reasons: for each arm, op -> the reason for its implementation.
+      kernel_plans: kernel plan of each arm, op -> implementation.
+      kernel_reasons: for each arm, op -> reason for its implementation.
     """
     return {
         **machine(devices, processor),
@@ -78,7 +78,7 @@ def collect(
 
 
 def machine(devices: "Devices", processor: "Processor") -> dict[str, Any]:
-    """The part of a manifest that is known without a config: when, with which software, on which machine."""
+    """The part of a manifest that needs no config: time, software and machine."""
     return {
         "schema_version": SCHEMA_VERSION,
         "started_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -92,20 +92,20 @@ def machine(devices: "Devices", processor: "Processor") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of Python, of this package and of the libraries that decide the numbers."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "ryot_jax": ryot_jax.__version__}
+    """The versions of Python, of this package and of the libraries that affect the numbers; None if not installed."""
+    installed: dict[str, str | None] = {"python": platform.python_version(), "ryot_jax": ryot_jax.__version__}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def git_state(package: Path) -> dict[str, Any]:
-    """The revision of the source tree that the package is in, and whether it has changes.
+    """The git revision of the package's source tree, and whether it has uncommitted changes.
 
-    Both are None where the package is not at the top of a git work tree: a wheel, or a machine without git.
+    Both are None if the package is not at the top of a git work tree (a wheel), or git is not installed.
     """
     unknown = {"revision": None, "dirty": None}
     top = _git(package, "rev-parse", "--show-toplevel")

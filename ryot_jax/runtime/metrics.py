@@ -1,6 +1,6 @@
 """The metrics of a run as JSON lines, and optionally as TensorBoard events.
 
-One row for each `(arm, step, kind)`; what is measured, and when, is left to those who write rows.
+One row for each `(arm, step, kind)`; callers decide what to measure, and when.
 """
 
 import json
@@ -15,16 +15,16 @@ from ryot_jax.runtime.json_values import plain
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl`; each has been handed to the operating system when `write` returns.
+    """Appends rows to `metrics.jsonl`; each is flushed to the operating system before `write` returns.
 
     Args:
-      path: the JSON-lines file; made if need be.
-      resume_steps: for a resumed run, the step from which each arm resumes. Rows of later steps, and of arms
-        that are not named, are taken out first: the run writes them again.
-      tensorboard: a folder for TensorBoard events, a sub-folder for each arm; None: no events.
+      path: the JSON-lines file; created if it does not exist.
+      resume_steps: the step from which each arm of a resumed run resumes. Rows of later steps, and of other arms, are
+        removed first, as the run writes them again. None: a new run.
+      tensorboard: a folder for TensorBoard events, with a sub-folder for each arm; None: no events.
 
     Raises:
-      ConfigError: TensorBoard events are wished for and tensorboardX is not installed.
+      ConfigError: TensorBoard events are requested but tensorboardX is not installed.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class MetricsWriter:
 
         Args:
           arm: 'baseline' or 'optimized'.
-          step: steps trained so far.
-          **values: numbers (NumPy and JAX scalars too), strings or None. JSON has no NaN and no infinity:
-            they become null.
+          step: number of steps trained so far.
+          **values: numbers (also NumPy and JAX scalars), strings or None. NaN and infinities, which JSON lacks, become
+            null.
         """
         row = {"arm": arm, "step": int(step)} | {name: plain(value) for name, value in values.items()}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -79,10 +79,10 @@ class MetricsWriter:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a last line that a crash cut short is left out.
+    """Reads the rows of a metrics file; drops a last line that a crash has cut short.
 
     Raises:
-      CheckpointError: another line is damaged.
+      CheckpointError: a line before the last is damaged.
     """
     rows = []
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -99,7 +99,7 @@ def drop_rows_after(path: Path, steps: Mapping[str, int]) -> int:
     """Removes the rows whose step is beyond `steps[arm]`, and those of other arms, atomically.
 
     Returns:
-      How many rows went.
+      The number of removed rows.
     """
     rows = read_rows(path)
     kept = [row for row in rows if row["step"] <= steps.get(row["arm"], -1)]

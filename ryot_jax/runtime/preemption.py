@@ -6,9 +6,9 @@ from types import FrameType, TracebackType
 
 
 class Preemption:
-    """A context in which the first SIGTERM only sets `requested`, and the second ends the process.
+    """A context in which the first SIGTERM only sets `requested`, and a second one ends the process.
 
-    In another thread than the main one, where Python takes no signals, it notes nothing.
+    It has no effect outside of the main thread, where Python handles no signals.
     """
 
     def __init__(self) -> None:

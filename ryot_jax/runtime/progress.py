@@ -1,7 +1,7 @@
 """The progress of each arm: a moving display on a capable terminal, occasional plain ASCII lines elsewhere.
 
-It shows what is reported to it and times nothing itself: a clock only spaces the lines. The time left is that of the
-training steps; evaluation and compilation come on top.
+It displays reported numbers and times nothing itself; its clock only spaces the lines. The time left covers training
+steps, not evaluation or compilation.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ class _Position:
 
 
 class Progress:
-    """The progress of all arms. Use it as a context manager, so that the terminal is given back.
+    """The display of the progress of all arms, a context manager that restores the terminal at its end.
 
     Args:
-      console: where to print. Its `line` may be called meanwhile.
-      arms: names, in the order of display.
-      epochs: of each arm.
-      steps_per_epoch: of each arm.
-      tokens_per_step: target tokens of one step.
-      every_seconds: between two plain lines of an arm; its last step always gets one.
-      clock: seconds that never go back.
+      console: the output. Its `line` may be called meanwhile.
+      arms: names of the arms, in the order of display.
+      epochs: number of epochs of each arm.
+      steps_per_epoch: training steps per epoch.
+      tokens_per_step: target tokens per step.
+      every_seconds: seconds between two plain lines of an arm; its last step always gets a line.
+      clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self._console.display is not None:
-            # No refresh thread: it would take time from the steps that are being timed.
+            # No refresh thread, which would slow the timed steps.
             self._bars = rich.progress.Progress(
                 rich.progress.TextColumn("{task.description}"),
                 rich.progress.BarColumn(bar_width=24),
@@ -83,13 +83,13 @@ class Progress:
             self._console.attempt(self._bars.stop)
 
     def update(self, arm: str, *, step: int, loss: float, tokens_per_second: float | None) -> None:
-        """Tell where an arm is.
+        """Reports the position of an arm.
 
         Args:
           arm: one of `arms`.
-          step: steps done, 1 to epochs x steps_per_epoch.
-          loss: nats per token.
-          tokens_per_second: as measured over a block of its steps; None: no block is finished yet.
+          step: number of steps done, 1 to epochs * steps_per_epoch.
+          loss: training loss, nats/token.
+          tokens_per_second: speed over the last block of steps; None: no block is finished yet.
         """
         self._positions[arm] = _Position(step, loss, tokens_per_second)
         self._unshown.add(arm)
@@ -121,7 +121,7 @@ class Progress:
         )
 
     def _time_left(self) -> str:
-        """Of the whole run: the arms take turns, so their times add up; silent arms count as fast."""
+        """The time left of the whole run, summed over the arms, as they take turns."""
         rates = [place.tokens_per_second for place in self._positions.values() if place.tokens_per_second]
         if not rates:
             return "?"
@@ -134,7 +134,7 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """Whole seconds as `m:ss`, or as `h:mm:ss` from an hour on."""
+    """Seconds as `m:ss`, or as `h:mm:ss` from an hour on."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -6,8 +6,8 @@ Number = int | float
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A record: its fields, declared once, are what is written, what is accepted when read, and the JSON schema.
+    """A record of `results.json`, whose declared fields determine writer, strict reader and JSON schema.
 
-    Fields beyond those declared are ignored when read. A field of type `float | None` is None where the value was not
-    measured or was not finite.
+    Undeclared fields are ignored when read. A field of type `float | None` is None if the value was not measured or not
+    finite.
     """

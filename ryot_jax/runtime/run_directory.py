@@ -1,6 +1,6 @@
 """The folder of a run: the paths of its files, its creation, and finding it again.
 
-What goes into the files is left to those who write them; that one process has the run is `run_lock.py`.
+`run_lock` makes sure that one process at a time writes to it.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ryot_jax.runtime.errors import ConfigError
 
-NAME_PATTERN = r"(?!\.+$)[A-Za-z0-9._-]{1,64}"  # of a run: safe as a part of a path and of a terminal line
+NAME_PATTERN = r"(?!\.+$)[A-Za-z0-9._-]{1,64}"  # of a run's name: safe in a path and in a terminal line
 NAME_RULE = "1 to 64 letters, digits, dots, dashes or underscores, and not dots alone"
 _UTC_FORMAT = "%Y%m%dT%H%M%SZ"
 
@@ -23,26 +23,26 @@ class RunDirectory:
 
     @property
     def config(self) -> Path:
-        """The resolved config as JSON; the only config that is ever loaded back."""
+        """The resolved config as JSON, from which a run is resumed."""
         return self.path / "config.json"
 
     @property
     def manifest(self) -> Path:
-        """Machine, software and inputs of the run; see `manifest`."""
+        """The manifest: machine, software and inputs of the run."""
         return self.path / "manifest.json"
 
     @property
     def metrics(self) -> Path:
-        """The metrics, one JSON object a line."""
+        """The metrics, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer that the run was trained with, so that a checkpoint can be used without the text."""
+        """The tokenizer of the training, so that a checkpoint can be used without the text."""
         return self.path / "tokenizer.json"
 
     def config_of(self, training: str) -> Path:
-        """The config of a training beside the arms, 'schedule', 'recipe' or 'both'; absent where it was not kept."""
+        """The config of a training beside the arms, 'schedule', 'recipe' or 'both'; absent if it was not kept."""
         return self.path / f"config-{training}.json"
 
     @property
@@ -56,17 +56,17 @@ class RunDirectory:
 
     @property
     def imported(self) -> Path:
-        """The origin of a run made by `ryot import`; absent where the run was trained."""
+        """The origin of a run made by `ryot import`; absent in trained runs."""
         return self.path / "imported.json"
 
     @property
     def record(self) -> Path:
-        """The finished blocks and evaluations, once training is done."""
+        """The record of finished blocks and evaluations, written when training is done."""
         return self.path / "record.json"
 
     @property
     def estimands(self) -> Path:
-        """The quantities that the run estimates and how they will be judged, written before its first step."""
+        """The statement of the estimands and criteria, written before the first step."""
         return self.path / "estimands.json"
 
     def training_pair(self, index: int) -> "RunDirectory":
@@ -74,22 +74,22 @@ class RunDirectory:
         return self if index == 0 else RunDirectory(self.path / "pairs" / f"{index:03d}")
 
     def process(self, index: int) -> Path:
-        """The JSON file with the results of a process that timed block pairs again."""
+        """The JSON file with the block times of a fresh process."""
         return self.path / "processes" / f"{index:03d}.json"
 
     @property
     def results(self) -> Path:
-        """Criteria, verdict and both arms' figures."""
+        """The results: criteria, verdict and the numbers of all arms."""
         return self.path / "results.json"
 
     @property
     def log(self) -> Path:
-        """Every line that the terminal was shown."""
+        """The log: every line printed to the terminal."""
         return self.path / "run.log"
 
     @property
     def lock(self) -> Path:
-        """The lock of the process that works on the run."""
+        """The lock file of the process that works on the run."""
         return self.path / "run.lock"
 
 
@@ -97,9 +97,9 @@ def create_run(workdir: Path, name: str, now: datetime.datetime | None = None) -
     """Creates `<workdir>/<utc>-<name>/`; a second run in the same second gets `-2` after its name, and so on.
 
     Args:
-      workdir: made if need be.
+      workdir: the parent folder; created if it does not exist.
       name: 1 to 64 letters, digits, dots, dashes or underscores.
-      now: for tests; aware. Default: the present.
+      now: time of creation, with a time zone; None: the current time.
 
     Raises:
       ConfigError: the name is not allowed, or the folder cannot be made.
@@ -123,16 +123,16 @@ def create_run(workdir: Path, name: str, now: datetime.datetime | None = None) -
 
 
 def find_run(workdir: Path, wanted: str, *, trained: bool = False) -> RunDirectory:
-    """Finds the run that a person names.
+    """Finds a run by path or name.
 
     Args:
-      workdir: where run directories are.
-      wanted: a run directory, the name of one in `workdir`, or `'latest'`: the newest there by name that is
-        no ablation, as those (`-ablate`) hold nothing to resume, to generate with or to report on.
-      trained: whether it must be a run of training, which an imported checkpoint is not.
+      workdir: folder of the run directories.
+      wanted: path of a run directory, the name of one in `workdir`, or `'latest'`: the newest there by name, ignoring
+        ablations (`-ablate`), which cannot be resumed, generated with or reported on.
+      trained: whether to require a trained run, and refuse an imported checkpoint.
 
     Raises:
-      ConfigError: there is no such run.
+      ConfigError: the run does not exist, or is not of the required kind.
     """
     if wanted == "latest":
         runs = sorted((path.parent for path in workdir.glob("*/config.json")), key=_age)
@@ -156,7 +156,7 @@ def find_run(workdir: Path, wanted: str, *, trained: bool = False) -> RunDirecto
 
 
 def _age(path: Path) -> tuple[str, int, str]:
-    """Sorts by the UTC time in the name; among runs of one second by the number after the name."""
+    """Sort key: the UTC time in the name, then the number after the name for runs of the same second."""
     utc, _, name = path.name.partition("-")
     number = re.search(r"-(\d+)$", name)
     return utc, int(number.group(1)) if number else 1, name

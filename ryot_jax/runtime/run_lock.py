@@ -1,7 +1,7 @@
-"""One process at a time works in a run directory.
+"""The lock of a run directory, which one process at a time may hold.
 
-The operating system holds the lock and drops it when the process ends, however it ends, so a crash leaves no
-lock behind; the file's text only tells who has it.
+The operating system releases the lock when the process ends, also by a crash; the text of the file only names the
+owner.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from ryot_jax.runtime.run_directory import RunDirectory
 
 @contextlib.contextmanager
 def locked(run: RunDirectory) -> Iterator[str | None]:
-    """Holds the lock of a run for the time of the `with` block.
+    """Holds the lock of a run for the duration of the `with` block.
 
     Yields:
-      A sentence about the process that had the run before and ended without giving it back, or None.
+      A sentence about a previous owner that ended without releasing the lock, or None.
 
     Raises:
-      ConfigError: another process has the run; or one on another machine had it last and never gave it back,
-        which cannot be told apart from here.
+      ConfigError: another process holds the lock, or one on another machine has not released it, which may be alive or
+        dead.
     """
     with run.lock.open("a+", encoding="utf-8") as file:
         if not _try_lock(file):
@@ -40,7 +40,7 @@ def locked(run: RunDirectory) -> Iterator[str | None]:
         try:
             yield f"{_describe(previous)} left the run without giving it back" if previous else None
         finally:
-            # Emptied, not deleted: a waiting process may have opened this very file.
+            # Emptied, not deleted, as a waiting process may have this file open.
             _rewrite(file, "")
 
 
@@ -69,7 +69,7 @@ def _rewrite(file: IO[str], text: str) -> None:
 if sys.platform == "win32":
     import msvcrt
 
-    # One byte far behind the text, as Windows would keep others from reading the locked part.
+    # Locks one byte far beyond the text, as Windows prevents others from reading a locked range.
     _LOCKED_BYTE = 1 << 20
 
     def _try_lock(file: IO[str]) -> bool:

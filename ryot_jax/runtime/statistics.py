@@ -1,6 +1,6 @@
-"""Student t intervals of paired measurements, of a mean and of a ratio.
+"""Student t intervals of a mean and of a ratio of paired measurements.
 
-What several rooms take: `comparison` for its verdicts, `kernels.choice` for the fastest implementation.
+`comparison` takes them for verdicts, `kernels.choice` for the fastest implementation.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ Interval = tuple[float, float]
 def t_interval(values_n: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
     """Two-sided Student t interval of the mean of `values_n`.
 
-    None for fewer than two values, a non-finite value, or no spread beyond rounding: identical
-    measurements carry no information on their own error, and an interval of width zero would claim certainty.
+    None for fewer than two values, a non-finite value, or no spread beyond rounding: identical measurements carry no
+    information about their error, and an interval of width zero would claim certainty.
     """
     values_n = np.asarray(values_n, np.float64)
     if values_n.size < 2 or not np.isfinite(values_n).all():
@@ -31,7 +31,7 @@ def t_interval(values_n: ArrayLike, confidence: float = CONFIDENCE) -> Interval 
 def ratio_interval(
     numerator_n: ArrayLike, denominator_n: ArrayLike, confidence: float
 ) -> tuple[float, Interval | None]:
-    """Geometric mean of paired ratios of positive numbers, with its t interval on logs.
+    """Geometric mean of paired ratios of positive numbers, with the t interval of the mean log ratio.
 
     Raises:
       ValueError: the arrays differ in shape.
@@ -44,10 +44,10 @@ def ratio_interval(
 
 
 def paired(baseline_n: ArrayLike, optimized_n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The two vectors in float64.
+    """Converts two paired vectors to float64.
 
     Raises:
-      ValueError: they differ in shape, or are no vectors.
+      ValueError: the arrays differ in shape, or are not vectors.
     """
     baseline_n = np.asarray(baseline_n, np.float64)
     optimized_n = np.asarray(optimized_n, np.float64)

@@ -1,7 +1,4 @@
-"""Did-you-mean: the known name that a mistyped one was probably meant to be.
-
-Only a hint for error messages; nothing is ever corrected silently.
-"""
+"""Suggestions for mistyped names, as hints in error messages; nothing is corrected silently."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,7 +9,7 @@ def _initials(name: str) -> str:
 
 
 def closest(given: str, known: Iterable[str]) -> str | None:
-    """The name in `known` that is nearest to `given`, or None where nothing is near.
+    """The name in `known` that is nearest to `given`, or None if none is near.
 
     Names may be dotted paths. The last part decides first (`lr` and `batch` are near `learning_rate` and
     `batch_size` by initials and by prefix), a name in the same section wins over one elsewhere.

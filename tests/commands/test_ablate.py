@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ryot_jax.cli import Context
-from ryot_jax.comparison.ablation import Built
+from ryot_jax.comparison.ablation import CompiledArm
 from ryot_jax.comparison.attribution import Player, attribute
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import get_default
@@ -127,7 +127,7 @@ def test_the_output_is_ascii_and_says_what_was_found(finished):
 def test_times_that_something_else_made_long_are_told(finished):
     document = _document(finished[0])
     built = {
-        frozenset(arm["on"]): Built(Variant(arm["name"], KernelPlan(**arm["plan"])), {}, {}, 1.0, {}, arm["name"])
+        frozenset(arm["on"]): CompiledArm(Variant(arm["name"], KernelPlan(**arm["plan"])), {}, {}, 1.0, {}, arm["name"])
         for arm in document["arms"]
     }
     seconds = {subset: np.full(8, 0.1) for subset in built}

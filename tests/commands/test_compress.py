@@ -57,7 +57,7 @@ def test_what_is_found_has_the_shape_that_reports_read(trained, budget, capsys):
     from ryot_jax.comparison.schema import CompressionResult
     from ryot_jax.data.pipeline import prepare
     from ryot_jax.runs import checkpoint_of_run
-    from ryot_jax.runs.chosen import best_of
+    from ryot_jax.runs.chosen_checkpoint import best_of
     from ryot_jax.runs.compression import compress_checkpoint, parse_budget
     from ryot_jax.runs.session import open_session
 

@@ -9,7 +9,7 @@ import pytest
 from ryot_jax import decoding
 from ryot_jax.kernels import cpu
 from ryot_jax.runs.checkpoint_of_run import restore
-from ryot_jax.runs.chosen import best_of
+from ryot_jax.runs.chosen_checkpoint import best_of
 from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.console import Console, printable
 from ryot_jax.runtime.errors import ConfigError

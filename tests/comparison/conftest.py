@@ -88,7 +88,7 @@ def make_arms():
 @pytest.fixture
 def schedule():
     """Four epochs of 25 steps in blocks of 10, 10 and 5."""
-    return protocol.Schedule(epochs=4, steps_per_epoch=25, block_steps=10, tokens_per_step=TOKENS_PER_STEP, seed=0)
+    return protocol.BlockSchedule(epochs=4, steps_per_epoch=25, block_steps=10, tokens_per_step=TOKENS_PER_STEP, seed=0)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_the_order_inside_a_pair_is_random_and_a_function_of_seed_and_position(s
 
 def test_the_recorded_order_is_the_one_that_ran(make_arms, run):
     ran = []
-    observer = protocol.Observer(block=lambda name, plan, result: ran.append((plan.index, name)))
+    observer = protocol.Observer(block=lambda name, block, result: ran.append((block.index, name)))
     record = run(make_arms(), observer=observer)
     assert ran == [(block.index, name) for block in record.blocks for name in (*block.order, *block.order[::-1])]
 
@@ -55,8 +55,8 @@ def test_a_run_resumed_from_its_json_record_equals_the_uninterrupted_one(make_ar
     class Stop(Exception):
         pass
 
-    def stop(record, plan):
-        if plan.index == stop_after:
+    def stop(record, block):
+        if block.index == stop_after:
             saved["record"] = json.dumps(record.to_json())
             raise Stop
 

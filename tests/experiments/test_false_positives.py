@@ -10,11 +10,11 @@ from experiments import simulated_runs
 from experiments.false_positives import judge, missed_elsewhere, schedule_of
 from experiments.lib.simulation import ARMS, Drift, StepNoise
 from experiments.simulated_runs import EFFECTS, Found, OneWay, Rate
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.config import get_default
 
-SCHEDULE = Schedule(epochs=2, steps_per_epoch=8, block_steps=4, tokens_per_step=1, seed=0)
+SCHEDULE = BlockSchedule(epochs=2, steps_per_epoch=8, block_steps=4, tokens_per_step=1, seed=0)
 NOISE = StepNoise(seconds=0.04, drifts=(Drift(0.05, 1.0),), jitter_sd=0.05)
 
 

@@ -10,7 +10,7 @@ import scipy.stats
 
 from experiments.lib.simulation import ARMS, Drift, Machine, Phases, StepNoise, block_seconds, simulate
 from ryot_jax.comparison import statistics
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.statistics import speed_up
 from ryot_jax.config import get_default
 
@@ -31,7 +31,7 @@ WANDERING = dataclasses.replace(
 @pytest.fixture(scope="module")
 def default_schedule():
     config = get_default()
-    return Schedule(
+    return BlockSchedule(
         epochs=config.training.epochs,
         steps_per_epoch=config.training.steps_per_epoch,
         block_steps=config.comparison.block_steps,
@@ -45,7 +45,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-class OneWay(Schedule):
+class OneWay(BlockSchedule):
     """Each arm takes the steps of a block at once, and does not come back."""
 
     def visits(self, plan, names):
@@ -143,7 +143,7 @@ def upper_bound(count):
 
 
 def test_without_noise_a_step_takes_its_seconds_and_the_effect(rng):
-    schedule = Schedule(epochs=2, steps_per_epoch=5, block_steps=2, tokens_per_step=1, seed=0)
+    schedule = BlockSchedule(epochs=2, steps_per_epoch=5, block_steps=2, tokens_per_step=1, seed=0)
     steps_SAK = simulate(QUIET, schedule, rng, simulations=3, effect=0.1)
     np.testing.assert_allclose(steps_SAK[:, 0], np.full((3, 10), 0.044))
     np.testing.assert_allclose(steps_SAK[:, 1], np.full((3, 10), 0.04))
@@ -152,7 +152,7 @@ def test_without_noise_a_step_takes_its_seconds_and_the_effect(rng):
 
 
 def test_steps_of_both_arms_follow_each_other_in_the_order_of_the_schedule(rng, monkeypatch):
-    schedule = Schedule(epochs=1, steps_per_epoch=8, block_steps=2, tokens_per_step=1, seed=3)
+    schedule = BlockSchedule(epochs=1, steps_per_epoch=8, block_steps=2, tokens_per_step=1, seed=3)
     clock = itertools.count()
     monkeypatch.setattr(Machine, "step", lambda self, slower_S: np.full(self.simulations, float(next(clock))))
     steps_SAK = simulate(QUIET, schedule, rng, simulations=6)

@@ -5,7 +5,7 @@ import dataclasses
 import msgspec
 import numpy as np
 
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.results import settled
 from ryot_jax.comparison.schema import (
     ArmResult,
@@ -311,7 +311,7 @@ def passed():
                 ),
             ],
             config_differences=[ConfigDifference(field="optimizations.dense", baseline="off", optimized="xla")],
-            schedule=Schedule(epochs=8, steps_per_epoch=100, block_steps=50, tokens_per_step=4096, seed=0),
+            schedule=BlockSchedule(epochs=8, steps_per_epoch=100, block_steps=50, tokens_per_step=4096, seed=0),
             settings=Settings(0.1, 0.02, "bigram", controls=True),
             data={
                 "source": "stdlib",

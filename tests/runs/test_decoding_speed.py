@@ -11,7 +11,7 @@ from ryot_jax.comparison.results import convert, settled, to_text
 from ryot_jax.comparison.schema import DecodingResult
 from ryot_jax.data.pipeline import prepare
 from ryot_jax.runs import checkpoint_of_run, decoding_speed, redraw
-from ryot_jax.runs.chosen import best_of
+from ryot_jax.runs.chosen_checkpoint import best_of
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.session import open_session
 from ryot_jax.runs.stage import Stages

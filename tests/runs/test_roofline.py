@@ -21,7 +21,7 @@ from ryot_jax.model.accounting import least_flops_per_step
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runs import roofline
-from ryot_jax.runs.roofline import of_run, products_dtype, training_steps
+from ryot_jax.runs.roofline import place_arms, products_dtype, training_steps
 from ryot_jax.training.setup import build_setup
 
 SHAPE = (64, 32, 48)
@@ -120,7 +120,7 @@ def test_a_steps_time_is_the_median_blocks():
 
 def test_a_run_is_placed_under_the_peaks_of_this_machine(shared, monkeypatch):
     small_workloads(monkeypatch)
-    found, sentences = of_run(shared, VARIANTS, record_of({"baseline": 1e4, "optimized": 1e-9}), seconds=0.01)
+    found, sentences = place_arms(shared, VARIANTS, record_of({"baseline": 1e4, "optimized": 1e-9}), seconds=0.01)
     assert set(found["peaks"]["matmul_flops"]) == {"float32", "bfloat16"}
     assert set(found["peaks"]["sources"]) == {"float32", "bfloat16", MEMORY}
     baseline, optimized = found["arms"]["baseline"], found["arms"]["optimized"]
@@ -136,12 +136,12 @@ def test_a_machine_that_cannot_be_measured_costs_no_run(shared, monkeypatch):
     small_workloads(monkeypatch)
     monkeypatch.setattr(workloads, "_LEAST_ARRAY_BYTES", 2**46)
     monkeypatch.setattr(workloads, "_MOST_ARRAY_BYTES", 2**46)
-    found, (sentence,) = of_run(shared, VARIANTS, record_of({"baseline": 1.0, "optimized": 1.0}), seconds=0.0)
+    found, (sentence,) = place_arms(shared, VARIANTS, record_of({"baseline": 1.0, "optimized": 1.0}), seconds=0.0)
     assert found is None and "Roofline: not drawn" in sentence and "no peak of memory" in sentence
 
 
 def test_a_run_without_a_step_has_no_roofline(shared):
-    found, (sentence,) = of_run(shared, VARIANTS, record_of({"baseline": 1.0, "optimized": 1.0}, steps=()))
+    found, (sentence,) = place_arms(shared, VARIANTS, record_of({"baseline": 1.0, "optimized": 1.0}, steps=()))
     assert found is None and "no step was timed" in sentence
 
 

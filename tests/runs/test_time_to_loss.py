@@ -8,7 +8,7 @@ import pytest
 
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.outcomes import TrainingPair
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.protocol import run as run_pair
 from ryot_jax.comparison.results import convert, settled, to_text
 from ryot_jax.comparison.schema import TimeToLoss
@@ -39,7 +39,7 @@ def compared():
     config.optimizations.update(dict.fromkeys(config.optimizations, "off"))
     setup = build_setup(config, from_config(config.model, "cpu"), CORPUS)
     arms = tuple(Arm(setup, Variant(name, KernelPlan())) for name in ("baseline", "optimized"))
-    schedule = Schedule(epochs=2, steps_per_epoch=10, block_steps=10, tokens_per_step=64, seed=0)
+    schedule = BlockSchedule(epochs=2, steps_per_epoch=10, block_steps=10, tokens_per_step=64, seed=0)
     return setup, arms, TrainingPair(0, run_pair(arms, schedule))
 
 

@@ -6,14 +6,14 @@ import io
 import pytest
 
 from ryot_jax.comparison import protocol
-from ryot_jax.comparison.protocol import Observer, Schedule
+from ryot_jax.comparison.protocol import BlockSchedule, Observer
 from ryot_jax.runs import training_pair
 from ryot_jax.runs.training_pair import Display
 from ryot_jax.runtime.console import Console
 
 TOKENS = 64  # of a step
 CALL = 5  # steps of a call of the compiled program
-SCHEDULE = Schedule(epochs=2, steps_per_epoch=20, block_steps=20, tokens_per_step=TOKENS, seed=0)
+SCHEDULE = BlockSchedule(epochs=2, steps_per_epoch=20, block_steps=20, tokens_per_step=TOKENS, seed=0)
 
 
 class Clock:
@@ -79,7 +79,7 @@ def shown(monkeypatch, arms):
     with Display(Console(stream, {}), arms, SCHEDULE) as display:
         for arm in arms:
             arm.on_step = lambda step, loss, arm=arm: display.step(arm.name, step, loss)
-        observer = Observer(block=lambda arm, plan, result: display.block(arm, result))
+        observer = Observer(block=lambda arm, block, result: display.block(arm, result))
         protocol.run(arms, SCHEDULE, observer=observer, evaluate=False)
     return updates, stream.getvalue()
 

@@ -1,4 +1,4 @@
-"""`results.json`: assembled from what a run measured, written, and read back."""
+"""`results.json`: assembled from the measurements of a run, written, and read back."""
 
 from ryot_jax.comparison.results.assembling import ArmFacts, Measurements, assemble
 from ryot_jax.comparison.results.file import convert, decode, read, settled, to_text, write

@@ -10,7 +10,7 @@ import numpy as np
 from ryot_jax.comparison import criteria, estimands, outcomes
 from ryot_jax.comparison.criteria import ArmOutcome, Observations, PairOutcome, Terms
 from ryot_jax.comparison.outcomes import ProcessTimes, TrainingPair
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.record import Record
 from ryot_jax.comparison.results.file import settled
 from ryot_jax.comparison.schema import (
@@ -39,20 +39,20 @@ from ryot_jax.comparison.statistics import loss_tests, speed_up
 
 @dataclasses.dataclass(frozen=True)
 class ArmFacts:
-    """Facts about an arm beside its record.
+    """Facts about an arm that are not in its record.
 
     Attributes:
-      name: of the arm.
+      name: name of the arm.
       parameters: number of model parameters.
       compile_seconds: seconds of `trace`, `lower` and `compile`.
-      memory_bytes: arguments and temporaries of the compiled step; None where XLA does not tell.
-      program_check: outcome of the start-up check of each program, plain JSON values by its name; None if not run.
-      plan: what it runs with, plain JSON values.
-      statistical: whether it promises no more than a training run of the same quality.
-      optimizations: what sets it apart from the baseline: the fields of `OptimizationState`.
-      differences: the settings in which it differs from the baseline: the fields of `ConfigDifference`.
-      compile_warm_seconds: of the same programs once more, from the cache of compiled programs; None: not measured.
-      compiled_from_cache: whether `compile_seconds` too were served from that cache; None: not known.
+      memory_bytes: bytes of arguments and temporaries of the compiled step; None where XLA does not report them.
+      program_check: outcome of the start-up check of each program, JSON values by its name; None if not run.
+      plan: the kernel plan, op -> implementation.
+      statistical: whether the arm promises only a training run of the same quality.
+      optimizations: the optimizations of the arm, each with the fields of `OptimizationState`.
+      differences: the settings that differ from the baseline, each with the fields of `ConfigDifference`.
+      compile_warm_seconds: seconds to recompile the programs from the warm cache; None: not measured.
+      compiled_from_cache: whether `compile_seconds` were served from that cache too; None: not known.
     """
 
     name: str
@@ -73,13 +73,13 @@ class Measurements:
     """The measurements of a run.
 
     Attributes:
-      pairs: its training pairs; the first is the one that arms and epochs are shown of.
-      processes: block pairs that fresh processes timed.
-      controls: None where none were run.
-      roofline: None where it was not measured.
-      compression: None where nothing was compressed.
-      decoding: None where nothing was generated.
-      time_to_loss: of schedule and recipe; None where none was trained.
+      pairs: the training pairs; arms and epochs of the results are those of the first.
+      processes: block pairs timed in fresh processes.
+      controls: the controls; None if none were run.
+      roofline: the arms under the roofline; None if not measured.
+      compression: the compressed checkpoint; None if nothing was compressed.
+      decoding: speed of generating text; None if no text was generated.
+      time_to_loss: times of step schedule and recipe; None if none was trained.
     """
 
     pairs: Sequence[TrainingPair]
@@ -94,7 +94,7 @@ class Measurements:
 def assemble(
     measured: Measurements,
     facts: Sequence[ArmFacts],
-    schedule: Schedule,
+    schedule: BlockSchedule,
     settings: Settings,
     *,
     name: str,
@@ -105,24 +105,24 @@ def assemble(
     stated_at: str | None = None,
     warnings: Sequence[str] = (),
 ) -> Results:
-    """The results of a run.
+    """Assembles and judges the results of a run.
 
     Args:
-      measured: by the run.
-      facts: one per arm, the baseline first.
-      schedule: what the run was to do.
-      settings: margins and targets.
+      measured: the measurements of the run.
+      facts: facts of each arm, the baseline first.
+      schedule: the blocks of the run.
+      settings: margins and targets of the verdict.
       name: name of the run.
       data: description of the text: counts, source, hashes.
-      entropies: nats/token of the held-out targets under `unigram` and `bigram` counts; others are kept.
+      entropies: nats/token of the held-out targets under `unigram` and `bigram` counts; other names are kept.
       manifest: versions, device, flags, hashes, git revision.
-      artifacts: what the run left, name -> path within the run directory.
-      stated_at: when the estimands were written down, UTC in ISO 8601.
+      artifacts: files of the run, name -> path within the run directory.
+      stated_at: time at which the estimands were stated, UTC in ISO 8601.
       warnings: sentences for the reader.
 
     Raises:
-      RyotError: a criterion would decide that was not stated.
-      ValueError: the settings are of another number of arms, or a number is not finite where it has to be.
+      RyotError: a criterion that was not stated would decide.
+      ValueError: the settings have another number of arms, or a number that must be finite is not.
     """
     if settings.arms != len(facts):
         raise ValueError(f"settings.arms is {settings.arms}, and there are {len(facts)} arms")
@@ -169,7 +169,7 @@ def assemble(
     )
 
 
-def _arm(record: Record, fact: ArmFacts, outcome: ArmOutcome, schedule: Schedule) -> ArmResult:
+def _arm(record: Record, fact: ArmFacts, outcome: ArmOutcome, schedule: BlockSchedule) -> ArmResult:
     name, blocks = fact.name, record.blocks
     best = [e for e in record.heldout if e.step > 0 and e.mean_loss[name] == outcome.best_heldout_loss]
     epochs = (_epoch(record, name, epoch) for epoch in range(1, schedule.epochs + 1))
@@ -198,7 +198,7 @@ def _arm(record: Record, fact: ArmFacts, outcome: ArmOutcome, schedule: Schedule
 
 
 def _epoch(record: Record, arm: str, epoch: int) -> Epoch | None:
-    """None where the epoch did not end with an evaluation."""
+    """One epoch of an arm; None if it did not end with an evaluation."""
     evaluation = next((e for e in record.heldout if e.epoch == epoch), None)
     if evaluation is None:
         return None

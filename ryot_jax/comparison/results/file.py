@@ -1,4 +1,4 @@
-"""Writes and reads `results.json`; what is in it is declared in `schema`."""
+"""Writes and reads `results.json`, whose records are declared in `schema`."""
 
 import json
 import pathlib
@@ -21,34 +21,34 @@ _TYPES = {"object": "an object", "array": "a list", "null": "null"}
 
 
 def write(path: pathlib.Path, results: Any) -> None:
-    """Write a record, or other JSON values, to `path`, which is never seen half written."""
+    """Writes a record or other JSON values to `path` atomically."""
     write_text(path, to_text(results))
 
 
 def to_text(value: Any) -> str:
-    """`value` as strict JSON: no NaN tokens, and fields in the order in which a person reads them."""
+    """`value` as strict JSON text: no NaN tokens, fields in the order of their declaration."""
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def settled(record: T) -> T:
-    """The record as it will be read back: NumPy values as Python's, NaN and infinities as None.
+    """The record as it will be read back: Python values for NumPy's, None for NaN and infinities.
 
     Raises:
-      ValueError: a value is not of its field's type, or not finite where it has to be.
+      ValueError: a value does not have its field's type, or is not finite although it must be.
     """
     return convert(plain(record), type(record))
 
 
 def convert(value: Any, kind: type[T], name: str = "results") -> T:
-    """JSON values as a record of that kind, strictly.
+    """Converts JSON values to a record, strictly.
 
     Args:
       value: JSON values.
-      kind: of record.
-      name: what to call `value` itself.
+      kind: type of the record.
+      name: name of `value` in error messages.
 
     Raises:
-      ValueError: the field that is missing or of another type.
+      ValueError: a field is missing or of another type; the message names it.
     """
     try:
         return msgspec.convert(value, kind)
@@ -57,10 +57,10 @@ def convert(value: Any, kind: type[T], name: str = "results") -> T:
 
 
 def decode(value: Any) -> Results:
-    """The results from the JSON values of a file of any version that can be read.
+    """Converts the JSON values of a `results.json` of any supported version.
 
     Raises:
-      ValueError: a field is missing or of another type, or the version cannot be read.
+      ValueError: a field is missing or of another type, or the version is not supported.
     """
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is int and version in MIGRATED_VERSIONS:
@@ -73,13 +73,13 @@ def decode(value: Any) -> Results:
 
 
 def read(path: pathlib.Path) -> Results:
-    """The results of a run.
+    """Reads the results of a run.
 
     Args:
-      path: a `results.json`.
+      path: the `results.json`.
 
     Raises:
-      ConfigError: there is none, it is damaged, or it is of a version that cannot be read.
+      ConfigError: the file is missing, damaged, or of a version that is not supported.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
@@ -105,7 +105,7 @@ def read(path: pathlib.Path) -> Results:
 
 
 def refuse_constant(constant: str) -> None:
-    """For `json.loads(parse_constant=...)`: NaN and infinities are no JSON.
+    """Refuses NaN and infinities, which are not JSON; for `json.loads(parse_constant=...)`.
 
     Raises:
       ValueError: always.
@@ -114,7 +114,7 @@ def refuse_constant(constant: str) -> None:
 
 
 def _explained(error: msgspec.ValidationError, value: Any, kind: Any, name: str) -> str:
-    """The error with the field at fault by its path, as in `results.arms.baseline.steps is float, not int`."""
+    """The error as a sentence that names the field by its path: `results.arms.baseline.steps is float, not int`."""
     found = _AT.search(str(error))
     message, path = _AT.sub("", str(error)), found[1] if found else ""
     if "[...]" in path:
@@ -140,7 +140,7 @@ def _refusal(value: Any, kind: Any) -> str | None:
 
 
 def _named(path: str, value: Any, refusal: Callable[[Any], str | None]) -> str:
-    """The path with the key of a mapping in place of its first `[...]`: the one without which the fault is another."""
+    """The path with its first `[...]` replaced by the key at fault: the key whose removal changes the error."""
     before, _, after = path.partition("[...]")
     steps = [int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]]+", before)]
     message = refusal(value)

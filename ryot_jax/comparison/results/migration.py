@@ -1,4 +1,4 @@
-"""Reads `results.json` of earlier versions: the JSON values of one as those of the latest."""
+"""Migrates `results.json` of earlier versions to the latest one."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,17 +13,17 @@ MIGRATED_VERSIONS = (2,)
 
 
 def migrated(value: Mapping[str, Any], convert: Callable[[Mapping[str, Any]], Results]) -> Results:
-    """The results in a file of version 2.
+    """Migrates the results of a file of version 2.
 
-    Criteria had words alone there, and advice was found by their names when a report was drawn; so they have no
-    readings, and advice by the present declarations.
+    Version 2 stored the words of criteria alone; advice was looked up by name when a report was drawn. Migrated
+    criteria therefore have no readings, and the advice of the current declarations.
 
     Args:
       value: the JSON values of the file.
-      convert: reads the latest version.
+      convert: converts JSON values of the latest version.
 
     Raises:
-      ValueError: from `convert`.
+      ValueError: a field is missing or of another type.
     """
     results = convert({**value, "schema_version": SCHEMA_VERSION})
     settings = msgspec.structs.replace(results.settings, arms=len(results.arms))

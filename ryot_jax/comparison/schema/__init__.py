@@ -1,7 +1,7 @@
 """The shape of `results.json`: a tree of frozen records, each declared once, by topic.
 
-Writer, strict reader and JSON schema follow from the declarations (`results.file`); how the numbers come about is left
-to `results.assembling` and to those who measure them.
+Writer, strict reader and JSON schema follow from the declarations (`results.file`); `results.assembling` fills them
+with the measurements.
 """
 
 from ryot_jax.comparison.schema.arms import ArmResult, ConfigDifference, Epoch, OptimizationState

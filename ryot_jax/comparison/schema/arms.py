@@ -7,7 +7,7 @@ from ryot_jax.runtime.records import Record
 
 
 class Epoch(Record, frozen=True, kw_only=True):
-    """One epoch of one arm; losses in nats/token, `seconds` of training alone."""
+    """One epoch of one arm; losses in nats/token, `seconds` count training alone."""
 
     epoch: int
     step: int
@@ -24,23 +24,23 @@ class ArmResult(Record, frozen=True, kw_only=True):
       parameters: number of model parameters.
       steps: training steps done.
       tokens: target tokens trained on.
-      initial_heldout_loss: before the first step; losses are in nats/token.
-      first_train_loss: of the very first step.
-      final_train_loss: mean over the last block.
-      final_heldout_loss: after the last step.
-      best_heldout_loss: least of all evaluations after training began.
+      initial_heldout_loss: held-out loss before the first step, nats/token as all losses.
+      first_train_loss: training loss of the first step.
+      final_train_loss: mean training loss of the last block.
+      final_heldout_loss: held-out loss after the last step.
+      best_heldout_loss: lowest held-out loss of all evaluations after the first step.
       best_step: step of that evaluation.
-      train_seconds: sum over the blocks.
+      train_seconds: seconds of training, summed over the blocks.
       tokens_per_second: target tokens trained on per second of training.
       step_ms_median: median over blocks of the milliseconds per step.
       compile_seconds: sum of `compile_parts`.
       compile_parts: seconds of 'trace', 'lower' and 'compile'.
-      compile_warm_seconds: of the same programs once more, from the cache of compiled programs.
+      compile_warm_seconds: seconds to recompile the programs from the warm cache; None: not measured.
       compiled_from_cache: whether `compile_seconds` were served from that cache too.
-      memory_bytes: arguments and temporaries of the compiled step.
+      memory_bytes: bytes of arguments and temporaries of the compiled step.
       program_check: outcome of the start-up check of each program, by its name.
-      plan: op -> implementation.
-      epochs: those that ended with an evaluation.
+      plan: the kernel plan, op -> implementation.
+      epochs: the epochs that ended with an evaluation.
     """
 
     parameters: int
@@ -66,7 +66,7 @@ class ArmResult(Record, frozen=True, kw_only=True):
 
 
 class OptimizationState(Record, frozen=True, kw_only=True):
-    """An optimization as an arm has it, and the proof from the compiled program that it is on."""
+    """The implementation of an optimization in an arm, and the proof from the compiled program that it is on."""
 
     name: str
     arm: str

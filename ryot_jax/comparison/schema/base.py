@@ -9,7 +9,7 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 class Measured(Record, frozen=True, kw_only=True):
-    """An estimate with its 95 % interval; None where the data allow none."""
+    """An estimate with its 95 % interval; None if the data allow none."""
 
     estimate: float | None
     ci95: Interval | None

@@ -1,4 +1,4 @@
-"""Comparisons whose right answer is known, and what came of them."""
+"""Controls: comparisons with a known answer, and their outcomes."""
 
 from msgspec.structs import force_setattr
 
@@ -8,19 +8,19 @@ from ryot_jax.runtime.records import Record
 
 
 class Control(Record, frozen=True, kw_only=True):
-    """One control and what came of it.
+    """One control and its outcome.
 
     Attributes:
       name: 'placebo', 'known_delay' or 'shuffled_targets'.
-      description: what was done, in a sentence.
-      target: what must be found.
-      actual: what was found.
-      verdict: PASS, FAIL, or INCONCLUSIVE where it could not tell.
+      description: the procedure in a sentence.
+      target: the required outcome in words.
+      actual: the measured outcome in words.
+      verdict: PASS, FAIL, or INCONCLUSIVE if the data do not decide.
       injected: the true ratio of times; None for shuffled targets.
       estimate: the measured ratio of times, control over reference; None for shuffled targets.
-      ci: its interval at the confidence of all controls.
-      ratios: one a block pair.
-      seconds: that the control took.
+      ci: interval of the estimate at `Controls.confidence`.
+      ratios: ratio of times of each block pair.
+      seconds: seconds that the control took.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Controls(Record, frozen=True):
     Attributes:
       items: the controls.
       noise_floor: relative speed-up that the placebo showed or could have shown (the end of its 95 % interval that is
-        farther from 1); None where its interval could not be taken.
-      confidence: of the intervals.
-      seconds: that all of them took; their sum where it is not given.
+        farther from 1); None if the data allow no interval.
+      confidence: confidence level of the intervals.
+      seconds: seconds that all controls took; by default the sum over the controls.
     """
 
     items: tuple[Control, ...]
@@ -56,7 +56,7 @@ class Controls(Record, frozen=True):
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Adds the seconds up."""
+        """Sets `seconds` to the sum over the controls if it is not given."""
         if self.seconds is None:
             force_setattr(self, "seconds", float(sum(control.seconds for control in self.items)))
 

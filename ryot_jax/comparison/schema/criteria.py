@@ -1,4 +1,4 @@
-"""A criterion as data, and an estimand as it was stated before the run."""
+"""Criteria as data, and estimands as stated before the run."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -13,19 +13,19 @@ Comparison = Literal["above", "below", "within", "at most", "equal"]
 
 
 class Reading(Record, frozen=True, kw_only=True):
-    """A statistic that a criterion is judged by, with what it is held to.
+    """A statistic that a criterion is judged by, with its threshold.
 
     Attributes:
-      statistic: what was measured.
-      unit: of the numbers.
-      over: what it was taken over, such as 'arm' or 'block pair'.
-      comparison: how it is held to `threshold` (within: plus and minus); None: it is only shown.
-      threshold: None where each value is held to one of `against`.
-      values: by arm, one for each training pair; all of them have to pass.
-      against: by arm, what each of `values` is held to.
-      estimate: of a statistic on the pair of arms.
-      ci95: its interval, which has to pass as a whole.
-      count: how many of `over` the interval is taken over.
+      statistic: name of the measured statistic.
+      unit: unit of the numbers.
+      over: unit of analysis, such as 'arm' or 'block pair'.
+      comparison: relation to `threshold` that passes (within: plus and minus); None: for information only.
+      threshold: the threshold; None if each value has its own in `against`.
+      values: by arm, one value per training pair; all of them have to pass.
+      against: by arm, the threshold of each of `values`.
+      estimate: estimate of a statistic on the pair of arms.
+      ci95: 95 % interval of the estimate, which has to pass as a whole.
+      count: number of `over` that the interval is taken over.
     """
 
     statistic: str
@@ -48,12 +48,12 @@ class Criterion(msgspec.Struct, frozen=True):
     """One criterion of a run.
 
     Attributes:
-      name: identifies it in files and tests.
-      target: what must be found, in words.
-      actual: what was found, in words.
-      verdict: PASS, FAIL, or INCONCLUSIVE where it could not tell.
-      readings: what it was judged by, the words' numbers; none in files of version 2, which had words alone.
-      advice: what to do about it; None where nothing is to be done.
+      name: identifier in files and tests.
+      target: the required outcome in words.
+      actual: the measured outcome in words.
+      verdict: PASS, FAIL, or INCONCLUSIVE if the data do not decide.
+      readings: the numbers that it was judged by; empty in files of version 2, which hold words alone.
+      advice: advice for the next step; None if there is none.
     """
 
     name: str
@@ -68,11 +68,11 @@ class Estimand(Record, frozen=True, kw_only=True):
     """An estimand as the run stated it before its first step.
 
     Attributes:
-      name: of the quantity.
-      unit: what its interval is taken over.
-      statistic: how it is estimated.
-      criterion: what decides, in words; 'none: reported' where nothing does.
-      decides: name of the criterion that it decides; empty where it is only reported, and in files of version 2.
+      name: name of the quantity.
+      unit: unit of analysis of its interval.
+      statistic: the estimator in words.
+      criterion: the deciding criterion in words; 'none: reported' if there is none.
+      decides: name of that criterion; empty if there is none, and in files of version 2.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Estimand(Record, frozen=True, kw_only=True):
 
 
 class Statement(Record, frozen=True, kw_only=True):
-    """The estimands, their sha256, and when they were written down (UTC, ISO 8601; None: not recorded)."""
+    """The estimands, their sha256, and the time of the statement (UTC, ISO 8601; None: not recorded)."""
 
     sha256: str
     stated_at: str | None

@@ -1,32 +1,32 @@
-"""How fast a checkpoint generates text."""
+"""Speed of generating text with a checkpoint."""
 
 from ryot_jax.comparison.schema.base import Measured
 from ryot_jax.runtime.records import Record
 
 
 class DecodingResult(Record, frozen=True, kw_only=True):
-    """Greedy continuations of held-out prompts, plainly, with a draft, and 32 at once.
+    """Speed of greedy continuations of held-out prompts: without a draft, with one, and 32 texts at once.
 
-    What is measured is None where the model has no position for a new token behind a prompt.
+    Measured numbers are None if the model has no position for a new token after a prompt.
 
     Attributes:
-      arm: whose checkpoint it is.
-      step: of the checkpoint.
+      arm: arm of the checkpoint.
+      step: step of the checkpoint.
       engine: 'cpu' or 'reference'; only the former promises the same tokens with and without a draft.
-      dtype: of its products.
-      prompts: how many.
-      prompt_tokens: of each.
-      new_tokens: generated for each.
+      dtype: dtype of the engine's matrix products.
+      prompts: number of prompts.
+      prompt_tokens: tokens of each prompt.
+      new_tokens: tokens generated for each prompt.
       draft: kind of the draft.
-      tokens_per_second: at batch 1, without a draft.
-      speculative_tokens_per_second: at batch 1, with the draft.
-      speed: with / without the draft, over prompts.
-      acceptance: accepted / drafted tokens; None where none was drafted.
-      tokens_per_step: behind the first, which comes with the prompt; 1 without a draft.
+      tokens_per_second: tokens/s at batch 1 without a draft.
+      speculative_tokens_per_second: tokens/s at batch 1 with the draft.
+      speed: ratio of tokens/s, with / without the draft, over prompts.
+      acceptance: accepted / drafted tokens; None if no token was drafted.
+      tokens_per_step: tokens per step after the first token, which comes with the prompt; 1 without a draft.
       identical: whether both ways gave the same tokens for all prompts.
-      identical_prompts: for how many they did.
-      batch32_tokens_per_second: of 32 texts at once.
-      seconds: that measuring took.
+      identical_prompts: number of prompts for which they did.
+      batch32_tokens_per_second: tokens/s of 32 texts at once.
+      seconds: seconds that the measurement took.
     """
 
     arm: str

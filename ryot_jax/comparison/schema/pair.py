@@ -8,7 +8,7 @@ from ryot_jax.runtime.records import Record
 
 
 class BlockTimes(Record, frozen=True, kw_only=True):
-    """One block of steps: the arms in the order in which they ran first, seconds by arm, baseline / optimized."""
+    """One block of steps: `order` of the first visits, seconds by arm, and `ratio` baseline / optimized."""
 
     index: int
     epoch: int
@@ -27,14 +27,14 @@ class StepTimeSpeedup(SpeedUp):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossDifference(Difference):
-    """The difference of final losses, optimized - baseline, and what it is taken over."""
+    """The difference of final losses, optimized - baseline, and its unit of analysis."""
 
     unit: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossTestsOfMargins(LossTests):
-    """Tests of the loss difference against the margins, and what they are taken over."""
+    """Tests of the loss difference against the margins, and their unit of analysis."""
 
     margin: float
     tight_margin: float
@@ -63,7 +63,7 @@ class ProcessResult(Record, frozen=True, kw_only=True):
 
 
 class ReachedTarget(Record, frozen=True, kw_only=True):
-    """Where an arm reached the target loss: interpolated step, training seconds without and with compilation."""
+    """The point at which an arm reached the target loss: interpolated step, seconds without and with compilation."""
 
     step: float | None
     seconds: float | None
@@ -85,16 +85,16 @@ class ComparisonResult(Record, frozen=True, kw_only=True):
     Attributes:
       baseline: name of the first arm.
       optimized: name of the second.
-      unit: what the times are pairs of: 'block pair', 'training pair' or 'process'.
-      step_time_speedup: ratios of step times.
-      seconds_per_step_difference: optimized - baseline.
+      unit: unit of analysis of the times: 'block pair', 'training pair' or 'process'.
+      step_time_speedup: speed-up from the step times.
+      seconds_per_step_difference: optimized - baseline seconds per step.
       heldout_loss_difference: optimized - baseline final loss, nats/token.
-      loss_tests: of that difference.
-      training_pairs: one a seed.
-      seed_noise_measured: whether there are several.
-      processes: fresh ones beside that of the training pairs.
-      time_to_target: of the first training pair.
-      break_even_steps: after which a longer compilation is paid back; 0 at once, None never.
+      loss_tests: tests of that difference against the margins.
+      training_pairs: the training pairs, one per seed.
+      seed_noise_measured: whether there are several training pairs.
+      processes: fresh processes beside the one of the training pairs.
+      time_to_target: time to the target loss in the first training pair.
+      break_even_steps: steps that repay a longer compilation; 0: it is not longer, None: never.
     """
 
     baseline: str

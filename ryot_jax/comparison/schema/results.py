@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ryot_jax.comparison.attribution import Attribution
-from ryot_jax.comparison.protocol import Schedule
+from ryot_jax.comparison.protocol import BlockSchedule
 from ryot_jax.comparison.schema.arms import ArmResult, ConfigDifference, OptimizationState
 from ryot_jax.comparison.schema.base import Verdict
 from ryot_jax.comparison.schema.compression import CompressionResult
@@ -21,29 +21,30 @@ SCHEMA_VERSION = 3
 
 
 class Results(Record, frozen=True, kw_only=True):
-    """Everything that a run found; the one source that reports draw from.
+    """The results of a run, the single source of its reports.
 
-    A field that goes or changes its meaning raises the version, and gets a step in `results.migration`.
+    Removing a field or changing its meaning raises the version and needs a step in `results.migration`.
 
     Attributes:
-      schema_version: of this file.
-      name: of the run.
-      verdict: that the criteria and the controls come to.
-      estimands: what was stated before the first step; None in files that stated nothing.
-      controls: None where none were run.
-      criteria: in the order in which they are shown.
-      arms: by name.
-      comparison: None for a single arm.
-      optimizations: as the last arm has them.
-      config_differences: of the arms.
-      schedule: what the run was to do.
-      settings: what it was judged by.
-      data: description of the text, free but for `entropies`: nats/token of the held-out targets by kind of count.
-      roofline: None where it was not measured.
+      schema_version: version of this schema.
+      name: name of the run.
+      verdict: overall verdict of the criteria and the controls.
+      estimands: the statement made before the first step; None in files without one.
+      controls: the controls; None if none were run.
+      criteria: the criteria in the order of display.
+      arms: outcome of each arm, by name.
+      comparison: the optimized arm against the baseline; None for a single arm.
+      optimizations: the optimizations of the last arm.
+      config_differences: config fields in which the arms differ.
+      schedule: the blocks of the run.
+      settings: margins and repetitions that the run was judged by.
+      data: description of the text; its fields are free except `entropies`: nats/token of the held-out targets by kind
+        of count.
+      roofline: the arms under the roofline; None if not measured.
       attribution: outcome of `ryot ablate`, added by `ryot report --attribution`.
-      compression: None where nothing was compressed.
-      decoding: None where nothing was generated.
-      time_to_loss: of schedule and recipe; None where none was trained.
+      compression: the compressed checkpoint; None if nothing was compressed.
+      decoding: speed of generating text; None if no text was generated.
+      time_to_loss: times of step schedule and recipe; None if none was trained.
       initial_params_hash: sha256 of the initial weights.
       batches_hash: running sha256 of all batches.
       warnings: sentences for the reader.
@@ -61,7 +62,7 @@ class Results(Record, frozen=True, kw_only=True):
     comparison: ComparisonResult | None
     optimizations: tuple[OptimizationState, ...]
     config_differences: tuple[ConfigDifference, ...]
-    schedule: Schedule
+    schedule: BlockSchedule
     settings: Settings
     data: Mapping[str, Any]
     roofline: Roofline | None
@@ -76,7 +77,7 @@ class Results(Record, frozen=True, kw_only=True):
     manifest: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Checks that the parts fit each other."""
+        """Checks that the parts are consistent."""
         if (len(self.arms) == 2) != (self.comparison is not None) or not self.arms:
             found = "null" if self.comparison is None else "there"
             raise ValueError(
@@ -90,17 +91,17 @@ class Results(Record, frozen=True, kw_only=True):
     @property
     def entropies(self) -> Mapping[str, float | None]:
         """Nats/token of the held-out targets by kind of count."""
-        found: Mapping[str, float | None] = self.data["entropies"]
-        return found
+        entropies: Mapping[str, float | None] = self.data["entropies"]
+        return entropies
 
     @property
     def compared(self) -> ComparisonResult:
-        """The comparison of a run that has one."""
+        """The comparison, for runs that have one."""
         assert self.comparison is not None, "a single arm was trained"
         return self.comparison
 
     @property
     def ordered_arms(self) -> dict[str, ArmResult]:
-        """The arms, the baseline first: a JSON file may hold them in any order."""
+        """The arms with the baseline first, as a JSON file may hold them in any order."""
         names = list(self.arms) if self.comparison is None else [self.comparison.baseline, self.comparison.optimized]
         return {name: self.arms[name] for name in names}

@@ -1,4 +1,4 @@
-"""The settings of the judgement, all known before the first step."""
+"""The settings that a run is judged by, all known before its first step."""
 
 from ryot_jax.runtime.records import Record
 
@@ -6,18 +6,18 @@ ENTROPIES = ("unigram", "bigram", "chance")
 
 
 class Settings(Record, frozen=True):
-    """Margins, repetitions and parts of a run that decide how it is judged.
+    """Margins, repetitions and stages of a run that determine its criteria.
 
     Attributes:
-      loss_margin: within which the final losses must lie, nats/token for language models.
-      tight_loss_margin: within which they must lie too, or by which the optimized arm's may at most lie above the
-        baseline's where its optimizations promise no more than a training run of the same quality.
-      beat: name of the entropy that the held-out loss must beat; 'bigram' asks for 'unigram' too, '' for none.
-      training_pairs: pairs of training runs, each of its own seed.
-      processes: processes that block pairs are timed in.
+      loss_margin: largest difference of the final losses allowed, nats/token for language models.
+      tight_loss_margin: a tighter margin on the same difference; one-sided (the optimized loss above the baseline's)
+        if the optimizations promise only a training run of the same quality.
+      beat: name of the entropy that the held-out loss must beat; 'bigram' implies 'unigram', '' requires none.
+      training_pairs: number of training pairs, each with its own seed.
+      processes: number of processes that time block pairs.
       controls: whether the controls are run.
       held_out: whether losses are those of held-out examples; otherwise training losses stand in.
-      arms: how many are trained: 2, or 1, with which nothing is compared.
+      arms: number of arms: 2, or 1 without a comparison.
       decodes: whether text is generated with the trained model.
     """
 
@@ -32,7 +32,7 @@ class Settings(Record, frozen=True):
     decodes: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses an entropy that no criterion is declared for."""
+        """Refuses an entropy without a criterion."""
         if self.beat and self.beat not in ENTROPIES:
             raise ValueError(f"beat is {self.beat!r}, not one of {', '.join(ENTROPIES)} or empty")
 
@@ -43,14 +43,14 @@ class Settings(Record, frozen=True):
 
     @property
     def speed_unit(self) -> str:
-        """Unit that the interval of the speed-up is taken over."""
+        """Unit of analysis of the speed-up's interval."""
         if self.processes > 1:
             return "process"
         return "training pair" if self.training_pairs > 1 else "block pair"
 
     @property
     def loss_unit(self) -> str:
-        """Unit that the interval of the loss difference is taken over."""
+        """Unit of analysis of the loss difference's interval."""
         if self.training_pairs > 1:
             return "training pair"
         return "held-out sequence" if self.held_out else "block pair"

@@ -1,11 +1,11 @@
-"""How soon schedule and recipe reach the baseline's final loss."""
+"""Times of the step schedule and the recipe to the baseline's final loss."""
 
 from ryot_jax.comparison.schema.base import Measured
 from ryot_jax.runtime.records import Record
 
 
 class ExecutedSteps(Record, frozen=True, kw_only=True):
-    """A segment of a training: steps [first_step, end_step) of one batch, length and depth (0: all layers)."""
+    """A segment of a training: steps [first_step, end_step) of one batch size, length and depth (0: all layers)."""
 
     first_step: int
     end_step: int
@@ -16,17 +16,17 @@ class ExecutedSteps(Record, frozen=True, kw_only=True):
 
 
 class StepKind(Record, frozen=True, kw_only=True):
-    """All steps of one program.
+    """All steps of a training that one compiled program takes.
 
     Attributes:
       batch_size: sequences in a batch.
       seq_len: tokens in a sequence.
-      depth: layers; 0: all.
-      steps: how many.
-      seconds: that they took.
-      compile_seconds: of their program.
-      saved_seconds: against their tokens in the training's largest steps of all layers; None for those themselves.
-      repaid: whether that is more than the compilation took.
+      depth: number of layers; 0: all.
+      steps: number of steps.
+      seconds: seconds that the steps took.
+      compile_seconds: seconds to compile the program.
+      saved_seconds: seconds saved over the same tokens in the largest full-depth steps; None for those steps.
+      repaid: whether `saved_seconds` exceeds `compile_seconds`.
     """
 
     batch_size: int
@@ -40,31 +40,31 @@ class StepKind(Record, frozen=True, kw_only=True):
 
 
 class Training(Record, frozen=True, kw_only=True):
-    """One training to the end of a plan.
+    """One planned training, run to its end.
 
     Attributes:
       name: 'schedule', 'recipe' or 'both'.
       recipe: parts of the recipe.
-      phases: the plan in words.
-      learning_rate: peak.
+      phases: its step schedule in words.
+      learning_rate: peak learning rate.
       steps: training steps.
       tokens: target tokens.
-      tokens_share: of the baseline's tokens.
-      programs: compiled programs of the plan.
-      unplanned_compilations: programs that had to be compiled while steps ran.
-      checks_failed: programs that failed their start-up check.
-      seconds: of the steps.
-      compile_seconds: of the programs.
-      compiled_from_cache: whether one of them came from the cache of compiled programs.
+      tokens_share: target tokens over those of the baseline.
+      programs: number of compiled programs.
+      unplanned_compilations: number of programs compiled while steps ran.
+      checks_failed: number of programs that failed their start-up check.
+      seconds: seconds of the steps.
+      compile_seconds: seconds to compile the programs.
+      compiled_from_cache: whether any program came from the cache of compiled programs.
       loss: final held-out loss, nats/token.
-      loss_difference: to the baseline's, over held-out sequences.
-      reached: whether the loss is not above the baseline's; None: the interval does not tell.
-      kernels_seconds: of the optimized arm's training, timed before and after this one.
-      share_of_kernels: of that time.
-      share_of_baseline: of the baseline's.
-      share_of_baseline_with_compile: the same with compilation on both sides.
-      executed: its steps in order.
-      kinds: its steps by program.
+      loss_difference: loss - baseline loss, over held-out sequences.
+      reached: whether the loss is not above the baseline's; None: the interval does not decide.
+      kernels_seconds: seconds of the optimized arm's training, estimated from steps timed before and after this one.
+      share_of_kernels: seconds / kernels_seconds.
+      share_of_baseline: seconds / seconds of the baseline's training.
+      share_of_baseline_with_compile: likewise, with compilation on both sides.
+      executed: the executed steps in order.
+      kinds: the executed steps by program.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Training(Record, frozen=True, kw_only=True):
 
 
 class TimeToLoss(Record, frozen=True, kw_only=True):
-    """The trainings by schedule, recipe and both; `target_loss` is the baseline's final one, nats/token."""
+    """The trainings by step schedule, recipe and both; `target_loss` is the baseline's final loss, nats/token."""
 
     target_loss: float
     trainings: tuple[Training, ...]

@@ -15,8 +15,8 @@ class Terms:
     """The terms of a run, known before its first step.
 
     Attributes:
-      settings: margins, repetitions, what is run beside the training.
-      statistical: whether one of the optimizations promises no more than a training run of the same quality.
+      settings: margins, repetitions, and stages beside the training.
+      statistical: whether an optimization promises only a training run of the same quality.
     """
 
     settings: Settings
@@ -28,13 +28,13 @@ Values = Mapping[str, tuple[float | None, ...]]
 
 
 def resolve(text: Text, terms: Terms) -> str:
-    """The text, or what the function makes of the terms."""
+    """The text itself, or the result of calling it with the terms."""
     return text if isinstance(text, str) else text(terms)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Measured numbers of a statistic: `values` by arm, or `estimate` with interval and count; see `Reading`."""
+    """The measured numbers of a statistic: `values` by arm, or `estimate` with interval and count; see `Reading`."""
 
     values: Values = dataclasses.field(default_factory=dict)
     against: Values = dataclasses.field(default_factory=dict)
@@ -45,28 +45,28 @@ class Sample:
 
 
 def by_arm(observed: Observations, value: Callable[[ArmOutcome], float]) -> Values:
-    """A value of each arm in each training pair."""
+    """The value of every training pair, by arm."""
     return {name: tuple(value(outcome) for outcome in outcomes) for name, outcomes in observed.arms.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """A statistic that is measured, what it is held to, and how both are put into words.
+    """A statistic, its threshold, and the words for both.
 
     Attributes:
-      statistic: what is measured.
-      unit: of its numbers.
-      over: what it is taken over, where the sample does not say.
-      measure: the sample; None: there is nothing of the kind in this run.
-      comparison: None: it is only shown.
-      threshold: a number, or a function of what was observed and of the terms; None: `against` of the sample.
-      otherwise: the verdict where values do not hold.
-      target: what must be found; may name {threshold}.
-      actual: what was found; may name {values}, {against}, {estimate}, {interval} and {count}.
+      statistic: name of the statistic.
+      unit: unit of its numbers.
+      over: unit of analysis, unless the sample names its own.
+      measure: takes the sample from the observations; returns None if the run has none.
+      comparison: relation to the threshold that passes; None: for information only.
+      threshold: a number, or a function of observations and terms; None: `against` of the sample.
+      otherwise: the verdict if a value does not hold.
+      target: words for the required outcome; may contain {threshold}.
+      actual: words for the measured outcome; may contain {values}, {against}, {estimate}, {interval} and {count}.
       form: format of the numbers in `actual`.
-      suffix: behind each of the values.
-      missing: said where there is no estimate; may name {over}.
-      too_low: added where an interval within which the estimate had to lie is left downwards.
+      suffix: text after each value.
+      missing: text in place of a missing estimate; may contain {over}.
+      too_low: text added if the interval lies wholly below the range that the estimate must be in.
     """
 
     statistic: str
@@ -93,17 +93,17 @@ class Advice(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A criterion as it is stated before a run and judged after it.
+    """A criterion, stated before a run and judged after it.
 
     Attributes:
-      name: of the criterion.
-      estimand: name of the quantity that decides.
-      unit: what its interval is taken over.
-      statistic: how it is estimated.
-      criterion: what decides, in words that need no measurement.
-      applies: whether it decides a run of such terms.
-      quantities: what it is judged by; the worst verdict counts. Where none of them was measured it does not decide.
-      advice: what to do, by verdict.
+      name: name of the criterion.
+      estimand: name of the deciding quantity.
+      unit: unit of analysis of its interval.
+      statistic: the estimator in words.
+      criterion: the criterion in words, without a measurement.
+      applies: whether it decides a run with the given terms.
+      quantities: the quantities it is judged by; the worst verdict counts. If none was measured it does not decide.
+      advice: advice for the next step, by verdict.
     """
 
     name: Text

@@ -1,4 +1,4 @@
-"""The measurements that criteria are judged by: numbers alone, wherever they come from."""
+"""The measurements that criteria are judged by, as plain numbers."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,16 @@ from ryot_jax.comparison.statistics import Difference, SpeedUp
 
 @dataclasses.dataclass(frozen=True)
 class ArmOutcome:
-    """Outcome of one arm's training; losses in nats/token, NaN where there is none.
+    """Outcome of one arm's training; losses in nats/token, NaN if missing.
 
     Attributes:
       steps: training steps done.
       planned_steps: training steps that the config asks for.
-      first_train_loss: training loss of the very first step.
+      first_train_loss: training loss of the first step.
       final_train_loss: mean training loss over the last block.
       initial_heldout_loss: held-out loss before the first step.
       final_heldout_loss: held-out loss after the last step.
-      best_heldout_loss: least held-out loss of all evaluations after training began.
+      best_heldout_loss: lowest held-out loss of all evaluations after the first step.
       tokens_per_second: target tokens trained on per second of training.
     """
 
@@ -37,11 +37,11 @@ class PairOutcome:
     """Outcome of the comparison of two arms.
 
     Attributes:
-      speedup: ratios of step times.
+      speedup: speed-up from the step times.
       seconds_per_step: optimized minus baseline seconds per step.
       heldout_loss: optimized minus baseline final loss.
-      unit: what the times are pairs of: 'block pair', 'training pair' or 'process'.
-      loss_unit: what the losses are pairs of: 'held-out sequence', 'block pair' or 'training pair'.
+      unit: unit of analysis of the times: 'block pair', 'training pair' or 'process'.
+      loss_unit: unit of analysis of the losses: 'held-out sequence', 'block pair' or 'training pair'.
     """
 
     speedup: SpeedUp
@@ -53,16 +53,16 @@ class PairOutcome:
 
 @dataclasses.dataclass(frozen=True)
 class Observations:
-    """Everything that a criterion may look at.
+    """All measurements of a run that a criterion may read.
 
     Attributes:
-      arms: outcomes of each arm, one a training pair; the baseline first.
-      pair: None for a single arm.
+      arms: outcomes of each arm, one per training pair; the baseline first.
+      pair: outcome of the comparison; None for a single arm.
       entropies: nats/token of the held-out targets by kind of count.
       noise_floor: relative speed-up that the placebo control showed or could have shown, which the speed-up must
-        clear; None: there was no such control.
-      decoding: None where nothing was generated.
-      memory_bytes: arguments and temporaries of the compiled step by arm; None where XLA does not tell.
+        clear; None: there was no placebo.
+      decoding: speed of generating text; None if no text was generated.
+      memory_bytes: bytes of arguments and temporaries of the compiled step, by arm; None if XLA does not report them.
     """
 
     arms: Mapping[str, Sequence[ArmOutcome]]

@@ -1,4 +1,4 @@
-"""The words of a criterion, made of its readings: the one place where they are."""
+"""The target and the outcome of a criterion in words, from its readings."""
 
 from collections.abc import Sequence
 
@@ -17,28 +17,28 @@ def target(judged: Judged, terms: Terms) -> str:
 
 def actual(judged: Judged, terms: Terms) -> str:
     """The measured values of a criterion in words."""
-    parts = (_found(quantity, reading, terms) for quantity, reading in judged)
+    parts = (_outcome(quantity, reading, terms) for quantity, reading in judged)
     return "; ".join(part for part in parts if part)
 
 
 def counted(n: int, unit: str) -> str:
-    """`16 block pairs`, `1 process`, `3 processes`."""
+    """A number with its unit in the right number: `16 block pairs`, `1 process`, `3 processes`."""
     return f"{n} {unit}" if n == 1 else f"{n} {unit}{'es' if unit.endswith('s') else 's'}"
 
 
 def is_identical(reading: Reading) -> bool:
-    """Whether paired values are the same to the last bit: there is no spread then to take an interval from."""
+    """Whether paired values are equal to the last bit, and so without a spread to take an interval from."""
     return reading.estimate == 0.0 and reading.ci95 is None and (reading.count or 0) > 1
 
 
 def is_below(reading: Reading) -> bool:
-    """Whether the interval lies wholly below the range within which it had to lie."""
+    """Whether the interval lies wholly below the range that it must be in."""
     if reading.comparison != "within" or reading.ci95 is None or reading.threshold is None:
         return False
     return reading.ci95[1] < -reading.threshold
 
 
-def _found(quantity: Quantity, reading: Reading, terms: Terms) -> str:
+def _outcome(quantity: Quantity, reading: Reading, terms: Terms) -> str:
     count = "" if reading.count is None else counted(reading.count, reading.over)
     if reading.values:
         values, against = (_each(v, quantity) for v in (reading.values, reading.against))

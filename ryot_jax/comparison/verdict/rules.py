@@ -14,8 +14,8 @@ allow is a defect, as in MLPerf's check of convergence against a reference, and 
 from ryot_jax.comparison.verdict import advice, samples
 from ryot_jax.comparison.verdict.declaration import Quantity, Rule, Sample, Terms, by_arm
 
-LOSS_FALL = 0.05  # share of the loss at step 0 that training must take away
-RISE_LIMIT = 0.1  # nats that the last held-out loss may lie above the best one before it counts as divergence
+LOSS_FALL = 0.05  # share of the loss at step 0 by which training must lower it
+RISE_LIMIT = 0.1  # nats by which the last held-out loss may exceed the best one before it counts as divergence
 
 
 def _compares(terms: Terms) -> bool:
@@ -31,7 +31,7 @@ def _stated_loss(terms: Terms) -> str:
 
 
 def _within(margin: str) -> Rule:
-    """Final losses within the margin of that name in `Settings`, on both sides."""
+    """The criterion that the final losses differ by less than a margin, given by its field of `Settings`."""
 
     def value(terms: Terms) -> float:
         return float(getattr(terms.settings, margin))
@@ -66,7 +66,7 @@ def _within(margin: str) -> Rule:
 
 
 def _beats(entropy: str) -> Rule:
-    """Final held-out loss under the entropy of that name."""
+    """The criterion that the final held-out loss is below the named entropy."""
     return Rule(
         name=f"beats_{entropy}_entropy",
         estimand="learning",

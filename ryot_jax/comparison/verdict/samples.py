@@ -1,21 +1,21 @@
-"""The statistics that criteria are judged by, taken from the observations; None where a run has no such thing."""
+"""The statistics that criteria are judged by, from the observations; None if the run has no such measurement."""
 
 from ryot_jax.comparison.verdict.declaration import Sample
 from ryot_jax.comparison.verdict.observations import ArmOutcome, Observations
 
 
 def fall(arm: ArmOutcome) -> float:
-    """Share of the loss at step 0 that training took away."""
+    """Share of the loss at step 0 by which training lowered it."""
     return 1.0 - arm.final_heldout_loss / arm.initial_heldout_loss
 
 
 def rise(arm: ArmOutcome) -> float:
-    """Final loss above the best one."""
+    """Final held-out loss minus the best one, nats/token."""
     return arm.final_heldout_loss - arm.best_heldout_loss
 
 
 def speedup(observed: Observations) -> Sample | None:
-    """Speed-up of the pair."""
+    """Speed-up of the pair with its interval."""
     if observed.pair is None:
         return None
     speedup = observed.pair.speedup
@@ -23,7 +23,7 @@ def speedup(observed: Observations) -> Sample | None:
 
 
 def above_noise(observed: Observations) -> Sample | None:
-    """Estimate of the speed-up, where a noise floor was measured."""
+    """Estimate of the speed-up, for runs with a measured noise floor."""
     if observed.pair is None or observed.noise_floor is None:
         return None
     speedup = observed.pair.speedup.estimate
@@ -31,7 +31,7 @@ def above_noise(observed: Observations) -> Sample | None:
 
 
 def saved(observed: Observations) -> Sample | None:
-    """Milliseconds saved per step."""
+    """Milliseconds saved per step, with the interval."""
     if observed.pair is None:
         return None
     found = observed.pair.seconds_per_step
@@ -41,7 +41,7 @@ def saved(observed: Observations) -> Sample | None:
 
 
 def loss_difference(observed: Observations) -> Sample | None:
-    """Final loss, optimized - baseline."""
+    """Difference of the final losses, optimized - baseline."""
     if observed.pair is None:
         return None
     found = observed.pair.heldout_loss
@@ -49,9 +49,9 @@ def loss_difference(observed: Observations) -> Sample | None:
 
 
 def same_tokens(observed: Observations) -> Sample | None:
-    """Prompts with the same tokens with and without a draft.
+    """Number of prompts that get the same tokens with and without a draft.
 
-    The reference engine promises the same tokens but for its rounding, so there it is no criterion.
+    None for the reference engine, which promises the same tokens only up to its rounding.
     """
     found = observed.decoding
     if found is None or found.engine != "cpu" or found.identical_prompts is None:

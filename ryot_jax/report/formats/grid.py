@@ -1,4 +1,4 @@
-"""Tables of plain text for a terminal."""
+"""Plain-text tables for a terminal."""
 
 import textwrap
 
@@ -7,7 +7,7 @@ from ryot_jax.runtime.console import printable
 
 
 def grid(rows: Rows, width: int) -> str:
-    """A table of plain text: columns at their natural width, long cells wrapped so that a line fits."""
+    """A plain-text table of at most `width` columns: natural column widths, long cells wrapped."""
     lines = [tuple(map(printable, row)) for row in (rows.header, *rows.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(rows.header))]
     while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 12:

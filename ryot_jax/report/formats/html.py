@@ -1,7 +1,6 @@
-"""`report.html`: the whole report of a run as one page that needs no network and runs no script.
+"""`report.html`: the report of a run as one self-contained page without scripts.
 
-A pure function of the results. Jinja2 escapes every word that goes into the page; only the plots, which
-`plots.svg` has made, go in as they are.
+A pure function of the results. Jinja2 escapes all text; only the plots of `plots.svg` are inserted unescaped.
 """
 
 from typing import Any
@@ -16,7 +15,7 @@ from ryot_jax.runtime.console import printable
 
 
 def _printable(value: Any) -> Any:
-    """A word of the page without control characters and halves of characters, which no page may hold."""
+    """The value without control characters and lone surrogates, which HTML does not allow."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -32,10 +31,10 @@ _TEMPLATES = jinja2.Environment(
 
 
 def render(results: Results) -> str:
-    """The report as an HTML page.
+    """Renders the report as an HTML page.
 
     Args:
-      results: content of `results.json`.
+      results: the results of the run.
     """
     sections = document.sections(results)
     return _TEMPLATES.get_template("report.html").render(
@@ -47,18 +46,18 @@ def render(results: Results) -> str:
 
 
 def framed(results: Results, height: str = "40rem") -> Markup:
-    """The report as an element of another page, such as a notebook's, whose styles and scripts it is kept apart from.
+    """Renders the report as a frame for another page, such as a notebook, isolated from its styles and scripts.
 
     Args:
-      results: content of `results.json`.
-      height: of the frame in CSS units; longer reports scroll within it.
+      results: the results of the run.
+      height: height of the frame in CSS units; longer reports scroll within it.
     """
     frame = '<iframe title="Report: {}" sandbox srcdoc="{}" style="width: 100%; height: {}; border: 0"></iframe>'
     return Markup(frame).format(_printable(results.name), render(results), height)
 
 
 def _drawn(sections: list[Section], results: Results) -> dict[str, Markup]:
-    """Every plot of the sections that there are data for, by its name."""
+    """The plots of the sections that have data, by name."""
     names = [
         name for section in sections for part in section.parts if isinstance(part, Pictures) for name in part.names
     ]

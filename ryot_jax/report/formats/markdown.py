@@ -1,6 +1,6 @@
-"""`report.md`: the whole report of a run for reading and for pasting into a pull request.
+"""`report.md`: the report of a run for reading and for pasting into a pull request.
 
-A pure function of the results; text that came from a person is escaped so that it stays text.
+A pure function of the results; user-supplied text is escaped.
 """
 
 import re
@@ -15,11 +15,11 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
 
 
 def render(results: Results, pictures: Mapping[str, str]) -> str:
-    """The report as Markdown.
+    """Renders the report as Markdown.
 
     Args:
-      results: content of `results.json`.
-      pictures: file of each plot relative to the report, by the names in `plots.PLOTS`.
+      results: the results of the run.
+      pictures: path of each plot relative to the report, by its name in `plots.PLOTS`.
     """
     parts = [f"# {escape(results.name)}: {results.verdict}"]
     for section in document.sections(results):
@@ -28,7 +28,7 @@ def render(results: Results, pictures: Mapping[str, str]) -> str:
 
 
 def escape(text: Any) -> str:
-    """`text` on one line with everything that Markdown or HTML would read as markup made plain."""
+    """`text` on one line, with Markdown and HTML markup escaped."""
     line = " ".join(str(text).split())
     line = "".join(c for c in line if c.isprintable())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -39,7 +39,7 @@ def _section(section: Section, results: Results, pictures: Mapping[str, str]) ->
     tables = sum(isinstance(part, Table) for part in section.parts)
     texts = [f"## {section.title}"]
     for part in section.parts:
-        # A section's only table needs no words of its own.
+        # The only table of a section needs no caption.
         if isinstance(part, Table) and tables > 1:
             texts.append(f"**{escape(part.caption)}**")
         texts.append(_part(part, results, pictures))

@@ -1,6 +1,6 @@
-"""The summary that a finished run prints: the verdict in words first, then the numbers, then the criteria.
+"""The summary that a finished run prints: the verdict in words, then the numbers, then the criteria.
 
-Plain ASCII, or tables drawn with lines where the caller's terminal can show them.
+Plain ASCII, or tables drawn with lines on terminals that can show them.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from ryot_jax.runtime.console import printable
 
 
 def render(results: Results, *, fancy: bool = False, width: int = 100) -> str:
-    """The summary as text of at most `width` columns that ends in a newline.
+    """Renders the summary as text that ends in a newline.
 
     Args:
-      results: content of `results.json`.
-      fancy: tables drawn with lines, for terminals that speak UTF-8; otherwise the text is pure ASCII.
-      width: columns.
+      results: the results of the run.
+      fancy: whether to draw tables with lines, for UTF-8 terminals; otherwise the text is pure ASCII.
+      width: largest number of columns.
     """
     wanted = [arms.deltas(results), _controls(results), verdict.criteria(results)]
     parts = [_wrapped(verdict.headline(results), width)]
@@ -39,7 +39,7 @@ def render(results: Results, *, fancy: bool = False, width: int = 100) -> str:
 
 
 def show(results: Results, to: console.Console) -> None:
-    """Prints the summary as the terminal can show it."""
+    """Prints the summary in the form that suits the console."""
     fancy = to.display is not None
     width = min(to.display.width, 120) if to.display is not None else 100
     for line in render(results, fancy=fancy, width=width).splitlines():
@@ -47,7 +47,7 @@ def show(results: Results, to: console.Console) -> None:
 
 
 def _controls(results: Results) -> Rows | None:
-    """The table of controls without what was done, for which a terminal is too narrow."""
+    """The table of controls without the column of procedures, for which a terminal is too narrow."""
     table = controls.table(results)
     if table is None:
         return None
@@ -56,7 +56,7 @@ def _controls(results: Results) -> Rows | None:
 
 
 def _drawn(rows: Rows, width: int) -> str:
-    """A table drawn by `rich`, without colours: the text also goes to the log."""
+    """A table drawn by `rich` without colours, as the text also goes to the log."""
     table = Table(box=rich.box.ROUNDED)
     for index, title in enumerate(rows.header):
         table.add_column(Text(printable(title)), justify="right" if index and rows.numeric else "left")

@@ -1,6 +1,6 @@
-"""The plots of a report, drawn by matplotlib from the results without a display.
+"""The plots of a report, drawn from the results by matplotlib without a display.
 
-`write` leaves those of `report.md` as PNG files; `svg` gives any of them as a piece of HTML.
+`write` saves the plots of `report.md` as PNG files; `svg` renders a plot as an element of HTML.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ DOTS_PER_INCH = 140
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """One plot.
+    """One plot of the report.
 
     Attributes:
-      title: what it shows.
-      draw: the figure of some results; None where they have no data for it.
-      describe: what is seen in it, in words with numbers; only where there is a figure.
+      title: title of the plot.
+      draw: draws the figure from results; returns None if they have no data for it.
+      describe: describes the figure in words with numbers; only for results that have a figure.
     """
 
     title: str
@@ -55,20 +55,20 @@ PLOTS = {
 
 
 def write(directory: pathlib.Path, results: Results) -> dict[str, str]:
-    """Draw every plot that `results` has data for as a PNG file; returns file names in `directory` by plot name."""
+    """Draws every plot that has data as a PNG file; returns file names in `directory` by plot name."""
     drawn = {}
     for name, plot in PLOTS.items():
         with _style():
             figure = _titled(plot, results)
             if figure is not None:
                 drawn[name] = f"{name}.png"
-                # No creation date or version in the file: the same results give the same bytes.
+                # No creation date or version in the file, so that equal results give equal bytes.
                 figure.savefig(directory / drawn[name], dpi=DOTS_PER_INCH, metadata={"Software": None})
     return drawn
 
 
 def svg(name: str, results: Results) -> str | None:
-    """The plot `name` as an SVG element with title and description; None where `results` has no data for it."""
+    """The plot `name` as an SVG element with title and description; None if `results` has no data for it."""
     plot = PLOTS[name]
     with _style(name):
         figure = _titled(plot, results)
@@ -76,7 +76,7 @@ def svg(name: str, results: Results) -> str | None:
 
 
 def _style(salt: str = "") -> contextlib.AbstractContextManager[None]:
-    """Settings of matplotlib for one plot. Ids in an SVG are hashes of what they name and of `salt`."""
+    """A context with the matplotlib settings for one plot. Ids in an SVG are hashes salted with `salt`."""
     settings: dict[Any, Any] = {**STYLE, "svg.hashsalt": salt}
     return matplotlib.rc_context(settings)
 

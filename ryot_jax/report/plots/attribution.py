@@ -1,4 +1,4 @@
-"""Waterfall of what each optimization brings."""
+"""Waterfall plot of the effect of each optimization."""
 
 from matplotlib.figure import Figure
 
@@ -10,13 +10,13 @@ from ryot_jax.report.words import duration
 
 
 def attribution(results: Results) -> Figure | None:
-    """Waterfall from the baseline's time per step to that with everything on, one step an optimization."""
-    found = results.attribution
-    steps = [] if found is None else _waterfall(found)
-    if found is None or not steps:
+    """Draws a waterfall from the baseline's time per step to that of the full set, one bar per optimization."""
+    effects = results.attribution
+    steps = [] if effects is None else _waterfall(effects)
+    if effects is None or not steps:
         return None
     made, (axis,) = style.figure(height=1.9 + 0.32 * (len(steps) + 2))
-    now = found.baseline_ms
+    now = effects.baseline_ms
     axis.barh(0, now, height=0.6, color="#8c8c8c", label="whole step")
     for row, (_, factor, ci) in enumerate(steps, start=1):
         after = now / factor
@@ -38,22 +38,22 @@ def attribution(results: Results) -> Figure | None:
 
 
 def describe_attribution(results: Results) -> str:
-    """The steps of the waterfall in words."""
-    found = results.attribution
-    if found is None:
+    """Describes the factors of the waterfall in words."""
+    effects = results.attribution
+    if effects is None:
         return ""
-    words = (f"{name} {factor:.3f}" for name, factor, _ in _waterfall(found))
-    return f"From {duration(found.baseline_ms)} ms per step, factors by optimization: {', '.join(words)}."
+    words = (f"{name} {factor:.3f}" for name, factor, _ in _waterfall(effects))
+    return f"From {duration(effects.baseline_ms)} ms per step, factors by optimization: {', '.join(words)}."
 
 
-def _waterfall(found: Attribution) -> list[tuple[str, float, Interval | None]]:
-    """Name, factor and interval of each step: Shapley factors, else those alone and how they interact."""
-    players = found.players
+def _waterfall(effects: Attribution) -> list[tuple[str, float, Interval | None]]:
+    """Name, factor and interval of each bar: Shapley factors, or without them the effects alone and the interaction."""
+    players = effects.players
     if not players:
         return []
     shapley = [player.shapley for player in players if player.shapley is not None and player.shapley.estimate]
     steps: list[tuple[str, Effect]] = [(p.name, effect) for p, effect in zip(players, shapley, strict=False)]
     if len(shapley) < len(players):
-        steps = [*((player.name, player.alone) for player in players), ("interaction", found.interaction)]
+        steps = [*((player.name, player.alone) for player in players), ("interaction", effects.interaction)]
     known = [(name, effect.estimate, effect.ci95) for name, effect in steps if effect.estimate]
     return known if len(known) == len(steps) else []

@@ -1,4 +1,4 @@
-"""Plot of the seconds of compilation."""
+"""Plot of the compilation times."""
 
 import itertools
 from typing import Any
@@ -11,7 +11,7 @@ from ryot_jax.report.words import duration, ordered_arms
 
 
 def compilation(results: Results) -> Figure | None:
-    """Seconds of each part of compilation as stacked bars, and again from the cache."""
+    """Draws the seconds of each part of compilation as stacked bars, cold and from the warm cache."""
     arms = ordered_arms(results)
     parts = list(dict.fromkeys(part for arm in arms.values() for part in arm.compile_parts))
     if not parts:
@@ -42,7 +42,7 @@ def compilation(results: Results) -> Figure | None:
 
 
 def describe_compilation(results: Results) -> str:
-    """The seconds in words."""
+    """Describes the seconds of compilation in words."""
     words = (
         f"{name} {duration(arm.compile_seconds)} s, from the cache {duration(arm.compile_warm_seconds)} s"
         for name, arm in ordered_arms(results).items()

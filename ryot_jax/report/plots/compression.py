@@ -1,4 +1,4 @@
-"""Plot of what files of one checkpoint take and cost: bytes against the rise of perplexity, by method."""
+"""Plot of files of one checkpoint: bytes against the rise of perplexity, by method."""
 
 import itertools
 import math
@@ -21,18 +21,18 @@ _LOOKS: tuple[dict[str, Any], ...] = (
     {"color": style.GREEN, "marker": "^", "linestyle": ":"},
     {"color": style.INK, "marker": "D", "linestyle": "-."},
 )
-_LEAST, _MOST = 0.01, 1.0  # per cent: where the axis of rises may turn from logarithmic to linear
+_LEAST, _MOST = 0.01, 1.0  # per cent: range of the transition of the rise axis from linear to logarithmic
 
 
 def trade_off(results: Results) -> Figure | None:
-    """Rise of perplexity over bytes, a line a method, and the file that was chosen.
+    """Draws the rise of perplexity over bytes, one line per method, and the chosen file.
 
-    The axis of rises is linear about zero and logarithmic beyond, so that what costs nothing has a place on it.
+    The axis of rises is linear around zero and logarithmic beyond, so that files without a rise have a place on it.
     """
     methods = _methods(results)
     if not methods:
         return None
-    found = results.compression
+    chosen = results.compression
     made, (axis,) = style.figure(height=4.2)
     axis.axhline(0.0, color=style.GREY, linestyle=":", linewidth=1.2)
     for (method, points), look in zip(methods.items(), itertools.cycle(_LOOKS), strict=False):
@@ -42,30 +42,30 @@ def trade_off(results: Results) -> Figure | None:
             yerr=_bars(points), label=style.plain(method, 22), markersize=5, capsize=2.5, elinewidth=1.2, **line,
         )  # fmt: skip
     lines: list[Sequence[_File]] = list(methods.values())
-    if found is not None and _is_drawn(found):
-        lines.append([found])
+    if chosen is not None and _is_drawn(chosen):
+        lines.append([chosen])
     _scale(axis, [abs(_rise(point)) for points in lines for point in points])
-    if found is not None and _is_drawn(found):
-        _mark_chosen(axis, found)
-        _label_chosen(axis, found, lines)
+    if chosen is not None and _is_drawn(chosen):
+        _mark_chosen(axis, chosen)
+        _label_chosen(axis, chosen, lines)
     style.legend(made, [axis])
     return made
 
 
 def describe_trade_off(results: Results) -> str:
-    """The ends of each line and the chosen file in words."""
-    found = results.compression
+    """Describes the ends of each line and the chosen file in words."""
+    chosen = results.compression
     words = [_span(method, points) for method, points in _methods(results).items()]
-    if found is not None and _is_drawn(found):
-        words.append(f"the chosen file, marked by a star, {_place(found)}")
+    if chosen is not None and _is_drawn(chosen):
+        words.append(f"the chosen file, marked by a star, {_place(chosen)}")
     return f"Rise of perplexity over the bytes of the file: {'; '.join(words)}."
 
 
 def _methods(results: Results) -> dict[str, list[TradeOffPoint]]:
     """The measured points of each method, from the fewest bytes to the most."""
-    found = results.compression
+    compression = results.compression
     methods: dict[str, list[TradeOffPoint]] = {}
-    for point in () if found is None else found.pareto:
+    for point in () if compression is None else compression.pareto:
         if _is_drawn(point):
             methods.setdefault(point.method, []).append(point)
     return {method: sorted(points, key=lambda point: point.bytes) for method, points in methods.items()}
@@ -76,12 +76,12 @@ def _is_drawn(point: _File) -> bool:
 
 
 def _rise(point: _File) -> float:
-    """Per cent."""
+    """Rise of perplexity in per cent."""
     return 100 * (point.perplexity_change.estimate or 0.0)
 
 
 def _bars(points: Sequence[_File]) -> tuple[list[float], list[float]]:
-    """Lengths of each interval below and above its estimate; nothing where there is none."""
+    """Lengths of the intervals below and above their estimates."""
     below, above = [], []
     for point in points:
         estimate, ci = point.perplexity_change.estimate or 0.0, point.perplexity_change.ci95
@@ -91,21 +91,21 @@ def _bars(points: Sequence[_File]) -> tuple[list[float], list[float]]:
     return below, above
 
 
-def _mark_chosen(axis: Axes, found: CompressionResult) -> None:
+def _mark_chosen(axis: Axes, chosen: CompressionResult) -> None:
     look: dict[str, Any] = {"markersize": 15, "markerfacecolor": style.ORANGE, "markeredgecolor": style.INK}
     axis.errorbar(
-        found.bytes, _rise(found), yerr=_bars([found]), marker="*", color=style.INK, linestyle="none",
+        chosen.bytes, _rise(chosen), yerr=_bars([chosen]), marker="*", color=style.INK, linestyle="none",
         capsize=2.5, zorder=5, label="the chosen file", **look,
     )  # fmt: skip
 
 
-def _label_chosen(axis: Axes, found: CompressionResult, lines: Sequence[Sequence[_File]]) -> None:
-    """Name, bytes and rise, in a corner that no line comes to."""
+def _label_chosen(axis: Axes, chosen: CompressionResult, lines: Sequence[Sequence[_File]]) -> None:
+    """Labels the chosen file with name, bytes and rise, in a corner without lines."""
     right, top = _free_corner(axis, lines)
-    name = style.plain(found.file.rpartition("/")[2], 28)
+    name = style.plain(chosen.file.rpartition("/")[2], 28)
     axis.annotate(
-        f"{name}\n{found.bytes:,} bytes\n{percent(found.perplexity_change.estimate, '+.2f')}",
-        (found.bytes, _rise(found)), xytext=(0.97 if right else 0.03, 0.95 if top else 0.05),
+        f"{name}\n{chosen.bytes:,} bytes\n{percent(chosen.perplexity_change.estimate, '+.2f')}",
+        (chosen.bytes, _rise(chosen)), xytext=(0.97 if right else 0.03, 0.95 if top else 0.05),
         textcoords="axes fraction", ha="right" if right else "left", va="top" if top else "bottom",
         fontsize=9, zorder=4,
         bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": style.GREY, "linewidth": 0.6},
@@ -114,13 +114,13 @@ def _label_chosen(axis: Axes, found: CompressionResult, lines: Sequence[Sequence
 
 
 def _free_corner(axis: Axes, lines: Sequence[Sequence[_File]]) -> tuple[bool, bool]:
-    """Right or left and top or bottom: first that of few bytes and no rise, which files seldom come near."""
+    """A corner without lines, as (is right, is top); tries that of few bytes and no rise first, as it is often free."""
     axis.autoscale_view()
     strokes = [[(point.bytes, _rise(point)) for point in points] for points in lines]
     for point in itertools.chain(*lines):
         below, above = _bars([point])
         strokes.append([(point.bytes, _rise(point) - below[0]), (point.bytes, _rise(point) + above[0])])
-    # Every stroke at 20 places of each of its parts, in fractions of the axes.
+    # Every line at 20 points of each segment, in fractions of the axes.
     seen = []
     for stroke in strokes:
         ends_N2 = (axis.transData - axis.transAxes).transform(stroke)
@@ -128,12 +128,12 @@ def _free_corner(axis: Axes, lines: Sequence[Sequence[_File]]) -> tuple[bool, bo
         seen.append(np.stack([np.interp(at_S, np.arange(len(stroke)), ends_N) for ends_N in ends_N2.T], axis=-1))
     seen_S2 = np.concatenate(seen)
     corners = ((False, False), (True, True), (True, False), (False, True))
-    near = (0.36, 0.27)  # of the axes' width and height: what the label takes
+    near = (0.36, 0.27)  # size of the label in fractions of the axes
     return next((c for c in corners if not np.any(np.all(np.abs(seen_S2 - c) < near, axis=-1))), corners[0])
 
 
 def _linear_up_to(rises: Sequence[float]) -> float:
-    """The power of ten at or below the least rise that is told from none."""
+    """End of the linear part of the axis: the power of ten at or below the smallest rise."""
     least = min((rise for rise in rises if rise >= _LEAST), default=_MOST)
     return min(_MOST, max(_LEAST, 10.0 ** math.floor(math.log10(least))))
 

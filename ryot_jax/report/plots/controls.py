@@ -9,7 +9,7 @@ from ryot_jax.report.words import interval, number, spaced
 
 
 def controls(results: Results) -> Figure | None:
-    """Ratio of times of each timing control: block pairs, interval, and the ratio that is true."""
+    """Draws the ratio of times of each timing control: block pairs, interval, and the true ratio."""
     timed = _timed_controls(results)
     if not timed:
         return None
@@ -32,7 +32,7 @@ def controls(results: Results) -> Figure | None:
 
 
 def describe_controls(results: Results) -> str:
-    """The controls in words."""
+    """Describes the controls in words."""
     words = (
         f"{spaced(c.name)} {number(c.estimate, '.4f')} (interval {interval(c.ci, '.4f')}), true ratio "
         f"{number(c.injected, '.4g')}"
@@ -42,7 +42,7 @@ def describe_controls(results: Results) -> str:
 
 
 def _timed_controls(results: Results) -> list[tuple[Control, float]]:
-    """The controls that measured a ratio of times, with it."""
+    """The timing controls, each with its ratio of times."""
     if results.controls is None:
         return []
     return [(control, control.estimate) for control in results.controls.items if control.estimate is not None]

@@ -23,21 +23,21 @@ from ryot_jax.report.words import (
 
 _ENTROPIES = {"unigram": style.GREY, "bigram": style.GREEN}
 _Positions = Callable[[ArmResult], list[float]]
-_MOST_PAIRS = 24  # rows of the plot of loss differences
+_MOST_PAIRS = 24  # largest number of rows in the plot of loss differences
 
 
 def convergence(results: Results) -> Figure | None:
-    """Held-out loss of every arm against steps, with the target and the entropies of the same targets as lines."""
+    """Draws the held-out loss of every arm against steps, with the target loss and the n-gram entropies as lines."""
     return _curves(results, "training steps", "step", lambda arm: [0, *(epoch.step for epoch in arm.epochs)])
 
 
 def wall_clock(results: Results) -> Figure | None:
-    """Held-out loss of every arm against its training seconds, with the target that is the baseline's final loss."""
+    """Draws the held-out loss of every arm against its training seconds, with the target loss as a line."""
     return _curves(results, "training seconds (compilation and evaluation apart)", "seconds", _seconds)
 
 
 def paired_loss(results: Results) -> Figure | None:
-    """Difference of held-out losses by training pair and in all with its interval, and the margins it is held to."""
+    """Draws the loss difference of each training pair and of all with its interval, and the margins."""
     comparison = results.comparison
     if comparison is None or comparison.heldout_loss_difference.estimate is None:
         return None
@@ -47,19 +47,23 @@ def paired_loss(results: Results) -> Figure | None:
         comparison.heldout_loss_difference.estimate,
     )
     pairs = comparison.training_pairs if len(comparison.training_pairs) > 1 else []
-    shown = [(pair.seed, pair.loss_difference) for pair in pairs if pair.loss_difference is not None][:_MOST_PAIRS]
-    made, (axis,) = style.figure(height=2.3 + 0.2 * len(shown))
+    differences = [(pair.seed, pair.loss_difference) for pair in pairs if pair.loss_difference is not None][
+        :_MOST_PAIRS
+    ]
+    made, (axis,) = style.figure(height=2.3 + 0.2 * len(differences))
     axis.axvspan(-tests.tight_margin, tests.tight_margin, color=style.SKY, alpha=0.25, label="tight margin")
     for side in (-1, 1):
         axis.axvline(side * tests.margin, color=style.INK, linestyle="--", linewidth=1.2, label="margin")
     axis.axvline(0.0, color=style.GREY, linestyle=":", linewidth=1.2)
-    for row, (_, difference) in enumerate(shown):
+    for row, (_, difference) in enumerate(differences):
         axis.plot(difference, row, "o", color=style.BLUE, label="training pair")
-    last = len(shown)
+    last = len(differences)
     if loss.ci95 is not None:
         axis.plot(loss.ci95, [last, last], color=style.VERMILLION, linewidth=2.5, label="95 % interval")
     axis.plot(estimate, last, "D", color=style.VERMILLION, label="mean")
-    axis.set_yticks(range(last + 1), [*(f"seed {seed}" for seed, _ in shown), "all" if shown else "one pair"])
+    axis.set_yticks(
+        range(last + 1), [*(f"seed {seed}" for seed, _ in differences), "all" if differences else "one pair"]
+    )
     axis.set_ylim(last + 0.6, -0.6)
     axis.margins(x=0.08)
     names = f"{comparison.optimized} - {comparison.baseline}"
@@ -69,27 +73,27 @@ def paired_loss(results: Results) -> Figure | None:
 
 
 def describe_convergence(results: Results) -> str:
-    """The curves in words."""
+    """Describes the curves in words."""
     arms = (
         f"{name} from {number(arm.initial_heldout_loss)} to {number(arm.final_heldout_loss)}"
         for name, arm in ordered_arms(results).items()
     )
     entropies = results.entropies
     lines = [f"{kind} entropy {entropies[kind]:.3f}" for kind in _ENTROPIES if entropies.get(kind) is not None]
-    return f"{_loss_words(results)}: {', '.join([*arms, *lines])}{_target_words(results)}."
+    return f"{_loss_label(results)}: {', '.join([*arms, *lines])}{_target_label(results)}."
 
 
 def describe_wall_clock(results: Results) -> str:
-    """The ends of the curves in words."""
+    """Describes the ends of the curves in words."""
     arms = (
         f"{name} ends at {number(arm.final_heldout_loss)} after {duration(arm.train_seconds)} s"
         for name, arm in ordered_arms(results).items()
     )
-    return f"{_loss_words(results)} against training seconds: {', '.join(arms)}{_target_words(results)}."
+    return f"{_loss_label(results)} against training seconds: {', '.join(arms)}{_target_label(results)}."
 
 
 def describe_paired_loss(results: Results) -> str:
-    """The difference and its margins in words."""
+    """Describes the loss difference and its margins in words."""
     loss, tests = results.compared.heldout_loss_difference, results.compared.loss_tests
     return (
         f"Optimized minus baseline: {number(loss.estimate, '+.4f')}{loss_unit(results)}, 95 % interval "
@@ -98,12 +102,12 @@ def describe_paired_loss(results: Results) -> str:
     )
 
 
-def _loss_words(results: Results) -> str:
+def _loss_label(results: Results) -> str:
     return f"{loss_name(results).capitalize()}{' in nats per token' if of_language_model(results) else ''}"
 
 
 def _curves(results: Results, xlabel: str, axis_name: str, positions: _Positions) -> Figure | None:
-    """The curves of all arms; `axis_name` is the field of `time_to_target` that is in the unit of the x axis."""
+    """Draws the curves of all arms; `axis_name` is the field of `time_to_target` in the unit of the x axis."""
     curves = {name: _known(positions(arm), _losses(arm)) for name, arm in ordered_arms(results).items()}
     if not any(len(x) > 1 for x, _ in curves.values()):
         return None
@@ -131,7 +135,7 @@ def _draw_target(axis: Axes, results: Results, axis_name: str) -> None:
     for index, name in enumerate(ordered_arms(results)):
         reached = getattr(results.compared.time_to_target.arms[name], axis_name)
         if reached is not None:
-            # From the target down to the axis, where the position is read.
+            # A line from the target down to the axis, where the position is read.
             look: dict[str, Any] = {"color": style.COLOURS[index], "linestyle": style.DASHES[index]}
             axis.vlines(reached, bottom, target, linewidth=1.6, **look)
             axis.plot(reached, target, "x", color=style.COLOURS[index], markersize=8, markeredgewidth=2)
@@ -142,7 +146,7 @@ def _target(results: Results) -> float | None:
     return None if comparison is None else comparison.time_to_target.target_loss
 
 
-def _target_words(results: Results) -> str:
+def _target_label(results: Results) -> str:
     target = _target(results)
     if target is None:
         return ""

@@ -12,7 +12,7 @@ from ryot_jax.report.words import ordered_arms, percent
 
 
 def roofline(results: Results) -> Figure | None:
-    """FLOP/s of each arm over its arithmetic intensity, under the roofs that were measured."""
+    """Draws the FLOP/s of each arm over its arithmetic intensity, under the measured roofs."""
     points = _roofline_points(results)
     roofs = _roofs(results, {point.arm.dtype for point in points})
     if not points:
@@ -38,7 +38,7 @@ def roofline(results: Results) -> Figure | None:
 
 
 def describe_roofline(results: Results) -> str:
-    """Where each arm stands in words."""
+    """Describes the place of each arm under its roof in words."""
     words = (
         f"{point.name} {point.y:,.1f} GFLOP/s at {point.x:,.1f} FLOP per byte, "
         f"{percent(point.arm.share, '.0f')} of its roof"
@@ -48,11 +48,11 @@ def describe_roofline(results: Results) -> str:
 
 
 def _roofs(results: Results, dtypes: set[str]) -> list[tuple[str, float]]:
-    """Peak of each dtype that is used: what its products attain, or those of float32 that it is converted to."""
+    """Peak FLOP/s of each used dtype: that of its products, or of float32 products after conversion if higher."""
     if results.roofline is None:
         return []
-    found = results.roofline.peaks.matmul_flops
-    peaks = {dtype: max(found[dtype] or 0.0, found.get("float32") or 0.0) for dtype in found if dtype in dtypes}
+    rates = results.roofline.peaks.matmul_flops
+    peaks = {dtype: max(rates[dtype] or 0.0, rates.get("float32") or 0.0) for dtype in rates if dtype in dtypes}
     return [(dtype, peak) for dtype, peak in peaks.items() if peak]
 
 
@@ -66,7 +66,7 @@ class _Point(NamedTuple):
 
 
 def _roofline_points(results: Results) -> list[_Point]:
-    """Each arm that was measured."""
+    """The measured arms as points."""
     if results.roofline is None:
         return []
     arms = results.roofline.arms

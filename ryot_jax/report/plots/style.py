@@ -1,6 +1,6 @@
-"""How every plot looks: size, colours, markers, and names that matplotlib reads as nothing but text.
+"""The style of all plots: size, colours, markers, and escaped names.
 
-Colours are those of Okabe and Ito, told apart by colour-blind people; arms differ in marker and dash too.
+Colours are those of Okabe and Ito, which colour-blind people can distinguish; arms also differ in marker and dash.
 """
 
 import functools
@@ -20,11 +20,11 @@ COLOURS = (BLUE, VERMILLION)
 MARKERS = ("o", "s")
 DASHES = ("-", "--")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++")
-WIDTH = 4.9  # inches: two beside each other on a wide screen, and one on a telephone, are still read
-MOST_MARKERS = 120  # of a line; with more points every second, third, ... has one
-MOST_CHARACTERS = 28  # of a name in a plot; tables hold it whole
+WIDTH = 4.9  # inches: legible two abreast on a wide screen and alone on a telephone
+MOST_MARKERS = 120  # per line; with more points every second, third, ... has a marker
+MOST_CHARACTERS = 28  # per name in a plot; tables hold the whole name
 STYLE = {
-    "font.family": "DejaVu Sans",  # the one that comes with matplotlib: the same plot on every machine
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so that plots are the same on every machine
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -40,14 +40,14 @@ STYLE = {
 def figure(
     rows: int = 1, columns: int = 1, *, height: float = 3.8, share_x: bool = False, ratios: Sequence[float] = ()
 ) -> tuple[Figure, list[Axes]]:
-    """A figure and its axes, without pyplot, which picks a display and keeps figures.
+    """Makes a figure and its axes without pyplot, which selects a display and keeps figures alive.
 
     Args:
-      rows: of axes.
-      columns: of axes.
-      height: inches.
-      share_x: whether axes over each other have one x axis.
-      ratios: relative heights of the rows; empty: all alike.
+      rows: number of rows of axes.
+      columns: number of columns of axes.
+      height: height in inches.
+      share_x: whether the axes of a column share one x axis.
+      ratios: relative heights of the rows; empty: all equal.
     """
     made = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(made)
@@ -60,7 +60,7 @@ def figure(
 
 
 def legend(made: Figure, axes: Sequence[Axes], columns: int = 2) -> None:
-    """One legend of all axes under the figure, where no curve can run through it; names are shown once."""
+    """Adds one legend of all axes below the figure, clear of the curves; each name appears once."""
     handles: dict[str, Artist] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -72,7 +72,7 @@ def legend(made: Figure, axes: Sequence[Axes], columns: int = 2) -> None:
 
 
 def arm_style(index: int, points: int) -> dict[str, Any]:
-    """Colour, marker and dash of the arm at `index`; the second is dashed, so that both are seen where they agree."""
+    """Colour, marker and dash of the arm at `index`; the second arm is dashed, so that equal curves both show."""
     return {
         "color": COLOURS[index % 2],
         "marker": MARKERS[index % 2],
@@ -83,9 +83,9 @@ def arm_style(index: int, points: int) -> dict[str, Any]:
 
 
 def plain(text: str, most: int = MOST_CHARACTERS) -> str:
-    """`text` as matplotlib shows it character by character: short, and without what the font lacks.
+    """`text` as a literal label: shortened to `most` characters, without characters that the font lacks.
 
-    Between two dollar signs matplotlib would read mathematics, so they are escaped.
+    Dollar signs are escaped, as matplotlib would read mathematics between two of them.
     """
     font = _font()
     line = " ".join(str(text).split())

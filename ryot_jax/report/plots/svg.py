@@ -1,4 +1,4 @@
-"""A matplotlib figure as an SVG element that can stand inside an HTML page."""
+"""A matplotlib figure as an SVG element for an HTML page."""
 
 import io
 import re
@@ -10,28 +10,28 @@ from ryot_jax.runtime.console import printable
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
-_LONG = re.compile(r"-?\d+\.\d{3,}")  # numbers of paths: two digits behind the point are finer than any screen
+_LONG = re.compile(r"-?\d+\.\d{3,}")  # coordinates of paths: two decimals are finer than any screen
 
 
 def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
-    """The figure as one `<svg>` element with the same bytes every time.
+    """Renders the figure as one reproducible `<svg>` element.
 
-    Its ids begin with `name`, as a page holds many figures; it names no date, no program and no style of the page.
+    Its ids begin with `name`, as a page holds many figures; date, program and page-wide styles are removed.
 
     Args:
       figure: drawn under the settings of `style.STYLE` and a fixed `svg.hashsalt`.
-      name: of the figure within its page: letters, digits and underscores.
-      title: what the figure shows.
-      description: what is seen in it.
+      name: name of the figure within its page: letters, digits and underscores.
+      title: title of the figure.
+      description: description of the figure in words.
     """
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", _XLINK)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
-    root = ET.fromstring(buffer.getvalue())  # comments, which hold the plot's texts, go here
+    root = ET.fromstring(buffer.getvalue())  # parsing drops comments, which hold the plot's texts
     for parent in root.iter():
         for child in list(parent):
-            # The metadata are the date and the program; the style would hold for the whole page.
+            # The metadata hold date and program; the style would apply to the whole page.
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
@@ -39,7 +39,7 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         _rename(element, name)
         if "d" in element.attrib:
             element.set("d", _LONG.sub(lambda match: f"{float(match[0]):.2f}", element.attrib["d"]))
-    for attribute in ("width", "height"):  # the page decides; the viewBox keeps the shape
+    for attribute in ("width", "height"):  # the page sets the size; the viewBox keeps the aspect ratio
         root.attrib.pop(attribute)
     root.set("role", "img")
     root.set("aria-labelledby", f"{name}-title {name}-desc")
@@ -51,12 +51,12 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
 
 
 def _packed(text: str | None) -> str | None:
-    """The text without the blanks that indent the file, which would be a fifth of a page."""
+    """The text without the indentation of the file, which would be a fifth of a page."""
     return text if text and text.strip() else None
 
 
 def _rename(element: ET.Element, name: str) -> None:
-    """Puts `name` before the element's id and before the ids that it refers to."""
+    """Prefixes the element's id, and the ids that it refers to, with `name`."""
     for key, value in element.attrib.items():
         if key == "id":
             element.set(key, f"{name}-{value}")

@@ -10,11 +10,11 @@ from ryot_jax.comparison.schema import BlockTimes, ComparisonResult, Results
 from ryot_jax.report.plots import style
 from ryot_jax.report.words import counted, duration, interval, number, percent
 
-_MOST_ROWS = 24  # training pairs and processes in the forest plot
+_MOST_ROWS = 24  # largest number of training pairs and processes in the forest plot
 
 
 def step_time(results: Results) -> Figure | None:
-    """Milliseconds per step of every block pair, and the speed-up with its interval below."""
+    """Draws the milliseconds per step of every block pair, and below them the speed-up with its interval."""
     blocks = _blocks(results)
     if not blocks:
         return None
@@ -25,19 +25,19 @@ def step_time(results: Results) -> Figure | None:
     for number_, name in enumerate(milliseconds):
         times.plot(index, milliseconds[name], label=style.plain(name), **style.arm_style(number_, len(blocks)))
     times.set_ylabel("ms per step")
-    # From zero, so that the gap between the lines is seen at its true proportion.
+    # The axis starts at zero, so that the gap between the lines is in true proportion.
     times.set_ylim(0, 1.1 * max(values.max() for values in milliseconds.values()) or 1.0)
     if speed.ci95 is not None:
         ratios.axhspan(*speed.ci95, color=style.PURPLE, alpha=0.3, label="95 % interval of the mean")
     known = [(i, block.ratio) for i, block in zip(index, blocks, strict=True) if block.ratio is not None]
     every = max(1, -(-len(known) // style.MOST_MARKERS))
-    shown: dict[str, Any] = {
+    look: dict[str, Any] = {
         "color": style.INK,
         "linestyle": "none" if every == 1 else "-",
         "linewidth": 0.8,
         "markevery": every,
     }
-    ratios.plot([i for i, _ in known], [r for _, r in known], marker=".", label="block pair", **shown)
+    ratios.plot([i for i, _ in known], [r for _, r in known], marker=".", label="block pair", **look)
     ratios.set(xlabel="block pair", ylabel="speed-up (ratio)")
     ratios.margins(y=0.25)
     ratios.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -47,7 +47,7 @@ def step_time(results: Results) -> Figure | None:
 
 
 def step_time_distribution(results: Results) -> Figure | None:
-    """Share of blocks at or below each time per step, for each arm on its own scale."""
+    """Draws the share of blocks at or below each time per step, each arm on its own scale."""
     milliseconds = _milliseconds(results)
     if not milliseconds:
         return None
@@ -65,7 +65,7 @@ def step_time_distribution(results: Results) -> Figure | None:
 
 
 def paired_speedup(results: Results) -> Figure | None:
-    """Speed-up of every block pair, training pair and process, and in all with its interval, beside 1."""
+    """Draws the speed-up of every block pair, training pair and process, and overall with its interval, beside 1."""
     comparison = results.comparison
     if comparison is None or comparison.step_time_speedup.estimate is None:
         return None
@@ -106,7 +106,7 @@ def paired_speedup(results: Results) -> Figure | None:
 
 
 def describe_step_time(results: Results) -> str:
-    """The drift in words."""
+    """Describes the drift of the step times in words."""
     words = (
         f"{name} between {duration(values.min())} and {duration(values.max())} ms, {duration(values[0])} in the first "
         f"block and {duration(values[-1])} in the last"
@@ -116,7 +116,7 @@ def describe_step_time(results: Results) -> str:
 
 
 def describe_step_time_distribution(results: Results) -> str:
-    """The quartiles in words."""
+    """Describes the quartiles of the step times in words."""
     words = (
         f"{name} lower quartile {duration(low)}, median {duration(middle)}, upper quartile {duration(high)} ms"
         for name, values in _milliseconds(results).items()
@@ -126,7 +126,7 @@ def describe_step_time_distribution(results: Results) -> str:
 
 
 def describe_paired_speedup(results: Results) -> str:
-    """The estimate, the spread and the noise floor in words."""
+    """Describes estimate, spread and noise floor of the speed-up in words."""
     comparison, controls = results.compared, results.controls
     speed = comparison.step_time_speedup
     ratios = [block.ratio for block in speed.blocks if block.ratio is not None]
@@ -139,7 +139,7 @@ def describe_paired_speedup(results: Results) -> str:
 
 
 def _levels(comparison: ComparisonResult) -> list[tuple[str, float]]:
-    """The repetitions above blocks: training pairs by seed, and fresh processes."""
+    """Speed-ups of the repetitions above blocks: training pairs by seed, and fresh processes."""
     pairs = comparison.training_pairs if len(comparison.training_pairs) > 1 else []
     rows = [(f"seed {pair.seed}", pair.speedup) for pair in pairs]
     rows += [(f"process {process.index}", process.speedup) for process in comparison.processes]

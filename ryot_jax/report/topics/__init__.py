@@ -1,1 +1,1 @@
-"""The content of reports, one file per topic: its sentence, tables, section, limits and advice."""
+"""The content of reports, one module per topic: its sentence, tables, section, limits and advice."""

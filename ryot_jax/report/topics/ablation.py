@@ -1,6 +1,6 @@
-"""The outcome of an ablation for a terminal: one sentence, the effects of each optimization, and how they meet.
+"""The outcome of an ablation for a terminal: one sentence, the effect of each optimization, and their interaction.
 
-Plain ASCII of at most 100 columns, drawn from the attribution alone.
+Plain ASCII of at most 100 columns, a pure function of the attribution.
 """
 
 import math
@@ -15,30 +15,30 @@ from ryot_jax.report.words import NOTHING, interval, number
 _WIDTH = 100
 
 
-def lines(found: Attribution, warnings: Sequence[str]) -> list[str]:
+def lines(effects: Attribution, warnings: Sequence[str]) -> list[str]:
     """The summary of an ablation, line by line.
 
     Args:
-      found: what each optimization brings.
+      effects: the effect of each optimization.
       warnings: sentences for the reader.
     """
-    tests = sum(effect.p is not None for player in found.players for effect in (player.alone, player.left_out))
+    tests = sum(effect.p is not None for player in effects.players for effect in (player.alone, player.left_out))
     return [
         *_wrapped(
-            f"With {_all(found.players)} on, a step is {_ratio(found.total)} times as fast: "
-            f"{found.full_ms:,.2f} ms instead of {found.baseline_ms:,.2f}. Ranges are 95 % intervals over "
-            f"{found.rounds} rounds."
+            f"With {_all(effects.players)} on, a step is {_ratio(effects.total)} times as fast: "
+            f"{effects.full_ms:,.2f} ms instead of {effects.baseline_ms:,.2f}. Ranges are 95 % intervals over "
+            f"{effects.rounds} rounds."
         ),
         "",
-        *_effects(found.players),
+        *_effects(effects.players),
         "",
         *_wrapped("Alone: time of the baseline / time of the baseline with it on. Above 1 it helps.", "  "),
         *_wrapped("Left out: time of all but it / time of all. Above 1 it helps beside the others.", "  "),
         *_wrapped(f"Holm p: that the ratio is 1 (sign-flip test), corrected for all {tests} of these tests.", "  "),
         "",
-        *_shares(found),
+        *_shares(effects),
         "",
-        *_wrapped(_interaction(found)),
+        *_wrapped(_interaction(effects)),
         *(line for warning in warnings for line in _wrapped(f"warning: {warning}", "  ")),
     ]
 
@@ -63,8 +63,8 @@ def _effects(players: Sequence[PlayerEffects]) -> list[str]:
     return _grid(header, rows)
 
 
-def _shares(found: Attribution) -> list[str]:
-    players = found.players
+def _shares(effects: Attribution) -> list[str]:
+    players = effects.players
     shapley = [player.shapley for player in players if player.shapley is not None]
     if len(shapley) < len(players):
         return _wrapped(
@@ -80,12 +80,12 @@ def _shares(found: Attribution) -> list[str]:
     ]
 
 
-def _interaction(found: Attribution) -> str:
-    """Whether the parts multiply, in words."""
-    interaction, total = found.interaction, found.total.estimate
+def _interaction(effects: Attribution) -> str:
+    """Describes the interaction in words: whether the effects multiply."""
+    interaction, total = effects.interaction, effects.total.estimate
     if interaction.estimate is None:
         return "Interaction: not known, as not every optimization was timed alone."
-    if len(found.players) == 1:
+    if len(effects.players) == 1:
         return "Interaction: none, as there is one optimization."
     product = (total or 0.0) / interaction.estimate
     text = (

@@ -1,4 +1,4 @@
-"""The outcome of both arms side by side."""
+"""The outcomes of both arms side by side."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,7 +18,7 @@ from ryot_jax.report.words import (
 
 
 def deltas(results: Results) -> Table:
-    """Baseline | optimized | delta, or one column for a single arm."""
+    """Table of the arms: baseline, optimized and delta, or one column for a single arm."""
     arms = ordered_arms(results)
     unit, held_out = loss_unit(results), loss_name(results) == "held-out loss"
     rows = [_row(titled("final training loss", unit), arms, lambda arm: arm.final_train_loss, _loss, difference=True)]
@@ -44,7 +44,7 @@ def deltas(results: Results) -> Table:
 
 
 def section(results: Results) -> list[Part | None]:
-    """The table alone."""
+    """The section with the table of the arms."""
     return [deltas(results)]
 
 
@@ -56,7 +56,7 @@ def _row(
     *,
     difference: bool = False,
 ) -> tuple[str, ...]:
-    """A row of the table of deltas: `words` says a value, the delta is a difference or else a percentage."""
+    """A row of the table: `words` formats a value; the delta is a difference if `difference`, else a percentage."""
     values = [value(arm) for arm in arms.values()]
     cells = tuple(words(one) for one in values)
     if len(values) == 1:

@@ -1,4 +1,4 @@
-"""The effect of each optimization, as `ryot ablate` found it."""
+"""The effect of each optimization, as measured by `ryot ablate`."""
 
 from ryot_jax.comparison.attribution import Effect
 from ryot_jax.comparison.schema import Results
@@ -7,13 +7,13 @@ from ryot_jax.report.words import NOTHING, counted, duration, interval, number
 
 
 def sentence(results: Results) -> str | None:
-    """The speed-up of all optimizations and how they interact; None where they were not ablated."""
-    found = results.attribution
-    if found is None:
+    """One sentence on the total speed-up and the interaction of optimizations; None without an ablation."""
+    attribution = results.attribution
+    if attribution is None:
         return None
-    total, interaction = found.total, found.interaction
+    total, interaction = attribution.total, attribution.interaction
     text = (
-        f"Attribution: all {len(found.players)} optimizations together are {number(total.estimate)} times as "
+        f"Attribution: all {len(attribution.players)} optimizations together are {number(total.estimate)} times as "
         f"fast (95 % interval {interval(total.ci95)})"
     )
     if interaction.estimate is not None:
@@ -25,9 +25,9 @@ def sentence(results: Results) -> str | None:
 
 
 def table(results: Results) -> Table | None:
-    """Effect of each optimization alone, left out, and by its Shapley value; None where they were not ablated."""
-    found = results.attribution
-    if found is None:
+    """Table of the effect of each optimization alone, left out, and by Shapley value; None without an ablation."""
+    attribution = results.attribution
+    if attribution is None:
         return None
     header = ("optimization", "implementation", "alone", "p (Holm)", "left out", "p (Holm)", "Shapley factor")
     rows = [
@@ -40,23 +40,23 @@ def table(results: Results) -> Table | None:
             number(player.left_out.p_holm, ".2g"),
             NOTHING if player.shapley is None else _with_interval(player.shapley),
         )
-        for player in found.players
+        for player in attribution.players
     ]
-    rows.append(("all together", "", _with_interval(found.total), "", "", "", ""))
-    rows.append(("interaction", "", _with_interval(found.interaction), "", "", "", ""))
-    caption = f"Speed-up by optimization (ratios with 95 % intervals, {counted(found.rounds, 'round')})"
+    rows.append(("all together", "", _with_interval(attribution.total), "", "", "", ""))
+    rows.append(("interaction", "", _with_interval(attribution.interaction), "", "", "", ""))
+    caption = f"Speed-up by optimization (ratios with 95 % intervals, {counted(attribution.rounds, 'round')})"
     return Table(caption, header, tuple(rows), numeric=True)
 
 
 def section(results: Results) -> list[Part | None]:
-    """The effects; nothing where they were not measured."""
+    """The section on the effects; empty without an ablation."""
     if results.attribution is None:
         return []
-    found = results.attribution
+    attribution = results.attribution
     return [
         Paragraph(
-            f"{sentence(results)} A step takes {duration(found.baseline_ms)} ms with nothing on "
-            f"and {duration(found.full_ms)} ms with everything on. Alone: baseline / (baseline + it). Left "
+            f"{sentence(results)} A step takes {duration(attribution.baseline_ms)} ms with nothing on "
+            f"and {duration(attribution.full_ms)} ms with everything on. Alone: baseline / (baseline + it). Left "
             "out: (everything - it) / everything. p values are corrected for their number after Holm. Shapley "
             "factors average over all orders of switching on; their product is the whole speed-up."
         ),

@@ -1,4 +1,4 @@
-"""Limits of a run and next steps, collected from the topics."""
+"""The limits of a run and the next steps, collected from the topics."""
 
 from ryot_jax.comparison.schema import Results
 from ryot_jax.report.parts import Bullets, Part
@@ -6,7 +6,7 @@ from ryot_jax.report.topics import compression, controls, losses, pairs, rooflin
 
 
 def not_shown(results: Results) -> list[str]:
-    """Conclusions that a reader must not draw from this run."""
+    """Conclusions that this run does not support, one sentence each."""
     return [
         *pairs.limits(results),
         *controls.limits(results),
@@ -19,15 +19,15 @@ def not_shown(results: Results) -> list[str]:
 
 
 def next_steps(results: Results) -> list[str]:
-    """Next steps, by the outcome of criteria, controls and measurements."""
-    found = [
+    """Advised next steps, from the outcome of criteria, controls and measurements."""
+    steps = [
         *controls.advice(results),
         *verdict.advice(results),
         *roofline.advice(results),
         *pairs.advice(results),
         *compression.advice(results),
     ]
-    return found or [
+    return steps or [
         "Train a second arm (comparison.arms) to compare with this one."
         if results.comparison is None
         else "Repeat on the machine that the speed-up is to be claimed for."

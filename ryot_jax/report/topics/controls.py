@@ -1,4 +1,4 @@
-"""The controls, and the noise floor that the placebo gives."""
+"""The controls, and the noise floor measured by the placebo."""
 
 from ryot_jax.comparison.schema import Results
 from ryot_jax.report.parts import Paragraph, Part, Pictures, Table
@@ -6,7 +6,7 @@ from ryot_jax.report.words import duration, percent, pick, spaced
 
 
 def noise_floor(results: Results) -> str | None:
-    """How small a speed-up is still told from noise, by the placebo control; None where no controls were run."""
+    """One sentence on the noise floor from the placebo; None if no controls were run."""
     controls = results.controls
     if controls is None:
         return None
@@ -19,7 +19,7 @@ def noise_floor(results: Results) -> str | None:
 
 
 def table(results: Results) -> Table | None:
-    """Control | what was done | target | actual | verdict; None where none were run."""
+    """Table of the controls: procedure, target, outcome and verdict; None if none were run."""
     if results.controls is None:
         return None
     rows = tuple((spaced(c.name), c.description, c.target, c.actual, c.verdict) for c in results.controls.items)
@@ -29,7 +29,7 @@ def table(results: Results) -> Table | None:
 
 
 def section(results: Results) -> list[Part | None]:
-    """The outcome of the controls."""
+    """The section on the controls."""
     controls = results.controls
     if controls is None:
         why = (

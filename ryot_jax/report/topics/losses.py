@@ -1,32 +1,32 @@
-"""The losses over steps and seconds, and when each arm reached the baseline's final one."""
+"""The losses over steps and seconds, and the time at which each arm reached the baseline's final loss."""
 
 from ryot_jax.comparison.schema import Epoch, ReachedTarget, Results
 from ryot_jax.report.parts import Paragraph, Part, Pictures, Table, sentence_or_none
 from ryot_jax.report.words import NOTHING, duration, item_name, loss_name, loss_unit, number, ordered_arms, pick
 
-MOST_EPOCHS = 100  # rows of the epoch table; of longer runs it shows every second, third, ... epoch
+MOST_EPOCHS = 100  # rows of the epoch table; longer runs show every second, third, ... epoch
 
 
 def time_to_target(results: Results) -> str | None:
-    """When each arm reached the baseline's final held-out loss; None for a single arm or no held-out loss."""
+    """One sentence on the time of each arm to the target loss; None for a single arm or without held-out loss."""
     comparison = results.comparison
     if comparison is None or comparison.time_to_target.target_loss is None:
         return None
-    found = comparison.time_to_target
-    reached = "; ".join(_reached(name, found.arms[name]) for name in ordered_arms(results))
-    text = f"Time to target ({loss_name(results)} {found.target_loss:.4f}, the baseline's final one): {reached}"
-    if found.speedup is not None:
-        text += f"; {found.speedup:.3f} times as fast, {number(found.speedup_with_compile)} with compilation counted"
+    target = comparison.time_to_target
+    reached = "; ".join(_reached(name, target.arms[name]) for name in ordered_arms(results))
+    text = f"Time to target ({loss_name(results)} {target.target_loss:.4f}, the baseline's final one): {reached}"
+    if target.speedup is not None:
+        text += f"; {target.speedup:.3f} times as fast, {number(target.speedup_with_compile)} with compilation counted"
     return text + "."
 
 
 def target_table(results: Results) -> Table | None:
-    """Steps and seconds until each arm reached the target; None for a single arm or no held-out loss."""
+    """Table of steps and seconds until each arm reached the target loss; None if there is no target."""
     comparison = results.comparison
     if comparison is None or comparison.time_to_target.target_loss is None:
         return None
-    found = comparison.time_to_target
-    arms = [(name, found.arms[name]) for name in ordered_arms(results)]
+    target = comparison.time_to_target
+    arms = [(name, target.arms[name]) for name in ordered_arms(results)]
     rows = [
         (
             name,
@@ -36,14 +36,14 @@ def target_table(results: Results) -> Table | None:
         )
         for name, arm in arms
     ]
-    rows.append(("speed-up", "", number(found.speedup), number(found.speedup_with_compile)))
+    rows.append(("speed-up", "", number(target.speedup), number(target.speedup_with_compile)))
     header = ("", "step", "training seconds", "with compilation")
-    caption = f"Time to the target, a {loss_name(results)} of {found.target_loss:.4f}{loss_unit(results)}"
+    caption = f"Time to the target, a {loss_name(results)} of {target.target_loss:.4f}{loss_unit(results)}"
     return Table(caption, header, tuple(rows), numeric=True)
 
 
 def epochs(results: Results) -> Table:
-    """Per-epoch losses, seconds and tokens/s of each arm; of long runs every second, third, ... epoch."""
+    """Table of losses, seconds and tokens/s per epoch and arm; of long runs every second, third, ... epoch."""
     arms = ordered_arms(results)
     header = ["epoch"]
     for name in arms:
@@ -53,13 +53,13 @@ def epochs(results: Results) -> Table:
     missing = (NOTHING,) * 4
     rows = [(str(n), *(cell for name in arms for cell in of_arm[name].get(n, missing))) for n in known]
     every = -(-len(rows) // MOST_EPOCHS) or 1
-    shown = rows[::-1][::every][::-1]  # counted from the last, which is always there
+    sampled = rows[::-1][::every][::-1]  # counted from the last epoch, which is always included
     caption = "Epochs" if every == 1 else f"Epochs: one in {every} of {len(rows):,}; results.json holds all"
-    return Table(caption, tuple(header), tuple(shown), numeric=True)
+    return Table(caption, tuple(header), tuple(sampled), numeric=True)
 
 
 def section(results: Results) -> list[Part | None]:
-    """The curves and the epochs."""
+    """The section with the loss curves and the table of epochs."""
     return [
         sentence_or_none(time_to_target(results)),
         Pictures(("convergence", "wall_clock")),
@@ -69,14 +69,14 @@ def section(results: Results) -> list[Part | None]:
 
 
 def limits(results: Results) -> list[str]:
-    """Limits of the time to target."""
+    """Limits of the time to target, one sentence each."""
     if results.comparison is None or results.comparison.time_to_target.speedup is None:
         return []
     return ["Time to target is interpolated between evaluations of one training pair, without an interval."]
 
 
 def limits_of_data(results: Results) -> list[str]:
-    """Limits of the losses: other data."""
+    """Limits of the losses on other data, one sentence each."""
     if loss_name(results) != "held-out loss":
         return ["Nothing was held out: the losses are training losses, and say nothing of other data."]
     return [

@@ -1,4 +1,4 @@
-"""The effect with its interval and tests, pair by pair, seed by seed and process by process."""
+"""The effect with its interval and tests, overall and by training pair and process."""
 
 from ryot_jax.comparison.schema import LossTestsOfMargins, Results
 from ryot_jax.report.parts import Paragraph, Part, Pictures, Table
@@ -17,7 +17,7 @@ from ryot_jax.report.words import (
 
 
 def seed_noise(results: Results) -> str | None:
-    """Whether other seeds were tried; None for a single arm."""
+    """One sentence on whether several seeds were trained; None for a single arm."""
     comparison = results.comparison
     if comparison is None:
         return None
@@ -28,7 +28,7 @@ def seed_noise(results: Results) -> str | None:
 
 
 def effect(results: Results) -> Table | None:
-    """Speed-up and loss difference with their intervals and tests; None for a single arm."""
+    """Table of speed-up and loss difference with intervals and tests; None for a single arm."""
     comparison = results.comparison
     if comparison is None:
         return None
@@ -66,7 +66,7 @@ def effect(results: Results) -> Table | None:
 
 
 def training_pairs(results: Results) -> Table | None:
-    """One row a pair of training runs; None where there is one alone."""
+    """Table with one row per training pair; None if there is only one."""
     comparison = results.comparison
     if comparison is None or len(comparison.training_pairs) < 2:
         return None
@@ -88,7 +88,7 @@ def training_pairs(results: Results) -> Table | None:
 
 
 def processes(results: Results) -> Table | None:
-    """One row a fresh process; None where there was none."""
+    """Table with one row per fresh process; None if there was none."""
     comparison = results.comparison
     if comparison is None or not comparison.processes:
         return None
@@ -107,7 +107,7 @@ def processes(results: Results) -> Table | None:
 
 
 def section(results: Results) -> list[Part | None]:
-    """The effect, and what it is taken over."""
+    """The section on the effect and its unit of analysis."""
     comparison = results.comparison
     if comparison is None:
         return [Paragraph("No pairs: a single arm was trained, and nothing was compared.")]
@@ -124,7 +124,7 @@ def section(results: Results) -> list[Part | None]:
 
 
 def limits(results: Results) -> list[str]:
-    """Limits of the effect: other seeds, machines and compilations."""
+    """Limits of the effect on other seeds, machines and compilations, one sentence each."""
     comparison = results.comparison
     if comparison is None:
         return []
@@ -151,7 +151,7 @@ def limits(results: Results) -> list[str]:
 
 
 def advice(results: Results) -> list[str]:
-    """Repetitions that are due before a difference or a small speed-up is claimed."""
+    """Advice on repetitions needed before a difference or a small speed-up can be claimed."""
     comparison = results.comparison
     if comparison is None:
         return []

@@ -14,13 +14,13 @@ _REDRAW = (
 
 
 def config_differences(results: Results) -> Table | None:
-    """Config fields in which the arms differ; None where none does."""
+    """Table of the config fields in which the arms differ; None if there are none."""
     rows = tuple((d.field, d.baseline, d.optimized) for d in results.config_differences)
     return Table("Config fields that differ", ("field", "baseline", "optimized"), rows) if rows else None
 
 
 def optimizations(results: Results) -> Table | None:
-    """Each optimization, what it promises, and the proof that it is on; None where the results name none."""
+    """Table of the optimizations, their promise, and the proof that they are on; None if the results name none."""
     rows = tuple(
         (
             o.name,
@@ -36,13 +36,13 @@ def optimizations(results: Results) -> Table | None:
 
 
 def artifacts(results: Results) -> Table | None:
-    """Files of the run, by path within the run directory; None where the results name nothing."""
+    """Table of the files of the run, by path within the run directory; None if the results name none."""
     rows = tuple((name, str(path)) for name, path in results.artifacts.items())
     return Table("Files within the run directory", ("artifact", "path"), rows) if rows else None
 
 
 def facts(results: Results) -> Table:
-    """Data, hashes and manifest, one field a row."""
+    """Table of data, hashes and manifest, one field per row."""
     rows = [(f"data: {key}", value) for key, value in _flat(results.data)]
     rows += [
         ("initial weights sha256", results.initial_params_hash),
@@ -53,7 +53,7 @@ def facts(results: Results) -> Table:
 
 
 def config_section(results: Results) -> list[Part | None]:
-    """Differences of the arms in config and optimizations."""
+    """The section on the differences of the arms in config and optimizations."""
     differ = config_differences(results)
     if results.comparison is None:
         why = "There is one arm: nothing differs."
@@ -65,7 +65,7 @@ def config_section(results: Results) -> list[Part | None]:
 
 
 def manifest_section(results: Results) -> list[Part | None]:
-    """Warnings, data, machine and versions."""
+    """The section with warnings, data, machine and versions."""
     warnings = results.warnings
     return [
         Bullets(tuple(warnings)) if warnings else Paragraph("No warnings."),
@@ -75,7 +75,7 @@ def manifest_section(results: Results) -> list[Part | None]:
 
 
 def artifacts_section(results: Results) -> list[Part | None]:
-    """The files of the run."""
+    """The section with the files of the run."""
     return [artifacts(results) or Paragraph("The results name no files.")]
 
 

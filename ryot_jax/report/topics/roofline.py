@@ -1,4 +1,4 @@
-"""Where each arm stands under the roof of the machine, and the memory that it takes."""
+"""The place of each arm under the roof of the machine, and the memory that it takes."""
 
 from ryot_jax.comparison.schema import ArmUnderRoof, Results
 from ryot_jax.report.parts import Paragraph, Part, Pictures, Table
@@ -6,17 +6,17 @@ from ryot_jax.report.words import duration, mebibytes, number, ordered_arms, per
 
 
 def sentence(results: Results) -> str | None:
-    """Where each arm stands under its roof; None where it was not measured."""
+    """One sentence on the share of its roof that each arm attains; None if it was not measured."""
     if results.roofline is None:
         return None
     arms = results.roofline.arms
     known = [name for name in ordered_arms(results) if name in arms]
-    words = "; ".join(f"{name} {_in_words(arms[name])}" for name in known)
+    words = "; ".join(f"{name} {_describe_arm(arms[name])}" for name in known)
     return f"Roofline: {words}."
 
 
 def table(results: Results) -> Table | None:
-    """Where each arm stands under its roof; None where it was not measured."""
+    """Table of the arms under their roofs; None if the roofline was not measured."""
     if results.roofline is None:
         return None
     header = (
@@ -29,21 +29,21 @@ def table(results: Results) -> Table | None:
 
 
 def peaks(results: Results) -> Table | None:
-    """Measured peaks of the machine; None where it was not."""
+    """Table of the measured peaks of the machine; None if they were not measured."""
     if results.roofline is None:
         return None
-    found = results.roofline.peaks
-    sources = found.sources
+    measured = results.roofline.peaks
+    sources = measured.sources
     rows = [
         (f"matrix product, {dtype}", f"{scaled(rate, 1e9)} GFLOP/s", sources.get(dtype, ""))
-        for dtype, rate in found.matmul_flops.items()
+        for dtype, rate in measured.matmul_flops.items()
     ]
-    rows.append(("memory traffic", f"{scaled(found.copy_bytes, 1e9)} GB/s", sources.get("memory", "")))
+    rows.append(("memory traffic", f"{scaled(measured.copy_bytes, 1e9)} GB/s", sources.get("memory", "")))
     return Table("Peaks of this machine, as measured", ("", "rate", "by"), tuple(rows), numeric=True)
 
 
 def memory(results: Results) -> Table:
-    """Memory of each arm's step, and of the whole process."""
+    """Table of the memory of each arm's step and of the whole process."""
     rows = [
         (f"{name}: arguments and temporaries of the compiled step", mebibytes(arm.memory_bytes))
         for name, arm in ordered_arms(results).items()
@@ -53,7 +53,7 @@ def memory(results: Results) -> Table:
 
 
 def section(results: Results) -> list[Part | None]:
-    """The arms, the peaks and the memory."""
+    """The section on the roofline: arms, peaks and memory."""
     parts: list[Part | None] = [
         Paragraph(sentence(results) or "The roofline was not measured in this run."),
         Pictures(("roofline",)),
@@ -64,7 +64,7 @@ def section(results: Results) -> list[Part | None]:
     return parts
 
 
-def _in_words(arm: ArmUnderRoof) -> str:
+def _describe_arm(arm: ArmUnderRoof) -> str:
     if arm.flops_per_second is None:
         return "was not measured"
     share = percent(arm.share, ".0f")
@@ -95,7 +95,7 @@ def _peak(results: Results) -> int | None:
 
 
 def limits(results: Results) -> list[str]:
-    """Limits of the roofline."""
+    """Limits of the roofline, one sentence each."""
     if results.roofline is None:
         return ["How near the arms come to what this machine can do was not measured."]
     return [

@@ -1,4 +1,4 @@
-"""Reaching the baseline's final loss by schedule and recipe: a sentence, a caution, two tables."""
+"""The trainings by step schedule and recipe to the baseline's final loss: a sentence, a caution, two tables."""
 
 from collections.abc import Sequence
 
@@ -15,29 +15,29 @@ CAUTION = (
 
 
 def section(results: Results) -> list[Part | None]:
-    """The trainings, their shares and their steps; nothing where no training came to its end."""
-    found = results.time_to_loss
-    if found is None or not found.trainings:
+    """The section on the trainings, their shares and their steps; empty if no training finished."""
+    measured = results.time_to_loss
+    if measured is None or not measured.trainings:
         return []
-    return [Paragraph(what_was_done(found)), shares(results), steps(found), Paragraph(CAUTION)]
+    return [Paragraph(what_was_done(measured)), shares(results), steps(measured), Paragraph(CAUTION)]
 
 
 def sentence(results: Results) -> str | None:
-    """Shares of the baseline's time, part by part; None where nothing was trained to its end."""
-    found, comparison = results.time_to_loss, results.comparison
-    if found is None or comparison is None or not found.trainings:
+    """One sentence on the share of the baseline's time by training; None if no training finished."""
+    measured, comparison = results.time_to_loss, results.comparison
+    if measured is None or comparison is None or not measured.trainings:
         return None
-    trainings = found.trainings
+    trainings = measured.trainings
     speed = comparison.step_time_speedup.estimate
     kernels = "" if speed is None else f"kernels {number(1 / speed)}; "
     return (
-        f"Share of the baseline's time to its final loss of {found.target_loss:.4f} (one seed, compilation apart): "
+        f"Share of the baseline's time to its final loss of {measured.target_loss:.4f} (one seed, compilation apart): "
         f"{kernels}{'; '.join(map(_share, trainings))}."
     )
 
 
 def _with(training: Training) -> str:
-    """Names of what differs from the baseline."""
+    """The differences of a training from the baseline, by name."""
     return f"kernels, {'schedule, recipe' if training.name == 'both' else training.name}"
 
 
@@ -52,14 +52,14 @@ def _unless_reached(training: Training) -> str:
     return f" (not reached: {change})" if training.reached is False else f" (not told whether reached: {change})"
 
 
-def what_was_done(found: TimeToLoss) -> str:
-    """How the times came about."""
-    recipes = sorted({", ".join(training.recipe) for training in found.trainings if training.recipe})
+def what_was_done(measured: TimeToLoss) -> str:
+    """One paragraph on the procedure behind the times."""
+    recipes = sorted({", ".join(training.recipe) for training in measured.trainings if training.recipe})
     recipe = f" Recipe: {'; '.join(recipes)}." if recipes else ""
-    unplanned = sum(training.unplanned_compilations for training in found.trainings)
+    unplanned = sum(training.unplanned_compilations for training in measured.trainings)
     return (
         "From fresh weights of the same seed, with the kernels of the optimized arm as far as the recipe allows, "
-        f"{counted(len(found.trainings), 'training')} to the end of a plan that the config gives.{recipe} Steps of "
+        f"{counted(len(measured.trainings), 'training')} to the end of a plan that the config gives.{recipe} Steps of "
         "the optimized arm were timed before and after each: a share is of what that arm's whole training takes at "
         "that time, and by the paired speed-up of the baseline's. The executed steps were those of the plan, and "
         f"{counted(unplanned, 'program')} had to be compiled while they ran. What a kind of steps saves is against its "
@@ -69,9 +69,9 @@ def what_was_done(found: TimeToLoss) -> str:
 
 
 def shares(results: Results) -> Table:
-    """Each training with its time and its loss, beside kernels alone."""
-    comparison, found = results.comparison, results.time_to_loss
-    assert comparison is not None and found is not None, "for runs with such trainings"
+    """Table of each training with its time and loss, beside the kernels alone."""
+    comparison, measured = results.comparison, results.time_to_loss
+    assert comparison is not None and measured is not None, "for runs with such trainings"
     baseline, optimized = (results.arms[name] for name in (comparison.baseline, comparison.optimized))
     speed = comparison.step_time_speedup.estimate
     rows = [
@@ -81,7 +81,7 @@ def shares(results: Results) -> Table:
             duration(baseline.train_seconds),
             "1",
             "1",
-            number(found.target_loss, ".4f"),
+            number(measured.target_loss, ".4f"),
             "",
             "",
         ),
@@ -95,7 +95,7 @@ def shares(results: Results) -> Table:
             number(comparison.heldout_loss_difference.estimate, "+.4f"),
             interval(comparison.heldout_loss_difference.ci95, "+.3f"),
         ),
-        *(_row(training) for training in found.trainings),
+        *(_row(training) for training in measured.trainings),
     ]
     header = (
         *("", "tokens", "s", "share of baseline's time", "compilation counted"),
@@ -124,11 +124,11 @@ def _row(training: Training) -> tuple[str, ...]:
     )
 
 
-def steps(found: TimeToLoss) -> Table:
-    """Steps of each training by program: how many, how long, and whether they repaid its compilation."""
+def steps(measured: TimeToLoss) -> Table:
+    """Table of the steps of each training by program: number, seconds, and whether they repaid its compilation."""
     rows = tuple(
         (_with(training) if i == 0 else "", *_kind(kind))
-        for training in found.trainings
+        for training in measured.trainings
         for i, kind in enumerate(training.kinds)
     )
     header = ("", "steps", "batch", "length", "layers", "ms a step", "s compiling", "s saved", "repaid")

@@ -1,4 +1,4 @@
-"""Step times block by block, and what compiling the programs costs beside them."""
+"""Step times by block, and the cost of compiling the programs."""
 
 from ryot_jax.comparison.schema import Results
 from ryot_jax.report.parts import Paragraph, Part, Pictures, Table, sentence_or_none
@@ -6,7 +6,7 @@ from ryot_jax.report.words import duration, ordered_arms
 
 
 def break_even(results: Results) -> str | None:
-    """After how many steps a longer compilation is paid back; None for a single arm."""
+    """One sentence on the number of steps that repay a longer compilation; None for a single arm."""
     comparison = results.comparison
     if comparison is None:
         return None
@@ -24,7 +24,7 @@ def break_even(results: Results) -> str | None:
 
 
 def compilation_not_measured(results: Results) -> list[str]:
-    """What of cold and warm compilation was not measured, one sentence each."""
+    """The times of cold and warm compilation that were not measured, one sentence each."""
     arms = ordered_arms(results)
     sentences = []
     cached = [name for name, arm in arms.items() if arm.compiled_from_cache]
@@ -40,7 +40,7 @@ def compilation_not_measured(results: Results) -> list[str]:
 
 
 def compilation(results: Results) -> Table:
-    """Seconds of compilation by part, anew and from the cache, beside the step that they buy."""
+    """Table of the seconds of compilation by part, cold and from the warm cache, beside the step time."""
     arms = ordered_arms(results)
     parts = list(dict.fromkeys(part for arm in arms.values() for part in arm.compile_parts))
     header = ("", *(f"{part} (s)" for part in parts), "in all (s)", "from the cache (s)", "step, median (ms)")
@@ -58,7 +58,7 @@ def compilation(results: Results) -> Table:
 
 
 def step_time_section(results: Results) -> list[Part | None]:
-    """Step times block by block."""
+    """The section on step times by block."""
     comparison = results.comparison
     if comparison is None:
         return [Paragraph("Step times are kept block by block where two arms are compared; here there is one.")]
@@ -71,7 +71,7 @@ def step_time_section(results: Results) -> list[Part | None]:
 
 
 def compilation_section(results: Results) -> list[Part | None]:
-    """Seconds of compilation, and when they are paid back."""
+    """The section on the seconds of compilation and their break-even."""
     return [
         compilation(results),
         sentence_or_none(break_even(results)),
@@ -81,5 +81,5 @@ def compilation_section(results: Results) -> list[Part | None]:
 
 
 def limits(results: Results) -> list[str]:
-    """Costs that step times and throughput leave out."""
+    """Costs that step times and throughput do not include, one sentence each."""
     return [] if results.comparison is None else ["Compile time is apart from the step times and from the throughput."]

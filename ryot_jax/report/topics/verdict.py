@@ -1,4 +1,4 @@
-"""The verdict in one sentence, the criteria, and what was stated of them before the run."""
+"""The verdict in one sentence, the criteria, and the estimands stated before the run."""
 
 from ryot_jax.comparison.schema import Results
 from ryot_jax.report.parts import Paragraph, Part, Table
@@ -16,7 +16,7 @@ def headline(results: Results) -> str:
 
 
 def criteria_passed(results: Results) -> str:
-    """How many criteria and controls passed."""
+    """One sentence on the number of criteria and controls that passed."""
     criteria = results.criteria
     passed = sum(criterion.verdict == "PASS" for criterion in criteria)
     text = f"{passed} of {counted_criteria(len(criteria))} passed"
@@ -28,18 +28,18 @@ def criteria_passed(results: Results) -> str:
 
 
 def counted_criteria(n: int) -> str:
-    """`1 criterion`, `9 criteria`."""
+    """A number of criteria in words: `1 criterion`, `9 criteria`."""
     return "1 criterion" if n == 1 else f"{n} criteria"
 
 
 def criteria(results: Results) -> Table:
-    """Criterion | target | actual | verdict."""
+    """Table of the criteria: target, outcome and verdict."""
     rows = tuple((spaced(c.name), c.target, c.actual, c.verdict) for c in results.criteria)
     return Table("Each criterion with its target", ("criterion", "target", "actual", "verdict"), rows)
 
 
 def estimands(results: Results) -> Table | None:
-    """The estimands stated before the first step; None where nothing was stated."""
+    """Table of the estimands stated before the first step; None if none were stated."""
     stated = results.estimands
     if stated is None:
         return None
@@ -48,7 +48,7 @@ def estimands(results: Results) -> Table | None:
 
 
 def section(results: Results) -> list[Part | None]:
-    """The criteria with their targets, and the statement."""
+    """The section with the criteria, their targets, and the statement."""
     stated = results.estimands
     if stated is None:
         return [criteria(results), Paragraph("This run did not state beforehand what it would measure.")]
@@ -61,12 +61,12 @@ def section(results: Results) -> list[Part | None]:
 
 
 def advice(results: Results) -> list[str]:
-    """Advice about the criteria that did not pass, each once."""
+    """Advice about the criteria that did not pass, without repetition."""
     return list(dict.fromkeys(criterion.advice for criterion in results.criteria if criterion.advice))
 
 
 def _reasons(results: Results) -> list[str]:
-    """Names of the criteria, and of the controls, that made a verdict what it is."""
+    """Names of the criteria and controls that determine the verdict."""
     verdict = results.verdict
     reasons = [c.name for c in results.criteria if c.verdict == verdict]
     if verdict == "INCONCLUSIVE" and results.controls is not None:

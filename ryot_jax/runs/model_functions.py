@@ -1,4 +1,4 @@
-"""The model that is compressed, as functions of its parameters, and the windows of text that it is judged on."""
+"""A model as functions of its parameters, for compression, and the windows of text that it is judged on."""
 
 import dataclasses
 import functools
@@ -17,19 +17,19 @@ from ryot_jax.optimizations import KernelPlan
 from ryot_jax.runs.session import Session
 from ryot_jax.training.evaluation import Evaluator, make_evaluator
 
-ALL_SEQUENCES = 2**31 - 1  # as many as the text has
+ALL_SEQUENCES = 2**31 - 1  # every sequence of the text
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """The model as functions of parameters and batch.
+class ModelFunctions:
+    """A model as functions of (parameters, batch).
 
     Attributes:
-      graphdef: the module.
-      loss: mean cross-entropy, with the reference kernels, which work under every transformation.
-      fast_loss: the same with the kernels that this machine has.
-      logits: float32[B, T, V].
-      sequence_losses: sums of cross-entropies and numbers of targets by sequence.
+      graphdef: the module without its weights.
+      loss: mean cross-entropy in nats/token, with the reference kernels, which work under every transformation.
+      fast_loss: `loss` with the fastest kernels of this machine.
+      logits: logits, float32[B, T, V].
+      sequence_losses: sum of cross-entropies and number of targets of each sequence.
     """
 
     graphdef: functional.GraphDef
@@ -39,10 +39,10 @@ class Subject:
     sequence_losses: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
     @classmethod
-    def of(cls, session: Session, model: ModelConfig) -> "Subject":
-        """The model of a checkpoint of this session, whose layers are not stacked."""
+    def of(cls, session: Session, model: ModelConfig) -> "ModelFunctions":
+        """Makes the functions of a model of this session whose layers are not stacked."""
         graphdef = functional.graph(model)
-        # Rounding to bfloat16 would drown the small rises that are measured.
+        # Rounding to bfloat16 would exceed the small rises of the loss that are measured.
         fast = session.resolve_unmeasured(activations="off", dropout="off", dispatch="off").plan
 
         def mean_loss(plan: KernelPlan, params: Any, batch: Any) -> jax.Array:
@@ -64,12 +64,12 @@ class Subject:
         )
 
     def evaluator(self, ids: np.ndarray, config: ConfigDict, sequences: int, params: Any) -> Evaluator:
-        """Losses of trees like `params` on windows of the text, evenly spread over it; at most `sequences`."""
+        """Makes an evaluator, for trees like `params`, on at most `sequences` windows spread evenly over the text."""
         return make_evaluator(self.sequence_losses, _windows(ids, config, sequences), params)
 
 
 def batches(ids: np.ndarray, config: ConfigDict, sequences: int) -> list[dict[str, np.ndarray]]:
-    """Windows of the text in batches of `evaluation.batch_size`, evenly spread over it; at most `sequences`."""
+    """At most `sequences` windows spread evenly over the text, in batches of `evaluation.batch_size`."""
     stacked = _windows(ids, config, sequences)
     return [{name: array[i] for name, array in stacked.items()} for i in range(len(stacked["targets"]))]
 

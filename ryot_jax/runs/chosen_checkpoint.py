@@ -1,4 +1,4 @@
-"""Which checkpoint of which run a command begins with; no JAX is needed to find out."""
+"""The checkpoint of a run that a command takes, found without importing JAX."""
 
 import dataclasses
 from pathlib import Path
@@ -12,11 +12,11 @@ from ryot_jax.runtime.run_directory import RunDirectory, find_run
 
 @dataclasses.dataclass(frozen=True)
 class ChosenCheckpoint:
-    """A checkpoint by name.
+    """The name of a checkpoint.
 
     Attributes:
-      run: a run directory that exists.
-      arm: one of its arms, or a training beside them.
+      run: path of an existing run directory.
+      arm: name of an arm, or of a training beside the arms.
       checkpoint: 'best' or 'latest'.
     """
 
@@ -26,7 +26,7 @@ class ChosenCheckpoint:
 
 
 def best_of(directory: RunDirectory, arm: str) -> ChosenCheckpoint:
-    """The checkpoint of an arm with the lowest held-out loss, which need not be its last."""
+    """The checkpoint of an arm with the lowest held-out loss."""
     return ChosenCheckpoint(directory.path, arm, "best")
 
 
@@ -36,19 +36,19 @@ def choose(
     """Finds a checkpoint and the config of its training.
 
     Args:
-      workdir: where run directories are.
-      run_name: as `find_run` takes it.
-      arm: None: the last one of the comparison.
-      checkpoint: None: the best one, or of an imported model, whose loss is not known, the latest.
+      workdir: folder of the run directories.
+      run_name: name of the run, see `find_run`.
+      arm: name of the arm; None: the last one of the comparison.
+      checkpoint: 'best' or 'latest'; None: the best, or the latest of an imported model, whose loss is not known.
 
     Raises:
-      ConfigError: there is no such run, or it has no such arm.
+      ConfigError: the run does not exist, or has no such arm.
     """
     run = find_run(workdir, run_name)
     config = load(str(run.config), ())
     arms = config.comparison.arms
     kept = [training.name for training in SCHEDULED_TRAININGS if run.config_of(training.name).is_file()]
-    if arm in kept:  # its model may be another one than that of the arms
+    if arm in kept:  # its model may differ from that of the arms
         config = load(str(run.config_of(arm)), ())
     elif arm is not None and arm not in arms:
         raise ConfigError(f"--arm={arm}: run {run.path} has the arms {', '.join((*arms, *kept))}")

@@ -1,4 +1,4 @@
-"""The stage that makes the text ready: token ids, the run's tokenizer, and the entropies that the model has to beat."""
+"""The stage that prepares the text: token ids, the run's tokenizer, and the n-gram entropies to beat."""
 
 from ryot_jax.data.entropy import NgramEntropies, ngram_entropies
 from ryot_jax.data.pipeline import Corpus
