@@ -100,7 +100,10 @@ class Implementation:
       equivalence: its promise against the reference.
       probe: proof from a compiled program that it is on; None: it is the reference.
       refusal: why it cannot take the work; None: it can.
-      drawback: why 'auto' leaves it though it could take the work, given all wishes; None: it does not.
+      drawback: why 'auto' never takes it though it could take the work, given all wishes: its numbers are others, or not
+        to be trusted here. None: there is no such reason.
+      doubt: why 'auto' takes it only where a measurement of this machine chose it, given all wishes: it may not be
+        faster. None: there is no such reason.
       require: raises for dtypes of float operands and outcomes that it cannot take, or that it cannot take here.
       where: the machines or models that it is for, for the documentation; Markdown, may be empty.
       rounding: dtype that products round their operands to; '': the one between the ops.
@@ -114,6 +117,7 @@ class Implementation:
     probe: Probe | None = None
     refusal: Callable[[Spec], str | None] = _none
     drawback: Callable[[Spec, Wishes], str | None] = _none
+    doubt: Callable[[Spec, Wishes], str | None] = _none
     require: "Callable[[frozenset[np.dtype[Any]]], None]" = _none
     where: str = ""
     rounding: str = ""

@@ -84,9 +84,11 @@ def resolve(wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None) -> Reso
 
     Args:
       wanted: name -> 'off' (the reference), 'auto' (what `lookup` knows, else the first implementation in order of
-        preference that supports the work) or the name of an implementation. What is not named is off.
+        preference that supports the work and has no drawback or doubt) or the name of an implementation. What is not
+        named is off.
       spec: the work and the machine; `activations` is set here.
-      lookup: choices of before, see `kernels.choice.cache`. One that cannot take the work any more is passed over.
+      lookup: choices of before, see `kernels.choice.cache`: they overrule a doubt. One that cannot take the work any
+        more, or has a drawback, is passed over.
 
     Raises:
       ConfigError: an unknown optimization or implementation, or a named one that cannot take the work, with the reason.

@@ -9,7 +9,7 @@ from ryot_jax.runtime.hlo import Array, Program
 STEPS_PER_CALL = 5
 
 
-def _drawback(spec: Spec, wanted: Wishes) -> str | None:
+def _doubt(spec: Spec, wanted: Wishes) -> str | None:
     del wanted
     # On a CPU the host dispatches on a core that the kernels want; beside an accelerator it has one of its own.
     return None if spec.platform == "cpu" else f"it was measured on CPUs, not on {spec.platform}"
@@ -38,7 +38,7 @@ OPTIMIZATION = Optimization(
         "scan": Implementation(
             equivalence="allclose",
             probe=_scanned_steps,
-            drawback=_drawback,
+            doubt=_doubt,
             where="not with `pmap`; `auto`: on CPUs",
         ),
     },
