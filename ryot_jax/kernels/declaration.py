@@ -100,8 +100,8 @@ class Implementation:
       equivalence: its promise against the reference.
       probe: proof from a compiled program that it is on; None: it is the reference.
       refusal: why it cannot take the work; None: it can.
-      drawback: why 'auto' never takes it though it could take the work, given all wishes: its numbers are others, or not
-        to be trusted here. None: there is no such reason.
+      drawback: why 'auto' never takes it though it could take the work, given all wishes: its numbers are others, or
+        not to be trusted here. None: there is no such reason.
       doubt: why 'auto' takes it only where a measurement of this machine chose it, given all wishes: it may not be
         faster. None: there is no such reason.
       require: raises for dtypes of float operands and outcomes that it cannot take, or that it cannot take here.
@@ -179,6 +179,8 @@ class Optimization:
       implementations: by name, the reference first, then in order of preference.
       place: rank in plans and tables; those of one rank are in alphabetical order.
       note: more of the description, for the documentation; Markdown.
+      exclusion: why a training with this config cannot have it in any implementation but the reference; the config's
+        sections by name. None: it can.
       sets: field of `Spec` that is the choice, for optimizations that are resolved after it; '': none.
       plan_without: name of the plan in which whole steps are timed with the reference in its place, where no benchmark
         of its own measures it; '': nothing measures it.
@@ -189,6 +191,7 @@ class Optimization:
     implementations: Mapping[str, Implementation]
     place: int = 100
     note: str = ""
+    exclusion: Callable[[Mapping[str, Any]], str | None] = _none
     sets: str = ""
     plan_without: str = ""
 

@@ -3,7 +3,16 @@
 The learning rate's schedule and what is decayed are the caller's, and so is whether its optimizer is AdamW.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ryot_jax.kernels.declaration import Modules, Op
+
+
+def _exclusion(config: Mapping[str, Any]) -> str | None:
+    optimizer = config["training"]["optimizer"]
+    return None if optimizer == "adamw" else f"the kernel takes steps of adamw, not of {optimizer}"
+
 
 OP = Op(
     name="optimizer",
@@ -13,5 +22,6 @@ OP = Op(
     functions=("adamw", "AdamWStep"),
     implementations=Modules(__name__, order=("cpu",)),
     is_benchmarked=False,  # it has no gradients, as the others have; whole steps are timed with it and without it
+    exclusion=_exclusion,
     plan_without="static order, XLA's AdamW",
 )
