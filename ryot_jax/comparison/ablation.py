@@ -18,6 +18,7 @@ from ryot_jax.data.batches import training_iterator
 from ryot_jax.kernels import Spec
 from ryot_jax.kernels.declaration import Evidence
 from ryot_jax.optimizations import KernelPlan, Resolution, resolve
+from ryot_jax.optimizations.dispatch import OPTIMIZATION as DISPATCH
 from ryot_jax.optimizations.dispatch import steps_per_call
 from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
@@ -89,7 +90,7 @@ def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequenc
     together = steps_per_call(KernelPlan(**{name: plan[name] for name in names}))
     if block_steps % together:
         raise ConfigError(
-            f"--block_steps={block_steps} must be a multiple of {together}: optimizations.dispatch=scan takes "
+            f"--block_steps={block_steps} must be a multiple of {together}: {DISPATCH.switch}=scan takes "
             f"{together} steps a call, and the rest of a block would be taken one by one"
         )
     full = frozenset(names)
