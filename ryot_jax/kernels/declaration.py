@@ -101,7 +101,7 @@ class Implementation:
       probe: proof from a compiled program that it is on; None: it is the reference.
       refusal: why it cannot take the work; None: it can.
       drawback: why 'auto' never takes it though it could take the work, given all wishes: its numbers are others, or
-        not to be trusted here. None: there is no such reason.
+        not to be trusted here, or there is more to it than `Spec` tells. None: there is no such reason.
       doubt: why 'auto' takes it only where a measurement of this machine chose it, given all wishes: it may not be
         faster. None: there is no such reason.
       require: raises for dtypes of float operands and outcomes that it cannot take, or that it cannot take here.

@@ -9,7 +9,7 @@ from ryot_jax.kernels import Spec, cpu
 from ryot_jax.kernels.gpu import pallas
 from ryot_jax.kernels.resolution import Choice, measurable, supported, tunable
 from ryot_jax.machine import processor
-from ryot_jax.optimizations import BY_NAME, KernelPlan, resolve
+from ryot_jax.optimizations import BY_NAME, KernelPlan, exclusions, resolve, resolve_to_rounding
 from ryot_jax.runtime.errors import ConfigError
 
 SPEC = Spec(
@@ -162,6 +162,33 @@ def test_rounded_weights_are_had_by_name_alone():
     assert resolve({"qat": "round"}, spec=SPEC).reasons["qat"] == "asked for"
     with pytest.raises(ConfigError, match=r"optimizations\.qat = 'int4': not an implementation.*'round'"):
         resolve({"qat": "int4"}, spec=SPEC)
+
+
+@pytest.mark.parametrize(("built", "bf16"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_plan_to_rounding_has_the_reference_where_more_than_rounding_would_differ(machine, built, bf16):
+    machine(built=built, bf16=bf16)
+    spec = dataclasses.replace(SPEC, dropout=0.1)
+    wanted = {**ALL_AUTO, "dropout": "hash", "qat": "round"}
+    assert "statistical" in {o.promise(resolve(wanted, spec=spec).plan) for o in BY_NAME.values()}
+    plan = resolve_to_rounding(wanted, spec=spec).plan
+    assert all(o.promise(plan) != "statistical" for o in BY_NAME.values())
+    assert plan == KernelPlan(
+        **(CPP if built else {"linear_cross_entropy": "xla", "attention": "xla"}), dispatch="scan"
+    )
+
+
+def test_what_a_config_excludes_is_told_by_the_optimization_itself():
+    def found(optimizer="adamw", parallelism="jit", block_steps=100):
+        training = {"optimizer": optimizer, "parallelism": parallelism}
+        return exclusions({"training": training, "comparison": {"block_steps": block_steps}})
+
+    assert found() == {} == found(block_steps=10)
+    assert found(optimizer="lion") == {"optimizer": "the kernel takes steps of adamw, not of lion"}
+    assert found(parallelism="pmap") == found(parallelism="pmap", block_steps=2)
+    assert found(parallelism="pmap") == {"dispatch": "pmap takes one step a call"}
+    assert found(block_steps=9)["dispatch"].startswith(
+        "half a block of comparison.block_steps = 9 steps is over before"
+    )
 
 
 def test_several_steps_a_call_are_what_auto_takes_on_a_cpu_and_elsewhere_where_asked_for(machine):
