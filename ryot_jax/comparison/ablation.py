@@ -18,7 +18,8 @@ from ryot_jax.data.batches import training_iterator
 from ryot_jax.kernels import Spec
 from ryot_jax.kernels.declaration import Evidence
 from ryot_jax.optimizations import KernelPlan, Resolution, resolve
-from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
+from ryot_jax.optimizations.dispatch import OPTIMIZATION as DISPATCH
+from ryot_jax.optimizations.dispatch import steps_per_call
 from ryot_jax.runtime import hlo
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.runtime.progress import format_duration
@@ -86,10 +87,11 @@ def design(optimized: Resolution, spec: Spec, *, block_steps: int, only: Sequenc
     """
     chosen = _players(optimized, only)
     plan, names = optimized.plan, [player.name for player in chosen]
-    if "dispatch" in names and block_steps % STEPS_PER_CALL:
+    together = steps_per_call(KernelPlan(**{name: plan[name] for name in names}))
+    if block_steps % together:
         raise ConfigError(
-            f"--block_steps={block_steps} must be a multiple of {STEPS_PER_CALL}: optimizations.dispatch=scan takes "
-            f"{STEPS_PER_CALL} steps a call, and the rest of a block would be taken one by one"
+            f"--block_steps={block_steps} must be a multiple of {together}: {DISPATCH.switch}=scan takes "
+            f"{together} steps a call, and the rest of a block would be taken one by one"
         )
     full = frozenset(names)
     variants: dict[Subset, Variant] = {}

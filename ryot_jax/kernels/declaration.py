@@ -99,7 +99,10 @@ class Implementation:
       equivalence: its promise relative to the reference.
       probe: proof from a compiled program that it is on; None: it is the reference.
       refusal: (work) -> reason why it cannot run; None: it can.
-      drawback: (work, wishes) -> reason why 'auto' passes it over although it could run; None: it does not.
+      drawback: (work, wishes) -> reason why 'auto' never takes it although it could run: its numbers differ by more
+        than rounding, or cannot be trusted here, or `Spec` does not tell enough. None: no such reason.
+      doubt: (work, wishes) -> reason why 'auto' takes it only if a measurement on this machine chose it: it may not be
+        faster. None: no such reason.
       require: raises for dtypes of float operands and results that it does not support, in general or on this machine.
       where: the machines or models that it is for, for the documentation; Markdown, may be empty.
       rounding: dtype that products round their operands to; '': the dtype between the ops.
@@ -113,6 +116,7 @@ class Implementation:
     probe: Probe | None = None
     refusal: Callable[[Spec], str | None] = _none
     drawback: Callable[[Spec, Wishes], str | None] = _none
+    doubt: Callable[[Spec, Wishes], str | None] = _none
     require: "Callable[[frozenset[np.dtype[Any]]], None]" = _none
     where: str = ""
     rounding: str = ""
@@ -174,6 +178,8 @@ class Optimization:
       implementations: by name, the reference first, then in order of preference.
       place: rank in plans and tables; equal ranks are in alphabetical order.
       note: continuation of the description, for the documentation; Markdown.
+      exclusion: (config, its sections by name) -> reason why a training with it must use the reference; None: it need
+        not.
       sets: field of `Spec` that receives the choice, for optimizations that are resolved later; '': none.
       plan_without: name of the plan in which whole steps are timed with the reference in its place, for an
         optimization without its own benchmark; '': nothing measures it.
@@ -184,6 +190,7 @@ class Optimization:
     implementations: Mapping[str, Implementation]
     place: int = 100
     note: str = ""
+    exclusion: Callable[[Mapping[str, Any]], str | None] = _none
     sets: str = ""
     plan_without: str = ""
 

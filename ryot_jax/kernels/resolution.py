@@ -40,6 +40,12 @@ def tunable(optimization: Optimization, spec: Spec) -> list[str]:
     return [name for name in supported(optimization, spec) if optimization.implementations[name].is_tunable]
 
 
+def measurable(optimization: Optimization, spec: Spec, wanted: Wishes) -> list[str]:
+    """Those of `tunable` that 'auto' takes where they are the fastest: all without a drawback."""
+    names = tunable(optimization, spec)
+    return [name for name in names if optimization.implementations[name].drawback(spec, wanted) is None]
+
+
 def resolve(
     optimizations: Sequence[Optimization], wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None
 ) -> dict[str, Choice]:
@@ -48,9 +54,11 @@ def resolve(
     Args:
       optimizations: all optimizations; one that sets a field of the work precedes those that depend on it.
       wanted: name -> 'off' (the reference), 'auto' (the choice of `lookup`, else the first implementation in order of
-        preference that supports the work) or the name of an implementation. An optimization not named is off.
+        preference that supports the work and has no drawback or doubt) or the name of an implementation. An
+        optimization not named is off.
       spec: the work and the machine.
-      lookup: earlier choices, see `choice.cache`. One that can no longer take the work is passed over.
+      lookup: earlier choices, see `choice.cache`, which overrule a doubt. One that can no longer take the work, or has
+        a drawback, is passed over.
 
     Raises:
       ConfigError: an unknown optimization or implementation, or a named one that cannot take the work, with the reason.
@@ -92,6 +100,7 @@ def _automatic(optimization: Optimization, wanted: Wishes, spec: Spec, known: Ch
         return known
     refusals: list[str] = []
     for name, reason in reasons_against.items():
+        reason = reason or optimization.implementations[name].doubt(spec, wanted)
         if reason is None:
             return Choice(name, "; ".join(["auto: first in order that this machine supports", *refusals]))
         refusals.append(f"not {name}: {reason}")

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ryot_jax.kernels.catalogue import ops
 from ryot_jax.kernels.declaration import Optimization, Spec, Wishes, shown
@@ -84,9 +85,11 @@ def resolve(wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None) -> Reso
 
     Args:
       wanted: name -> 'off' (the reference), 'auto' (the choice of `lookup`, else the first implementation in order of
-        preference that supports the work) or the name of an implementation. An optimization not named is off.
+        preference that supports the work and has no drawback or doubt) or the name of an implementation. An
+        optimization not named is off.
       spec: the work and the machine; `activations` is set here.
-      lookup: earlier choices, see `kernels.choice.cache`. One that can no longer take the work is passed over.
+      lookup: earlier choices, see `kernels.choice.cache`, which overrule a doubt. One that can no longer take the work,
+        or has a drawback, is passed over.
 
     Raises:
       ConfigError: an unknown optimization or implementation, or a named one that cannot take the work, with the reason.
@@ -94,6 +97,30 @@ def resolve(wanted: Wishes, *, spec: Spec, lookup: Lookup | None = None) -> Reso
     choices = _resolve(OPTIMIZATIONS, wanted, spec=spec, lookup=lookup)
     plan = KernelPlan(**{name: choice.implementation for name, choice in choices.items()})
     return Resolution(plan, {name: choice.reason for name, choice in choices.items()})
+
+
+def resolve_to_rounding(wanted: Wishes, *, spec: Spec) -> Resolution:
+    """Resolve wishes by the static order, with the reference wherever numbers would differ by more than rounding.
+
+    Args:
+      wanted: as in `resolve`.
+      spec: as in `resolve`.
+
+    Raises:
+      ConfigError: as `resolve`.
+    """
+    resolution = resolve(wanted, spec=spec)
+    # Repeated: without one of them another implementation may come first elsewhere.
+    while others := [o.name for o in OPTIMIZATIONS if o.promise(resolution.plan) == "statistical"]:
+        wanted = {**wanted, **dict.fromkeys(others, "off")}
+        resolution = resolve(wanted, spec=spec)
+    return resolution
+
+
+def exclusions(config: Mapping[str, Any]) -> dict[str, str]:
+    """The reasons why a training with this config cannot have an optimization at all, by optimization."""
+    reasons = {o.name: o.exclusion(config) for o in OPTIMIZATIONS}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def activations_dtype(plan: KernelPlan, compute_dtype: str) -> str:

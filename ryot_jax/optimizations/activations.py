@@ -15,7 +15,8 @@ def _refusal(spec: Spec) -> str | None:
 
 
 def _drawback(spec: Spec, wanted: Wishes) -> str | None:
-    # XLA:CPU stores bfloat16 but computes in float32, converting on every load and store.
+    # XLA:CPU stores bfloat16 but computes in float32, with a conversion at each end. It is a matter of speed, yet no
+    # doubt that a measurement overrules: what was measured does not tell with which wishes for the ops.
     narrow = dataclasses.replace(spec, activations="bfloat16")
     in_cpp = [op for op in ops() if op.is_on_activations and "cpu" in op.implementations]
     for op in in_cpp:

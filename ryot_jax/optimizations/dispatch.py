@@ -1,5 +1,8 @@
 """The number of training steps per call of the compiled program: one, or several by a scan over their batches."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ryot_jax.kernels.declaration import Evidence, Implementation, Optimization, Spec, Wishes
 from ryot_jax.kernels.probes import rows_of_a_device
 from ryot_jax.runtime.hlo import Array, Program
@@ -9,7 +12,23 @@ from ryot_jax.runtime.hlo import Array, Program
 STEPS_PER_CALL = 5
 
 
-def _drawback(spec: Spec, wanted: Wishes) -> str | None:
+def steps_per_call(plan: Mapping[str, str]) -> int:
+    """Training steps that one call of a plan's program takes."""
+    return STEPS_PER_CALL if plan[OPTIMIZATION.name] == "scan" else 1
+
+
+def _exclusion(config: Mapping[str, Any]) -> str | None:
+    if config["training"]["parallelism"] == "pmap":
+        return "pmap takes one step a call"
+    block_steps = config["comparison"]["block_steps"]
+    if block_steps // 2 < STEPS_PER_CALL:
+        return (
+            f"half a block of comparison.block_steps = {block_steps} steps is over before a call of {STEPS_PER_CALL} is"
+        )
+    return None
+
+
+def _doubt(spec: Spec, wanted: Wishes) -> str | None:
     del wanted
     # On a CPU the host dispatches on a core that the kernels need; with an accelerator the host's cores are free.
     return None if spec.platform == "cpu" else f"it was measured on CPUs, not on {spec.platform}"
@@ -38,10 +57,11 @@ OPTIMIZATION = Optimization(
         "scan": Implementation(
             equivalence="allclose",
             probe=_scanned_steps,
-            drawback=_drawback,
+            doubt=_doubt,
             where="not with `pmap`; `auto`: on CPUs",
         ),
     },
     place=9,
+    exclusion=_exclusion,
     note=f"{STEPS_PER_CALL} steps a call",
 )

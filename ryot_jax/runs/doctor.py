@@ -28,5 +28,7 @@ def describe_machine(allocator: AllocatorRecord, console: Console) -> int:
 
 
 def _instruction_sets() -> str:
-    bfloat16 = cpu.instruction_set("bfloat16")
-    return f"kernels for {cpu.instruction_set()}" + (f" and, in bfloat16, {bfloat16}" if bfloat16 else "")
+    bfloat16, cap = cpu.instruction_set("bfloat16"), cpu.cap()
+    used = f"kernels for {cpu.instruction_set()}" + (f" and, in bfloat16, {bfloat16}" if bfloat16 else "")
+    usable = f"this machine can use {', '.join(cpu.instruction_sets())}"
+    return f"{used}; {usable}" + (f", capped at {cap} by RYOT_CPU_ISA" if cap else "")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ryot_jax.data.batches import heldout_batches
 from ryot_jax.model import functional
 from ryot_jax.model.config import ModelConfig
-from ryot_jax.optimizations import KernelPlan
+from ryot_jax.optimizations import KernelPlan, resolve_to_rounding
 from ryot_jax.runs.session import Session
 from ryot_jax.training.evaluation import Evaluator, make_evaluator
 
@@ -42,8 +42,8 @@ class ModelFunctions:
     def of(cls, session: Session, model: ModelConfig) -> "ModelFunctions":
         """Makes the functions of a model of this session whose layers are not stacked."""
         graphdef = functional.graph(model)
-        # Rounding to bfloat16 would exceed the small rises of the loss that are measured.
-        fast = session.resolve_unmeasured(activations="off", dropout="off", dispatch="off").plan
+        # Rounding to bfloat16 would drown the small rises that are measured.
+        fast = resolve_to_rounding(session.config.optimizations, spec=session.spec).plan
 
         def mean_loss(plan: KernelPlan, params: Any, batch: Any) -> jax.Array:
             loss_sum, n_targets = functional.loss(graphdef, params, batch, plan=plan)

@@ -21,7 +21,7 @@ from ryot_jax.data.pipeline import Corpus
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model import ModelConfig
 from ryot_jax.optimizations import KernelPlan
-from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
+from ryot_jax.optimizations.dispatch import steps_per_call
 from ryot_jax.runs.planned_training import PlannedTraining, ProgramTiming, schedule_of
 from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.compiler import counted_compilations
@@ -87,7 +87,7 @@ def train_by(
     """
     config, model, kernels = _resolved(planned, setup.config, kernels)
     setup = build_setup(config, model, corpus) if planned.parts else dataclasses.replace(setup, config=config)
-    schedule = schedule_of(planned, setup.config, steps_per_call=_steps_per_call(kernels))
+    schedule = schedule_of(planned, setup.config, steps_per_call=steps_per_call(kernels))
     return train(setup, schedule, kernels, corpus, seed=seed)
 
 
@@ -148,7 +148,7 @@ def step_times(
       ConfigError: the training does not fit the config.
     """
     config, model, kernels = _resolved(planned, config, kernels)
-    schedule = schedule_of(planned, config, steps_per_call=_steps_per_call(kernels))
+    schedule = schedule_of(planned, config, steps_per_call=steps_per_call(kernels))
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 64 * (model.max_len + 1)).astype(np.uint16)
     compiled = _compile(config, model, schedule, kernels, ids, config.seed)
     per_step: dict[ProgramKey, list[float]] = {static: [] for static in schedule.programs()}
@@ -216,7 +216,7 @@ def _compile(
     config: ConfigDict, model: ModelConfig, schedule: StepSchedule, kernels: KernelPlan, ids: np.ndarray, seed: int
 ) -> _CompiledPrograms:
     config = config.copy_and_resolve_references()
-    training, steps = config.training, _steps_per_call(kernels)
+    training, steps = config.training, steps_per_call(kernels)
     check(
         schedule,
         max_len=model.max_len,
@@ -255,8 +255,3 @@ def _first_batches(
     """The first `count` batches of the steps of one size."""
     first = next(segment.first for segment in schedule.segments if segment.static == static)
     return [dataset[first + i] for i in range(count)]
-
-
-def _steps_per_call(kernels: KernelPlan) -> int:
-    """Training steps per call of a program."""
-    return STEPS_PER_CALL if kernels["dispatch"] == "scan" else 1

@@ -20,7 +20,7 @@ from ryot_jax.kernels.choice.benchmark import described, zipf_tokens
 from ryot_jax.kernels.choice.cache import Entry, TuningCache
 from ryot_jax.kernels.choice.tuning import Measurement
 from ryot_jax.kernels.declaration import Op, Optimization, Spec
-from ryot_jax.kernels.resolution import tunable
+from ryot_jax.kernels.resolution import measurable
 from ryot_jax.model import ModelConfig
 from ryot_jax.optimizations import OPTIMIZATIONS, KernelPlan, resolve
 from ryot_jax.runtime.statistics import CONFIDENCE, ratio_interval
@@ -108,10 +108,10 @@ def tune(
     ops: dict[str, Mapping[str, Measurement]] = {}
     winners: dict[str, str] = {}
     for op in all_ops():
-        names = tunable(op, spec)
+        names = measurable(op, spec, config.optimizations)
         if op.is_benchmarked and config.optimizations[op.name] == "auto" and len(names) > 1:
             log(f"tuning {op.name}: {', '.join(names)}")
-            winners[op.name], ops[op.name] = tuning.tune(op, spec, seconds=op_seconds)
+            winners[op.name], ops[op.name] = tuning.tune(op, spec, names, seconds=op_seconds)
     plans = _plans(config, spec, static, winners)
     log(f"tuning whole training steps: {'; '.join(plans)}")
     steps, seconds = _time_steps(config, model, plans, step_seconds)

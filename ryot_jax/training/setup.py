@@ -16,7 +16,7 @@ from ryot_jax.data.pipeline import Corpus
 from ryot_jax.kernels import Spec
 from ryot_jax.machine.devices import Devices
 from ryot_jax.model import ModelConfig, functional
-from ryot_jax.optimizations.dispatch import STEPS_PER_CALL
+from ryot_jax.optimizations import exclusions
 from ryot_jax.training.evaluation import Evaluator, make_evaluator
 from ryot_jax.training.optimizer import make_optimizer
 from ryot_jax.training.state import State, init_state
@@ -102,20 +102,5 @@ def kernel_spec(config: ConfigDict, model: ModelConfig, devices: Devices) -> Spe
         rotary=model.positions == "rotary",
         dropout=model.dropout,
         compute_capability=devices.compute_capability,
-        refusals=_refusals(config),
+        refusals=exclusions(config),
     )
-
-
-def _refusals(config: ConfigDict) -> dict[str, str]:
-    """The reasons why this training cannot have an optimization at all, by optimization."""
-    refusals = {}
-    if config.training.optimizer != "adamw":
-        refusals["optimizer"] = f"the kernel takes steps of adamw, not of {config.training.optimizer}"
-    if config.training.parallelism == "pmap":
-        refusals["dispatch"] = "pmap takes one step a call"
-    elif config.comparison.block_steps // 2 < STEPS_PER_CALL:
-        refusals["dispatch"] = (
-            f"half a block of comparison.block_steps = {config.comparison.block_steps} steps is over before a call of "
-            f"{STEPS_PER_CALL} is"
-        )
-    return refusals

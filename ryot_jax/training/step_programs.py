@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.optimizations import KernelPlan, activations_dtype, is_on_activations_in, products_rounding
+from ryot_jax.optimizations.dispatch import steps_per_call
 from ryot_jax.training import program_check
 from ryot_jax.training.optimizer import Optimizer, with_adamw_kernel
 from ryot_jax.training.parallel import CompiledStep, StepFn, compile_step, stack
@@ -87,13 +88,13 @@ def compile_programs(
     parallelism = config.training.parallelism
     if not config.runtime.check_programs:
         programs = {"step": compile_step(step_fn, state, batches[0], parallelism=parallelism)}
-        if plan["dispatch"] == "scan":
+        if steps_per_call(plan) > 1:
             programs["scan"] = compile_step(step_fn, state, stack(batches), steps=len(batches), parallelism=parallelism)
         return programs, {}
     tolerance = _tolerance(model, plan)
     step, step_check = checked(step_fn, state, batches[0], parallelism=parallelism, tolerance=tolerance)
     programs, checks = {"step": step}, {"step": step_check}
-    if plan["dispatch"] == "scan":
+    if steps_per_call(plan) > 1:
         programs["scan"], checks["scan"] = checked_scan(step_fn, state, batches, step=step, tolerance=tolerance)
     return programs, checks
 

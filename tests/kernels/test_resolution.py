@@ -7,15 +7,16 @@ import pytest
 
 from ryot_jax.kernels import Spec, cpu
 from ryot_jax.kernels.gpu import pallas
-from ryot_jax.kernels.resolution import Choice, supported
+from ryot_jax.kernels.resolution import Choice, measurable, supported, tunable
 from ryot_jax.machine import processor
-from ryot_jax.optimizations import BY_NAME, KernelPlan, resolve
+from ryot_jax.optimizations import BY_NAME, KernelPlan, exclusions, resolve, resolve_to_rounding
 from ryot_jax.runtime.errors import ConfigError
 
 SPEC = Spec(
     platform="cpu", n_devices=1, compute_dtype="float32", rows=1024, d_model=32, d_ff=64, vocab_size=100,
     seq_len=16, n_heads=2,
 )  # fmt: skip
+GPU = dataclasses.replace(SPEC, platform="gpu", compute_dtype="bfloat16", compute_capability="9.0", d_model=128)
 FIELDS = list(BY_NAME)
 ALL_AUTO = dict.fromkeys(FIELDS, "auto")
 CPP = dict.fromkeys(("linear_cross_entropy", "attention", "dense", "norm", "embedding", "optimizer"), "cpu")
@@ -163,6 +164,33 @@ def test_rounded_weights_are_had_by_name_alone():
         resolve({"qat": "int4"}, spec=SPEC)
 
 
+@pytest.mark.parametrize(("built", "bf16"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_plan_to_rounding_has_the_reference_where_more_than_rounding_would_differ(machine, built, bf16):
+    machine(built=built, bf16=bf16)
+    spec = dataclasses.replace(SPEC, dropout=0.1)
+    wanted = {**ALL_AUTO, "dropout": "hash", "qat": "round"}
+    assert "statistical" in {o.promise(resolve(wanted, spec=spec).plan) for o in BY_NAME.values()}
+    plan = resolve_to_rounding(wanted, spec=spec).plan
+    assert all(o.promise(plan) != "statistical" for o in BY_NAME.values())
+    assert plan == KernelPlan(
+        **(CPP if built else {"linear_cross_entropy": "xla", "attention": "xla"}), dispatch="scan"
+    )
+
+
+def test_what_a_config_excludes_is_told_by_the_optimization_itself():
+    def found(optimizer="adamw", parallelism="jit", block_steps=100):
+        training = {"optimizer": optimizer, "parallelism": parallelism}
+        return exclusions({"training": training, "comparison": {"block_steps": block_steps}})
+
+    assert found() == {} == found(block_steps=10)
+    assert found(optimizer="lion") == {"optimizer": "the kernel takes steps of adamw, not of lion"}
+    assert found(parallelism="pmap") == found(parallelism="pmap", block_steps=2)
+    assert found(parallelism="pmap") == {"dispatch": "pmap takes one step a call"}
+    assert found(block_steps=9)["dispatch"].startswith(
+        "half a block of comparison.block_steps = 9 steps is over before"
+    )
+
+
 def test_several_steps_a_call_are_what_auto_takes_on_a_cpu_and_elsewhere_where_asked_for(machine):
     machine(built=False)
     on_cpu = resolve({"dispatch": "auto"}, spec=SPEC)
@@ -222,6 +250,39 @@ def test_what_was_measured_goes_before_the_static_order_and_after_an_explicit_wi
     assert asked == [("activations", "float32"), *((op, "bfloat16") for op in FIELDS[1:])]
 
 
+def test_a_measurement_overrules_a_doubt_about_speed(machine):
+    machine(built=False)
+    unmeasured = resolve({"norm": "auto"}, spec=SPEC)
+    assert unmeasured.plan["norm"] == "reference" and "not xla: no faster than" in unmeasured.reasons["norm"]
+    measured = resolve({"norm": "auto"}, spec=SPEC, lookup=lambda op, spec: Choice("xla", "measured: 2.0 times"))
+    assert measured.plan["norm"] == "xla" and measured.reasons["norm"] == "measured: 2.0 times"
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "spec"),
+    [
+        ("dropout", "hash", dataclasses.replace(SPEC, dropout=0.1)),  # other masks
+        ("dense", "fp8", dataclasses.replace(GPU, d_model=512, d_ff=512, rows=4096)),  # other numbers
+        ("attention", "mosaic", GPU),  # wrong numbers, of this compiler
+        ("qat", "round", SPEC),  # another loss
+        ("activations", "bfloat16", SPEC),  # measured with other wishes
+    ],
+)
+def test_no_measurement_overrules_a_drawback(machine, monkeypatch, op, name, spec):
+    machine(built=False)
+    monkeypatch.setattr(pallas, "cuda_version", lambda: 12_080)
+    assert resolve({op: name}, spec=spec).plan[op] == name, "it could take the work"
+    left = resolve({op: "auto"}, spec=spec, lookup=lambda op, spec: Choice(name, "measured"))
+    assert left.plan[op] != name and f"not {name}: " in left.reasons[op]
+    assert name not in measurable(BY_NAME[op], spec, {op: "auto"})
+
+
+@pytest.mark.parametrize("op", [name for name in FIELDS if name not in ("dropout", "qat", "activations")])
+def test_all_that_speed_decides_among_is_measured_but_what_has_a_drawback(machine, op):
+    machine()
+    assert measurable(BY_NAME[op], SPEC, ALL_AUTO) == tunable(BY_NAME[op], SPEC)
+
+
 @pytest.mark.parametrize("winner", ["cpu", "magic"])
 def test_what_was_measured_and_is_no_longer_there_is_passed_over(machine, winner):
     machine(built=False)
@@ -252,9 +313,6 @@ def test_xla_linear_cross_entropy_refuses_what_its_first_chunk_holds(machine):
     )
     with pytest.raises(ConfigError, match="its first chunk of 512 rows is the whole of 512"):
         resolve({"linear_cross_entropy": "xla"}, spec=few)
-
-
-GPU = dataclasses.replace(SPEC, platform="gpu", compute_dtype="bfloat16", compute_capability="9.0", d_model=128)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jaxlib
 
+from ryot_jax.kernels import cpu
 from ryot_jax.kernels.declaration import Spec
 from ryot_jax.kernels.resolution import Choice
 from ryot_jax.machine.processor import cpu_flags
@@ -96,6 +97,8 @@ def key(op: str, spec: Spec) -> dict[str, Any]:
     machine = {"device": device.device_kind, "runtime": device.client.platform_version}
     if spec.platform == "cpu":
         machine["flags"] = hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()
+        # What RYOT_CPU_ISA may have capped.
+        machine["kernels"] = [cpu.instruction_set(dtype) for dtype in ("float32", "bfloat16")]
         machine["threads"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "op": op,

@@ -54,9 +54,15 @@ class Measurement:
 
 
 def tune(
-    op: Op, spec: Spec, *, seed: int = 0, seconds: float = SECONDS, apart: bool | None = None
+    op: Op,
+    spec: Spec,
+    names: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    apart: bool | None = None,
 ) -> tuple[str, dict[str, Measurement]]:
-    """The fastest implementation of `op` for `spec`, and the measurement of each one that can take the work.
+    """The fastest implementation of `op` for `spec`, and the measurement of each one.
 
     The winner is faster than the reference by more than noise: the interval of its speed-up lies above one. If no
     implementation is, the reference wins.
@@ -64,6 +70,7 @@ def tune(
     Args:
       op: the op.
       spec: the work.
+      names: implementations to measure, the reference first; None: all of `tunable`.
       seed: seed of the arrays and of the order of calls.
       seconds: total time of the measurements.
       apart: whether implementations not compiled by XLA alone are tried in a separate process first, see
@@ -74,7 +81,7 @@ def tune(
     apart = spec.platform == "gpu" if apart is None else apart
     arrays = benchmark(op, spec, seed=seed)
     error_of = arrays.error or functools.partial(relative_error, truth=truth(arrays, spec.platform))
-    for name in tunable(op, spec):
+    for name in tunable(op, spec) if names is None else names:
         is_alone = apart and not op.implementations[name].is_compiled_by_xla
         if is_alone and (failure_text := own_process.failure_of(op, spec, name, seed=seed)):
             measured[name] = Measurement(failure=failure_text)

@@ -209,6 +209,14 @@ def instruction_set(dtype: str = "float32") -> str:
     return library.best(dtype == "bfloat16")
 
 
+def cap() -> str:
+    """The name of the instruction set that RYOT_CPU_ISA or `capped_at` caps calls at; '' where nothing does."""
+    library = _library()
+    if isinstance(library, str):
+        return ""
+    return next((name for name, level in library.levels().items() if level == library.cap_level), "")
+
+
 def cache_size(level: int) -> int:
     """Bytes of a core's first or second level of data cache, from which the kernels' block sizes follow."""
     return _built().cache_size(level)
@@ -230,8 +238,7 @@ def unavailable_reason(dtype: str = "float32") -> str | None:
     if instruction_set(dtype):
         return None
     reason = f"the C++ kernels need an x86-64 processor with {library.needs(dtype == 'bfloat16')} for {dtype}"
-    capped = next((name for name, level in library.levels().items() if level == library.cap_level), None)
-    return f"{reason} (capped at {capped})" if capped else reason
+    return f"{reason} (capped at {cap()})" if cap() else reason
 
 
 def packing(dtype: str) -> tuple[int, int]:
@@ -257,11 +264,15 @@ def call(
       KeyError: an alias names no operand or no result.
       NotImplementedError: there are no C++ kernels for this machine.
     """
-    if not aliases:
-        return call_in_place(handler, outputs, {}, *operands, **attributes)
+    if reason := unavailable_reason():
+        raise NotImplementedError(reason)
     entry = _built().handlers[handler]
-    numbers = {_position(handler, entry.operands, a): _position(handler, entry.results, b) for a, b in aliases.items()}
-    return call_in_place(handler, outputs, numbers, *operands, **attributes)
+    numbers = {
+        _position(handler, entry.operands, operand): _position(handler, entry.results, result)
+        for operand, result in (aliases or {}).items()
+    }
+    ffi_call = jax.ffi.ffi_call(handler, outputs, vmap_method="sequential", input_output_aliases=numbers or None)
+    return ffi_call(*operands, **attributes)
 
 
 def _position(handler: str, names: tuple[str, ...], name: str) -> int:
@@ -271,13 +282,3 @@ def _position(handler: str, names: tuple[str, ...], name: str) -> int:
     if match and (several := f"{match[1]}...") in names:
         return names.index(several) + int(match[2])
     raise KeyError(f"{handler} has no {name!r}: its names are {', '.join(names)}")
-
-
-def call_in_place(
-    handler: str, outputs: Any, aliases: Mapping[int, int], *operands: jax.Array, **attributes: Any
-) -> Any:
-    """Call a handler; `aliases`: index of an operand -> index of the result that may reuse its memory."""
-    if reason := unavailable_reason():
-        raise NotImplementedError(reason)
-    ffi_call = jax.ffi.ffi_call(handler, outputs, vmap_method="sequential", input_output_aliases=dict(aliases) or None)
-    return ffi_call(*operands, **attributes)

@@ -70,13 +70,12 @@ def speculation_round(
     """
     outputs = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in before)
     arguments = (chosen_BS, limit_B, stop_Z, chain_VK, thresholds_K)
-    aliases = {len(arguments) + i: i for i in range(len(before))}
-    after = cpu.call_in_place(
+    after = cpu.call(
         "ryot_speculation_round",
         outputs,
-        aliases,
         *arguments,
         *before,
+        aliases={f"before[{i}]": f"after[{i}]" for i in range(len(before))},
         memory=np.float32(memory),
         checked_bonus=np.float32(checked_bonus),
         right_bonus=np.float32(right_bonus),

@@ -19,8 +19,9 @@ from ryot_jax.kernels import cpu
 from ryot_jax.kernels.operands import as_ffi_operand
 from ryot_jax.kernels.ops.dense._layer import activation_code
 
-_CACHE = 3  # ryot_decode_step's first cache operand, whose memory its first results reuse
-_LANES = 16  # a cache's capacity is whole vectors of the widest instruction set
+# Keys are read in whole vectors, so a cache's capacity is a multiple of the floats in one. The library does not tell
+# how many: these are those of 512 bits, the widest vectors of x86-64, and all narrower ones divide them.
+_LANES = 16
 
 
 class LayerWeights(NamedTuple):
@@ -166,15 +167,15 @@ def decode_step(
         jax.ShapeDtypeStruct(outcomes_BS, jnp.int32),
         jax.ShapeDtypeStruct((*outcomes_BS, V) if with_logits else (0,), jnp.float32),
     )
-    k_LBHKT, v_LBHTK, best_BS, logits_BSV = cpu.call_in_place(
+    k_LBHKT, v_LBHTK, best_BS, logits_BSV = cpu.call(
         "ryot_decode_step",
         outputs,
-        {_CACHE + i: i for i in range(len(cache))},
         tokens_BS,
         length_B,
         count_B,
         *cache,
         *weights.arrays,
+        aliases={"keys": "keys", "values": "values"},
         hidden=np.int64(spec.d_ff),
         head_width=np.int64(D // spec.n_heads),
         activation=activation_code(spec.mlp),

@@ -12,9 +12,6 @@ from ryot_jax.kernels.operands import as_ffi_operand, cast_gradient, dtype_token
 from ryot_jax.kernels.ops.dense._layer import activation_code
 from ryot_jax.kernels.ops.dense.cpu import Saved, cpu_backward, cpu_forward
 
-# ryot_norm_dense_backward's operand (the gradient of the other use of x) whose memory the result may reuse.
-_DX_OTHER, _DX = 7, 0
-
 
 class Settings(NamedTuple):
     """Static settings of the norm in front of the product."""
@@ -83,10 +80,9 @@ def _backward(activation: str, settings: Settings, saved: _Saved, dy: jax.Array,
         jax.ShapeDtypeStruct(w_DF.shape, jnp.float32),
         jax.ShapeDtypeStruct((0,) if saved.b_token is None else w_DF.shape[1:], jnp.float32),
     )
-    total_ND, dscale_D, dbias_D, dw_DF, db_F = cpu.call_in_place(
+    total_ND, dscale_D, dbias_D, dw_DF, db_F = cpu.call(
         "ryot_norm_dense_backward",
         out,
-        {_DX_OTHER: _DX} if dx_ND.dtype == saved.x.dtype else {},
         rows(dy),
         x_ND,
         saved.scale_D.astype(jnp.float32),
@@ -95,6 +91,7 @@ def _backward(activation: str, settings: Settings, saved: _Saved, dy: jax.Array,
         w_DF.astype(jnp.float32),
         saved.slopes_NF,
         dx_ND,
+        aliases={"ds": "dx"} if dx_ND.dtype == saved.x.dtype else None,
         activation=activation_code(activation),
         centre=np.int64(settings.centre),
     )

@@ -39,6 +39,17 @@ def test_every_implementation_passes_the_gate_and_is_timed(op, kind, activations
         assert (outcome.speedup is None) == (name == "reference")
 
 
+def test_dropout_is_compared_by_statistics():
+    assert tunable(BY_NAME["dropout"], SPEC) == ["reference", "hash"]
+    _, measured = tuning.tune(BY_NAME["dropout"], SPEC, seconds=0.0)
+    assert {"reference", "hash"} == set(measured) and measured["hash"].tolerance == 5.0
+
+
+def test_those_that_are_named_are_measured_alone():
+    _, measured = tuning.tune(BY_NAME["norm"], SPEC, ["reference", "xla"], seconds=0.0)
+    assert list(measured) == ["reference", "xla"]
+
+
 def test_there_is_a_benchmark_for_every_op_with_gradients():
     measured_in_whole_steps, never_measured = {"activations", "optimizer"}, {"dispatch", "qat"}
     assert set(BENCHMARKED) == set(BY_NAME) - measured_in_whole_steps - never_measured

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ryot_jax.kernels import Spec
+from ryot_jax.kernels import Spec, cpu
 from ryot_jax.kernels.choice import cache as tuning_cache
 from ryot_jax.kernels.choice.cache import Entry, TuningCache, key
 from ryot_jax.optimizations import resolve
@@ -71,6 +71,23 @@ def test_the_key_holds_machine_versions_flags_and_source(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(tuning_cache.jaxlib, "__version__", "99.0")
     assert key("attention", SPEC)["jaxlib"] == "99.0"
+
+
+def test_the_key_holds_the_instruction_sets_that_the_cpp_kernels_take(monkeypatch):
+    sets = {"float32": "avx512", "bfloat16": "avx512bf16"}
+    monkeypatch.setattr(tuning_cache.cpu, "instruction_set", lambda dtype: sets[dtype])
+    free = key("attention", SPEC)
+    assert free["machine"]["kernels"] == ["avx512", "avx512bf16"]
+    sets["bfloat16"] = ""
+    assert key("attention", SPEC) != free, "capped at avx512"
+
+
+@pytest.mark.skipif(len(cpu.instruction_sets()) < 2, reason="one instruction set: no cap changes it")
+def test_what_was_tuned_under_a_cap_is_not_believed_without_it(cache):
+    with cpu.capped_at(cpu.instruction_sets()[-1]):
+        cache.store("attention", SPEC, ENTRY)
+        assert cache.lookup("attention", SPEC) is not None
+    assert cache.lookup("attention", SPEC) is None
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,6 @@ from ryot_jax.kernels.ops.dense._layer import activation_code
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_refusal
 
-# ryot_dense_backward's operand whose memory the result may reuse.
-_X_SLOPES, _DX = 4, 0
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cpu(
@@ -67,15 +64,15 @@ def cpu_backward(
         jax.ShapeDtypeStruct(w_DF.shape, jnp.float32),
         jax.ShapeDtypeStruct((0,) if b_token is None else w_DF.shape[1:], jnp.float32),
     )
-    dx_ND, dw_DF, db_F = cpu.call_in_place(
+    dx_ND, dw_DF, db_F = cpu.call(
         "ryot_dense_backward",
         out,
-        {} if x_slopes_ND is None else {_X_SLOPES: _DX},
         rows(dy),
         x_ND,
         w_DF.astype(jnp.float32),
         slopes_NF,
         as_ffi_operand(x_slopes_ND, x.dtype),
+        aliases=None if x_slopes_ND is None else {"x_slopes": "dx"},
         activation=activation_code(activation),
     )
     db_F, dresidual = cast_gradient(db_F, b_token), cast_gradient(dy, residual_token)

@@ -14,9 +14,6 @@ from ryot_jax.kernels.ops.norm._own_gradient import with_own_gradient
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_refusal
 
-# Positions in ryot_norm_backward of the operands s and ds, and of the result dx.
-_S, _DS, _DX = 1, 4, 0
-
 
 def _forward(
     settings: Settings, x: jax.Array, residual: jax.Array | None, scale_D: jax.Array, bias_D: jax.Array | None
@@ -45,17 +42,17 @@ def _backward(
     settings: Settings, dy: jax.Array, s: jax.Array, scale_D: jax.Array, statistics: Any, ds: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     s_ND = rows(s)
-    donor = _S if ds is None else _DS if ds.dtype == s.dtype else None  # operand whose memory dx may reuse
+    donor = "s" if ds is None else "ds" if ds.dtype == s.dtype else None  # whose memory dx may take
     vector = jax.ShapeDtypeStruct(scale_D.shape, jnp.float32)
-    dx_ND, dscale_D, dbias_D = cpu.call_in_place(
+    dx_ND, dscale_D, dbias_D = cpu.call(
         "ryot_norm_backward",
         (jax.ShapeDtypeStruct(s_ND.shape, s.dtype), vector, vector),
-        {} if donor is None else {donor: _DX},
         rows(dy),
         s_ND,
         scale_D.astype(jnp.float32),
         statistics,
         as_ffi_operand(None if ds is None else rows(ds)),
+        aliases=None if donor is None else {donor: "dx"},
         centre=np.int64(settings.centre),
     )
     return dx_ND.reshape(s.shape), dscale_D, dbias_D

@@ -7,7 +7,7 @@ from ryot_jax.kernels.probes import rows_of_a_device
 from ryot_jax.runtime.hlo import Array, Program
 
 
-def _drawback(spec: Spec, wanted: Wishes) -> str | None:
+def _doubt(spec: Spec, wanted: Wishes) -> str | None:
     del spec, wanted
     return "no faster than XLA's own derivative where it was measured; it saves memory"
 
@@ -31,6 +31,6 @@ IMPLEMENTATION = Implementation(
     function=with_own_gradient(forward, backward),
     equivalence="allclose",
     probe=_own_gradient,
-    drawback=_drawback,
+    doubt=_doubt,
     is_compiled_by_xla=True,
 )

@@ -3,7 +3,16 @@
 The learning-rate schedule, the choice of decayed parameters and the choice of AdamW itself are left to the caller.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ryot_jax.kernels.declaration import Modules, Op
+
+
+def _exclusion(config: Mapping[str, Any]) -> str | None:
+    optimizer = config["training"]["optimizer"]
+    return None if optimizer == "adamw" else f"the kernel takes steps of adamw, not of {optimizer}"
+
 
 OP = Op(
     name="optimizer",
@@ -12,6 +21,7 @@ OP = Op(
     package=__name__,
     functions=("adamw", "AdamWStep"),
     implementations=Modules(__name__, order=("cpu",)),
-    is_benchmarked=False,  # unlike the others it has no gradients; whole steps are timed with and without it
+    is_benchmarked=False,  # it has no gradients, as the others have; whole steps are timed with it and without it
+    exclusion=_exclusion,
     plan_without="static order, XLA's AdamW",
 )

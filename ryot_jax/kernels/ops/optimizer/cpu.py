@@ -10,9 +10,6 @@ from ryot_jax.kernels.ops.optimizer._step import Leaves, Numbers
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_weights_refusal
 
-# The first operand and the first result of ryot_adamw that are arrays of a tree; the gradient norm precedes the latter.
-_ARRAYS, _UPDATED = 2, 1
-
 
 def _cpu(
     numbers: Numbers, decays: list[float], params: Leaves, grads: Leaves, firsts: Leaves, seconds: Leaves
@@ -24,16 +21,16 @@ def _cpu(
     out = [jax.ShapeDtypeStruct((1,), jnp.float32)]
     out += [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (*params, *firsts, *seconds)]
     donors = [*range(n), *range(2 * n, 4 * n)]  # parameters, first and second moments, but not gradients
-    grad_norm, *updated = cpu.call_in_place(
+    grad_norm, *updated = cpu.call(
         "ryot_adamw",
         out,
-        {_ARRAYS + donor: _UPDATED + i for i, donor in enumerate(donors)},
         jnp.stack([jnp.asarray(number, jnp.float32) for number in scalars]),
         jnp.asarray(decays, jnp.float32).reshape(n),
         *params,
         *grads,
         *firsts,
         *seconds,
+        aliases={f"arrays[{donor}]": f"updated[{i}]" for i, donor in enumerate(donors)},
         clip_norm=np.float32(numbers.clip_norm),
         b1=np.float32(numbers.b1),
         b2=np.float32(numbers.b2),
