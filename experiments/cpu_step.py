@@ -38,12 +38,12 @@ class Limit:
 
     def __init__(self, flops: int):
         self.flops = flops
-        self.candidates, self.refused = matrix_peak.products()
+        self.products, self.refused = matrix_peak.products()
         self.best: dict[tuple[str, tuple[int, int, int]], float] = {}
 
     def run_block(self, n_steps: int) -> float:
         """Seconds of `n_steps` steps at the current rate of the fastest product."""
-        rates = list(matrix_peak.flops_per_second(self.candidates))
+        rates = list(matrix_peak.flops_per_second(self.products))
         for product, rate in rates:
             key = product.source, product.shape
             self.best[key] = max(rate, self.best.get(key, 0.0))

@@ -65,7 +65,7 @@ def implementations(op: str, work: Spec, *, dry_run: bool = False) -> list[str]:
     return [name for name in supported(BY_NAME[op], work) if not (dry_run and name == "cudnn")]
 
 
-def _candidates(
+def _contenders(
     op: str, benchmark: benchmarking.Benchmark, work: Spec, *, dry_run: bool = False
 ) -> dict[str, benchmarking.Benchmark]:
     """The benchmarks to compare, by name: our implementations, and tokamax's if it is installed."""
@@ -82,7 +82,7 @@ def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
         benchmark = BY_NAME[op].benchmark(work, np.random.default_rng(0))
         truth = truth_in_float64(benchmark)
         limit = 0.0
-        for name, given in _candidates(op, benchmark, work, dry_run=dry_run).items():
+        for name, given in _contenders(op, benchmark, work, dry_run=dry_run).items():
             try:
                 program, _ = benchmarking.compiled(given, name)
                 error = tuning.relative_error(program(), truth)
@@ -146,7 +146,7 @@ def times(ops: Sequence[str], seconds: float, torch_python: str, *, dry_run: boo
 def _timed(title: str, op: str, work: Spec, seconds: float, dry_run: bool) -> Found:
     benchmark = BY_NAME[op].benchmark(work, np.random.default_rng(0))
     programs, memory, notes = {}, {}, []
-    for name, given in _candidates(op, benchmark, work, dry_run=dry_run).items():
+    for name, given in _contenders(op, benchmark, work, dry_run=dry_run).items():
         if dry_run and name in ("mosaic", "triton"):
             continue  # interpreted, they are run by `correctness` only
         try:

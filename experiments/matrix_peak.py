@@ -79,9 +79,9 @@ def products() -> tuple[list[Product], dict[str, str]]:
     return found, refused
 
 
-def flops_per_second(candidates: list[Product], *, repeats: int = 4) -> Iterator[tuple[Product, float]]:
+def flops_per_second(products: list[Product], *, repeats: int = 4) -> Iterator[tuple[Product, float]]:
     """Yield each product with the rate of its fastest run out of `repeats`."""
-    for product in candidates:
+    for product in products:
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()

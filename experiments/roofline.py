@@ -127,8 +127,8 @@ def _arms(found, seconds) -> record.Table:
 def _peaks(meter: Meter) -> record.Table:
     by_resource = sorted(meter.rates(), key=lambda found: found[0].resource)
     rows = [
-        (f"{candidate.resource}, {candidate.name}", f"{rate / 1e9:,.0f} {_unit(candidate.resource)}")
-        for candidate, rate in by_resource
+        (f"{program.resource}, {program.name}", f"{rate / 1e9:,.0f} {_unit(program.resource)}")
+        for program, rate in by_resource
     ]
     return record.Table("peaks (products: rows x inner x columns), best sample", ("program", "rate"), rows)
 
