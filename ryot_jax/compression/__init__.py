@@ -6,7 +6,7 @@
     save("model.ryot", found.params)
     params, _ = load("model.ryot")              # compressed arrays; decode(params) within a compiled program
 
-Works on any pytree of arrays and any `loss_fn(params, batch)`; it knows nothing of the model of this package.
+Works on any pytree of arrays and any `loss_fn(params, batch)`, independent of this package's model.
 """
 
 from ryot_jax.compression.binary import Binary, binary

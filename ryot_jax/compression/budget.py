@@ -38,12 +38,12 @@ class Budget:
 
 
 def parse(text: str) -> Budget:
-    """Reads 'ratio>=8', 'bytes<=500000', 'loss<=0.01' or 'perplexity<=1%'.
+    """Parses 'ratio>=8', 'bytes<=500000', 'loss<=0.01' or 'perplexity<=1%'.
 
     A perplexity that rises by p is a loss that rises by ln(1 + p).
 
     Raises:
-      ValueError: it is none of these, or the number makes no sense.
+      ValueError: the text is malformed, or the number is out of range.
     """
     match = re.fullmatch(r"\s*(ratio|bytes|loss|perplexity)\s*(<=|>=)\s*([0-9.eE+-]+)\s*(%?)\s*", text)
     if match is None:

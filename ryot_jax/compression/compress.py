@@ -1,4 +1,4 @@
-"""Compression to a budget: measures what each array's bits are worth, spends them, and measures the whole again."""
+"""Compression to a budget: measures the value of each array's bits, allocates them, and measures the result."""
 
 import dataclasses
 import math
@@ -83,7 +83,7 @@ def compress(
     metadata: Mapping[str, Any] | None = None,
     log: Log | None = None,
 ) -> Compression:
-    """The parameters in as few bytes as a rise of the loss allows, or with as little rise as a number of bytes does.
+    """Compresses parameters to the fewest bytes for a rise of the loss, or to the smallest rise for a number of bytes.
 
     Half of the batches give the moments that rounding and step sizes go by (`calibrate`), the others measure. Every
     array, the small ones together, is compressed alone with three settings around the one that theory expects; what
@@ -98,11 +98,11 @@ def compress(
       targets: log-likelihoods that an example's loss is the mean of; see `calibrate`.
       measure: the same function in a form that is quicker where no gradients and no single examples are asked for, or
         another whose rise the gradients of `loss_fn` foretell; None: `loss_fn`.
-      metadata: what `save` will be given, as it is part of the file's bytes.
-      log: told of progress.
+      metadata: the metadata for `save`, which count towards the file's bytes.
+      log: called with one line of progress.
 
     Raises:
-      ValueError: the budget cannot be read or kept; too few batches.
+      ValueError: the budget is malformed or cannot be kept, or there are too few batches.
     """
     budget = parse(budget) if isinstance(budget, str) else budget
     if len(calibration) < 4:

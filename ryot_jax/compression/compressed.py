@@ -1,7 +1,7 @@
 """Compressed arrays: pytree nodes that take the place of an array and decode within a program.
 
-Its kinds are in `quantized`, `nested`, `lowrank`, `sparse` and `binary`; how to make them in the transforms. Everything
-here works under `jax.jit`; what a file of them takes is for `coding` and `file`.
+The kinds are in `quantized`, `nested`, `lowrank`, `sparse` and `binary`, the transforms that make them in `transforms`.
+Everything works under `jax.jit`; `coding` and `file` write files.
 """
 
 import abc
@@ -21,8 +21,8 @@ class Bits:
     """The memory that an array takes, in bits.
 
     Attributes:
-      payload: of the codes or values.
-      side: of what is needed to decode them: scales, indices.
+      payload: bits of the codes or values.
+      side: bits of side information for decoding: scales, indices.
     """
 
     payload: int

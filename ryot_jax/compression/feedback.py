@@ -1,4 +1,4 @@
-"""Rounding in which each element makes up for the errors of those before it.
+"""Rounding with feedback: each element compensates for the errors of those before it.
 
 With the moments R and C of `calibration` factored as (I + U) D (I + U)^T, U strictly upper triangular, the rise of the
 loss for an error E = W' - W is 1/2 sum_ij D^R_i D^C_j eta_ij^2 / tr(R), eta = (I + U^R)^T E (I + U^C). Going through

@@ -29,7 +29,7 @@ _DAMAGES = (
 
 
 class FileError(ValueError):
-    """A file that is not a compressed tree, or is damaged."""
+    """A file is not a compressed tree, or is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +61,14 @@ class FileSize:
 
 
 def to_bytes(params: PyTree, metadata: Mapping[str, Any] | None = None) -> tuple[bytes, FileSize]:
-    """Encodes a tree as the content of a file, and says where its bytes go.
+    """Encodes a tree as the content of a file; returns it with its size by purpose.
 
     Args:
       params: nested dicts, lists and tuples of arrays and compressed arrays.
       metadata: JSON values to keep with it.
 
     Raises:
-      ValueError: another kind of node.
+      ValueError: the tree has another kind of node.
     """
     streams: list[Stream] = []
     tree = describe(params, 0, streams)
@@ -109,7 +109,7 @@ def to_bytes(params: PyTree, metadata: Mapping[str, Any] | None = None) -> tuple
 
 
 def save(path: str | Path, params: PyTree, metadata: Mapping[str, Any] | None = None) -> FileSize:
-    """Writes the file atomically and returns where its bytes go. See `to_bytes`."""
+    """Writes the file atomically and returns its size by purpose; see `to_bytes`."""
     content, size = to_bytes(params, metadata)
     write_bytes(Path(path), content)
     return size

@@ -1,4 +1,4 @@
-"""The header of a file of compressed arrays, distrusted: what it says is checked before memory is taken for it."""
+"""The header of a file of compressed arrays, which is checked before any memory is allocated for it."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def parse(data: bytes) -> dict[str, Any]:
     """Parses the header from its deflated JSON.
 
     Raises:
-      ValueError, zlib.error: it is none.
+      ValueError, zlib.error: the data are not a header.
     """
     header = json.loads(inflate(data, _MOST_BYTES))
     if not isinstance(header, dict):
@@ -32,8 +32,8 @@ def inflate(data: bytes, most: int) -> bytes:
     """Inflates deflated data without ever holding more than `most` bytes of the result.
 
     Raises:
-      ValueError: it is more, or cut off.
-      zlib.error: it is not deflated.
+      ValueError: the result is larger, or the data are cut off.
+      zlib.error: the data are not deflated.
     """
     inflater = zlib.decompressobj()
     found = inflater.decompress(data, most + 1)
@@ -43,16 +43,16 @@ def inflate(data: bytes, most: int) -> bytes:
 
 
 def check_lengths(header: Mapping[str, Any], before: int, size: int, n_sections: int) -> None:
-    """Checks that the file has what is to be read of it, and nothing behind its end.
+    """Checks that the file holds the sections to read, and nothing after its end.
 
     Args:
       header: as parsed.
       before: bytes up to the end of the header.
-      size: of the file.
-      n_sections: that are to be read; those behind may be cut off.
+      size: bytes of the file.
+      n_sections: number of sections to read; later ones may be cut off.
 
     Raises:
-      ValueError: it has not.
+      ValueError: the file is too short or too long.
     """
     lengths = [[header["distributions"][0]], *header["lengths"]]
     for section in lengths:

@@ -1,4 +1,4 @@
-"""The size of arrays under the lossless coders that every Python has: what lossy compression is to be compared with."""
+"""The size of arrays under the lossless coders of Python's standard library, to compare lossy compression with."""
 
 import bz2
 import lzma

@@ -1,6 +1,6 @@
 """Batches of token windows: a shuffled, endless, resumable stream for training, a fixed set for evaluation.
 
-Pure functions of the ids and the seed; placing batches on devices is left to `training`.
+Pure functions of the ids and the seed; `training` places batches on devices.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 
 from ryot_jax.runtime.errors import ConfigError, DataError
 
-IGNORED = -1  # a target that does not count
+IGNORED = -1  # a target that is ignored
 
 
 def training_dataset(
@@ -83,7 +83,7 @@ def training_rows(train: np.ndarray, seq_len: int, seed: int) -> Callable[[int, 
 
 
 def training_iterator(dataset: grain.MapDataset, start_step: int = 0) -> grain.DatasetIterator:
-    """Iterate `dataset` from `start_step` on, in this thread; `get_state` and `set_state` keep the place."""
+    """Iterates over `dataset` from `start_step` on, in this thread; `get_state` and `set_state` store the position."""
     # The ids are in memory or in the page cache: threads would only fight for the interpreter lock.
     iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
     grain.experimental.set_next_index(iterator, start_step)

@@ -1,4 +1,4 @@
-"""From documents to a corpus folder: count and hash them, train the tokenizer, write the token files.
+"""Builds a corpus folder from documents: counts and hashes them, trains the tokenizer, writes the token files.
 
 Documents are read three times (survey, tokenizer, tokens) rather than held, so memory does not grow with
 the corpus.
@@ -47,7 +47,7 @@ def survey(source: Source) -> Survey:
     """Reads all documents once, to count, hash and split them.
 
     Raises:
-      DataError: a document cannot be used, or one of the two parts has none.
+      DataError: a document is invalid, or one of the two parts is empty.
     """
     hasher = hashlib.sha256()
     tally = Tally()
@@ -86,7 +86,7 @@ def make_tokenizer(source: Source, settings: ConfigDict, vocab_size: int, log: L
 
 
 def write_corpus(folder: Path, source: Source, found: Survey, tokenizer: JsonTokenizer) -> None:
-    """Write the token files, `tokenizer.json` and `meta.json` into an empty folder.
+    """Writes the token files, `tokenizer.json` and `meta.json` into an empty folder.
 
     Each document ends with the end-of-document id.
 
@@ -175,7 +175,7 @@ def _encode(documents: Iterable[Document], tokenizer: JsonTokenizer) -> Iterator
 
 
 def pieces(text: str, size: int = _PIECE) -> Iterator[tuple[str, bool]]:
-    """Cut a text into pieces of at most `size` characters, before a line end where there is one.
+    """Cuts a text into pieces of at most `size` characters, before a line end if there is one.
 
     Yields:
       The piece, and whether it is the text's last; at least one.
@@ -194,7 +194,7 @@ def _part(document: Document) -> str:
 
 
 def _add(hasher: Any, document: Document) -> int:
-    """Update the hash with a document; its length and part keep neighbours apart. Returns its bytes."""
+    """Updates the hash with a document, delimited by its length and part; returns its bytes."""
     data = document.text.encode()
     hasher.update(f"{_part(document)} {len(data)}\n".encode())
     hasher.update(data)

@@ -3,8 +3,7 @@
     <root>/corpora/<content key>/{train.bin, heldout.bin, tokenizer.json, meta.json}
     <root>/index/<fingerprint>.json
 
-A folder appears whole or not at all: it is written under another name and renamed. What is put into it is
-left to `build.py`.
+Folders appear atomically: they are written under another name and renamed. `build.py` fills them.
 """
 
 import contextlib
@@ -61,7 +60,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def key_of(identity: Any) -> str:
-    """A name for a JSON value: equal values have equal names."""
+    """A name for a JSON value, equal for equal values."""
     return hashlib.sha256(json.dumps([VERSION, identity], sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -93,7 +92,7 @@ def folder_of(cache: Path, key: str) -> Path:
 def new_folder(cache: Path, key: str) -> Iterator[Path]:
     """Yields a folder to fill, which becomes the corpus `key` at the end and is removed on an error.
 
-    When another process put a corpus there meanwhile, that one stays: the contents are the same.
+    A corpus that another process stored in the meantime is kept, as the contents are the same.
 
     Raises:
       DataError: the cache cannot be written.
@@ -120,7 +119,7 @@ def temporary_folder(cache: Path) -> Iterator[Path]:
 
 
 def discard(cache: Path, key: str) -> None:
-    """Remove the corpus `key`: first out of sight, so that no other process reads half of it."""
+    """Removes the corpus `key`; it is renamed first, so that no other process reads half of it."""
     with writing(cache):
         aside = Path(tempfile.mkdtemp(dir=cache / "corpora", prefix=".damaged-"))
         with contextlib.suppress(FileNotFoundError):

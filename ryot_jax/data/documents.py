@@ -1,7 +1,6 @@
-"""Sources of documents: what `data.source` and `data.path` mean, and which document is held out.
+"""Sources of documents by `data.source` and `data.path`, and the choice of held-out documents.
 
-A `Source` can be read again and again in the same order. Tokens and caches are left to `build.py` and
-`cache.py`.
+A `Source` can be read repeatedly in the same order.
 """
 
 import collections
@@ -32,7 +31,7 @@ Tally = collections.Counter[str]  # what was left out and why: 'duplicates', 'em
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One independent text; `heldout` says which part of the corpus it belongs to."""
+    """One independent text, in the held-out or the training part of the corpus."""
 
     text: str
     heldout: bool
@@ -100,7 +99,7 @@ def is_heldout(name: str, fraction: float) -> bool:
 
 
 def split_text(text: str, fraction: float) -> tuple[str, str]:
-    """Cut `text` in two: the second part is its last `fraction`, from the start of a line on.
+    """Cuts `text` in two: the second part is its last `fraction`, from the start of a line on.
 
     Where no line starts in the last part, the cut is at the last line start before, else in mid-line.
     """

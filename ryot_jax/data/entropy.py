@@ -1,6 +1,6 @@
 """Entropies of prediction by counting alone: unigram and bigram cross-entropies of the held-out targets.
 
-The marks that a language model has to beat; in nats per token on the very targets that it is evaluated on.
+A language model has to beat them; they are in nats per token on the same targets that it is evaluated on.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""`prepare`: from the config to a `Corpus` of token ids, through the cache.
+"""`prepare`: the `Corpus` of token ids of a config, through the cache.
 
-The one entrance to the data for the rest of the program; batches are made of it by `batches.py`.
+The single entry point to the data for other packages; `batches.py` makes batches of it.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ class Corpus:
 
     Attributes:
       train: uint16[n], read-only memmap; each document ends with the end-of-document id.
-      heldout: uint16[m], the same.
-      tokenizer: what made the ids.
+      heldout: uint16[m], likewise.
+      tokenizer: the tokenizer of the ids.
       data_hash: sha256 (hex) over the sha256 of both token files.
       description: 'source', 'cache' ('hit' or 'built'), 'seconds', 'left_out' (documents by reason), and for
         'train' and 'heldout' the number of 'documents', 'bytes' (of text) and 'tokens' ('files', 'bytes' and
@@ -50,7 +50,7 @@ def prepare(data: ConfigDict, tokenizer: ConfigDict, vocab_size: int, log: Calla
       data: `config.data`.
       tokenizer: `config.tokenizer`.
       vocab_size: `config.model.vocab_size`; every id is below it.
-      log: takes one line for a person.
+      log: called with one line of progress.
 
     Raises:
       DataError: the text is missing, unreadable or damaged, a part is left empty, or the cache cannot be

@@ -1,4 +1,4 @@
-"""Rules of data and tokenizers that hold for every config: what there is to choose, limits of vocabularies, id type."""
+"""Rules of data and tokenizers for every config: choices, limits of vocabularies, and the id type."""
 
 import re
 

@@ -1,6 +1,6 @@
-"""Files on disk to text: which files a path names, and their text or JSONL records, checked.
+"""Text from files on disk: the files that a path names, and their checked text or JSONL records.
 
-Knows nothing of splits, tokens or caches; every error names the file, the byte and the remedy.
+Every error names the file, the byte and the remedy.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """User-supplied token files: nanoGPT's uint16 `.bin`, checked once and then used in place.
 
-What was found in a check is kept in the cache's index, so a second start does not read the files.
+The result of a check is kept in the cache's index, so that a second start does not read the files.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class TokenParts:
 
 
 def open_parts(data: ConfigDict) -> TokenParts:
-    """Map the files that `data.path` and `data.heldout_path` name.
+    """Maps the files that `data.path` and `data.heldout_path` name.
 
     `path` is a folder with `train.bin` and `val.bin`; or one file, with `heldout_path` the other; or one file
     whose last `heldout_fraction` is held out.
@@ -95,7 +95,7 @@ def map_ids(file: Path) -> np.ndarray:
 
 
 def describe(parts: TokenParts) -> dict[str, Any]:
-    """The counts that are known of token files, in the form of `Corpus.description`."""
+    """The known counts of token files, in the form of `Corpus.description`."""
     return {
         name: {"files": 1, "bytes": ids.nbytes, "tokens": len(ids)}
         for name, ids in (("train", parts.train), ("heldout", parts.heldout))

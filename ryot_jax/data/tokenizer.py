@@ -112,7 +112,7 @@ class NoTokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> JsonTokenizer:
-    """Train a byte-level BPE (Sennrich et al. 2016, with the byte alphabet of GPT-2, Radford et al. 2019).
+    """Trains a byte-level BPE (Sennrich et al. 2016, with the byte alphabet of GPT-2, Radford et al. 2019).
 
     Id 0 ends a document, ids 1 to 256 are the bytes, the rest are merges. The result depends on the texts
     alone, not on the number of threads. A small text may give fewer ids than `vocab_size`.
@@ -136,7 +136,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> JsonTokenizer:
 
 
 def byte_tokenizer(vocab_size: int) -> JsonTokenizer:
-    """Each byte of UTF-8 is its own id, 256 ends a document.
+    """A tokenizer whose ids are the bytes of UTF-8, with 256 as the end of a document.
 
     Raises:
       ConfigError: `vocab_size` is below 257.
@@ -208,7 +208,7 @@ def read_gpt2(vocab: Path, merges: Path, eod: int | None = None) -> JsonTokenize
       eod: as in `read`.
 
     Raises:
-      DataError: as `read`.
+      DataError: a file is damaged, or there is no token that ends a document.
     """
     try:
         inner = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))

@@ -1,4 +1,4 @@
-"""Text out of a trained model: a compiled loop over a cache, sampling, speculative decoding, candidates.
+"""Generating text with a model: a compiled loop over a cache, sampling, speculative decoding, candidates.
 
 `prepare` makes a decoder of a model; `generate` and `stream` continue prompts with it. Caches belong to
 `ryot_jax.model`, the kernels of a step to `ryot_jax.kernels`, tokenizers to `ryot_jax.data`.

@@ -1,6 +1,6 @@
-"""Several candidates where a program can check an answer: best of n, a budget that grows while checks fail, a vote.
+"""Several candidates for answers that a program can check: best of n, a growing budget, and a majority vote.
 
-This changes what is generated, unlike drafts: it spends tokens for a higher rate of success.
+Unlike drafts, candidates change the output: they spend tokens for a higher rate of success.
 """
 
 import ast
@@ -21,10 +21,10 @@ from ryot_jax.runtime.errors import ConfigError
 
 Answer = TypeVar("Answer", bound=Hashable)
 Check = Callable[[list[int]], bool]
-"""new token ids, a stop token included -> whether the candidate is right."""
+"""Function of the new token ids, including a stop token: whether the candidate is right."""
 
 CandidateBudget = Sequence[int]
-"""The candidates of each round; there is another round only where all before have failed."""
+"""Number of candidates of each round; a round runs only if all candidates before it have failed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +75,16 @@ def best_of(
     Args:
       decoder: see `prepare`.
       prompt: one text's ids.
-      check: what tells a right candidate.
+      check: decides whether a candidate is right.
       budget: candidates of each round, such as (10,) for ten at once, or `growing_budget(10)`.
-      max_new_tokens: of each candidate.
-      sampling: how tokens are chosen.
+      max_new_tokens: largest number of new tokens per candidate.
+      sampling: the choice of tokens.
       key: candidate number i is the same one whatever the rounds are.
       stop_tokens: ids that end a candidate.
       speculation: drafts, as in `generate`.
 
     Raises:
-      ConfigError: an argument cannot be used; greedy candidates would all be the same.
+      ConfigError: an argument is invalid; greedy sampling, for one, would make all candidates equal.
     """
     if not budget or min(budget) < 1:
         raise ConfigError(f"budget = {tuple(budget)}: needs at least one round, each of at least one candidate")
@@ -118,7 +118,7 @@ def majority(answers: Iterable[Answer]) -> Answer:
     """The most frequent answer, of equals the one that came first (self-consistency, arXiv:2203.11171).
 
     Raises:
-      ValueError: there is none.
+      ValueError: there are no answers.
     """
     counts = collections.Counter(answers)
     if not counts:

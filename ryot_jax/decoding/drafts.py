@@ -1,7 +1,7 @@
-"""Drafts: cheap guesses at the next tokens, which the model then checks all at once.
+"""Drafts: cheap guesses of the next tokens, which the model checks all at once.
 
-A draft is two pure functions of pytrees that run inside the compiled loop; anyone's will do. What it guesses never
-changes what is generated, only how fast.
+A draft is a pair of pure functions of pytrees that run inside the compiled loop, and may be user-supplied. It never
+changes the generated text, only the speed.
 """
 
 import dataclasses

@@ -1,7 +1,6 @@
-"""A model made ready to decode with: its weights in the form that steps read, and one step over a cache.
+"""A model prepared for decoding: its weights in the form that steps read, and one step over a cache.
 
-Two engines with one interface: `cpu` is the C++ kernel, `reference` the model as it is, on any device. Loops, the
-choice of tokens and drafts are left to others.
+Two engines share one interface: `cpu` is the C++ kernel, `reference` the unchanged model on any device.
 """
 
 import dataclasses
@@ -31,10 +30,10 @@ class Decoder:
     """A model that can decode: a pytree, to be made once with `prepare` and given to `generate` and `stream`.
 
     Attributes:
-      weights: as the engine reads them.
-      cfg: of the model, its layers unstacked.
+      weights: the weights in the form of the engine.
+      cfg: config of the model, with unstacked layers.
       engine: 'reference' or 'cpu'.
-      dtype: what products with weights run in.
+      dtype: dtype of products with weights.
     """
 
     weights: Any
@@ -49,7 +48,7 @@ class Decoder:
 
 
 def prepare(params: functional.Params, cfg: ModelConfig, *, engine: str = "auto", dtype: str = "auto") -> Decoder:
-    """Makes a model ready, once for all that is generated with it.
+    """Prepares a model for decoding; once for all calls of `generate` and `stream`.
 
     Args:
       params: of the model, layers stacked or not; compressed arrays in it are decoded here.
@@ -79,7 +78,7 @@ def _prepared_weights(engine: str, dtype: str, cfg: ModelConfig, params: functio
 
 
 def new_cache(decoder: Decoder, batch_size: int, capacity: int) -> AnyCache:
-    """A cache that holds nothing, with room for `capacity` positions or a few more."""
+    """An empty cache for at least `capacity` positions."""
     if decoder.engine == "cpu":
         return empty_step_cache(decoder.weights, batch_size, capacity)
     return empty_cache(decoder.cfg, batch_size, capacity)

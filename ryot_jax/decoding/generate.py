@@ -1,4 +1,4 @@
-"""Continuation of prompts: `generate` at once, `stream` bit by bit, by programs that are compiled once."""
+"""Continuation of prompts by programs compiled once: `generate` returns the whole text, `stream` yields it in parts."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence

@@ -80,10 +80,10 @@ def checked_request(
     speculation: Speculation | None,
     key: jax.Array | None,
 ) -> Request:
-    """The request made of the arguments of `generate`.
+    """Makes a request of the arguments of `generate`.
 
     Raises:
-      ConfigError: an argument cannot be used.
+      ConfigError: an argument is invalid.
     """
     cfg = decoder.cfg
     ids_BS, length_B = _checked_prompts(cfg, prompt, prompt_length_B)

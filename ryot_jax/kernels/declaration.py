@@ -235,11 +235,11 @@ class Benchmark:
 
     Attributes:
       function: (implementation, *differentiable, *others) -> an output or a tuple of them, all of float dtypes.
-      differentiable: operands whose gradients are taken.
-      others: operands without.
-      rounding: dtype whose rounding the numbers have; '': the one between the ops.
-      error: of outputs and gradients that are random, so that there is no truth to compare them with; else None.
-      largest_error: of `error`, that passes.
+      differentiable: operands whose gradients are computed.
+      others: operands without gradients.
+      rounding: dtype that the results are rounded to; '': the dtype between the ops.
+      error: (outputs, gradients) -> error, for random results that have no reference values; else None.
+      largest_error: the largest value of `error` that passes.
     """
 
     function: Callable[..., Any]
@@ -273,7 +273,7 @@ class Op(Optimization):
         return importlib.import_module(f"{self.package}.api")
 
     def benchmark(self, spec: Spec, rng: "np.random.Generator") -> Benchmark:
-        """The op on random arrays of the sizes of `spec`."""
+        """The op's benchmark on random arrays of the sizes in `spec`."""
         module = importlib.import_module(f"{self.package}._benchmark")
         benchmark: Benchmark = module.benchmark(spec, rng)
         return benchmark

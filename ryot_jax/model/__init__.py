@@ -1,7 +1,7 @@
 """The decoder-only transformer: its config, its Flax NNX module, and its pure functions of pytrees.
 
-Training, decoding and evaluation call `ryot_jax.model.functional`; how an operation is computed is left to
-`ryot_jax.kernels`, and how weights change to `ryot_jax.training`.
+Training, decoding and evaluation call `ryot_jax.model.functional`; `ryot_jax.kernels` computes the operations,
+`ryot_jax.training` changes the weights.
 
 Arrays carry their shape as a suffix (`x_BTD`), one letter a dimension, here and in every package above:
 

@@ -1,6 +1,6 @@
 """The cost of a model in closed form: parameters, floating-point operations and memory.
 
-Nothing is compiled or allocated here; what a program really uses is measured where it is compiled.
+Nothing is compiled or allocated; the memory of a compiled program is measured where it is compiled.
 """
 
 import math
@@ -55,10 +55,10 @@ def flops_per_step(cfg: ModelConfig, batch_size: int, seq_len: int) -> int:
 
 
 def least_flops_per_step(cfg: ModelConfig, batch_size: int, seq_len: int) -> int:
-    """`flops_per_step` without the scores that the causal mask takes away: what no exact implementation can spare.
+    """Lower bound of the operations of an exact step: `flops_per_step` without the scores that the causal mask removes.
 
-    A query sees (T + 1) / 2 keys on average, not T. This, and not the convention, is what a bound on the time of a
-    step may be drawn from: a kernel that skips the masked half would seem to do up to twice its work.
+    A query sees (T + 1) / 2 keys on average, not T. Bounds on the time of a step need this number and not the
+    convention, by which a kernel that skips the masked half would seem to do up to twice its work.
     """
     masked_pairs = batch_size * (seq_len * (seq_len - 1) // 2)
     # Two products forward (scores, weighted values), a multiply-add each for every feature, and backward twice that.

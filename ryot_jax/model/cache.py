@@ -37,7 +37,7 @@ class Cache:
 
 
 def empty_cache(cfg: ModelConfig, batch_size: int, capacity: int | None = None) -> Cache:
-    """A cache that holds nothing, with room for `capacity` positions (default: `cfg.max_len`)."""
+    """An empty cache for `capacity` positions (default: `cfg.max_len`)."""
     T = cfg.max_len if capacity is None else capacity
     B, H, K = batch_size, cfg.n_heads, cfg.head_dim
     layers = tuple(
@@ -47,7 +47,7 @@ def empty_cache(cfg: ModelConfig, batch_size: int, capacity: int | None = None) 
 
 
 def append(layer: LayerCache, k_BSHK: jax.Array, v_BSHK: jax.Array, length_B: jax.Array) -> LayerCache:
-    """Write S new positions behind the first `length_B`, in the cache's dtype; the caller sees to it that they fit."""
+    """Writes S new positions after the first `length_B`, in the cache's dtype; the caller makes sure that they fit."""
     k_BHKS, v_BHSK = k_BSHK.transpose(0, 2, 3, 1), v_BSHK.transpose(0, 2, 1, 3)
     k_BHKS, v_BHSK = k_BHKS.astype(layer.k_BHKT.dtype), v_BHSK.astype(layer.v_BHTK.dtype)
     return LayerCache(

@@ -34,7 +34,7 @@ RANGES: Ranges = {
 
 
 def contradictions(model: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each pair of fields that no model can have together.
+    """Yields a line for each pair of fields that contradict each other.
 
     Args:
       model: the fields of `ModelConfig`.
@@ -105,7 +105,7 @@ def from_config(model: Mapping[str, Any], platform: str, compute_capability: str
     """Makes a `ModelConfig` from the `model` section of a config, for a platform ('cpu', 'gpu', 'tpu').
 
     `compute_capability` ('7.5') is asked of the first GPU when it is needed and not given.
-    Raises ConfigError, naming the field, where a value cannot be used.
+    Raises ConfigError, naming the field, if a value is invalid.
     """
     fields = dict(model)
     if fields["compute_dtype"] == "auto":

@@ -1,4 +1,4 @@
-"""The model as Hugging Face's `GPT2LMHeadModel` has it: names of parameters, values of its config.json, both ways.
+"""Conversion to and from Hugging Face's `GPT2LMHeadModel`: names of parameters, and values of its config.json.
 
 No array is transposed: GPT-2's Conv1D keeps weights as [in, out], as our kernels are, and puts queries, keys and values
 side by side in one matrix, as `qkv` does. So a layout is a table of names. Files are left to `ryot_jax.commands`.
@@ -19,7 +19,7 @@ from ryot_jax.model.config import ModelConfig
 from ryot_jax.model.transformer import layer_name
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 
-# What a model must be for GPT-2 to express it. A layer norm brings the biases.
+# Values of fields that GPT-2 can express. A layer norm implies the biases.
 _EXPRESSIBLE = {"positions": "learned", "norm": "layer", "mlp": "gelu"}
 
 _MODULES = {
@@ -226,9 +226,9 @@ def _problems(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndar
         "of wrong shape": shapes,
         f"not {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}": dtypes,
     }
-    return [f"{what}: {_in_words(names)}" for what, names in parts.items() if names]
+    return [f"{what}: {_listed(names)}" for what, names in parts.items() if names]
 
 
-def _in_words(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     more = len(names) - _NAMED_AT_MOST
     return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

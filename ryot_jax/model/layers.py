@@ -55,7 +55,7 @@ class Norm(nnx.Module):
         return self.of(x_BTD, plan).alone(x_BTD)
 
     def of(self, x_BTD: jax.Array, plan: KernelPlan) -> NormSpec:
-        """The norm for ops that begin with one."""
+        """The specification of the norm of x, for ops that fuse it."""
         return NormSpec(
             self.scale[...],
             None if self.bias is None else self.bias[...],

@@ -19,7 +19,7 @@ def sinusoidal(positions: jax.Array, d_model: int) -> jax.Array:
 
 
 def rotate(x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """Rotate feature pairs (i, i + K/2) of queries or keys by their position's angles (RoPE, arXiv:2104.09864).
+    """Rotates feature pairs (i, i + K/2) of queries or keys by their position's angles (RoPE, arXiv:2104.09864).
 
     The product of a rotated query and key then depends on the distance of their positions alone.
     `positions_BT` is [1, T] where all sequences have the same. Computed in float32, returned in the dtype of `x_BTHK`.

@@ -1,7 +1,4 @@
-"""A model's weights as the decoding kernel takes them.
-
-What the kernel computes with them is in `ryot_jax.kernels.decoding.step`.
-"""
+"""A model's weights in the form of the decoding kernel, see `ryot_jax.kernels.decoding.step`."""
 
 import jax.numpy as jnp
 

@@ -1,7 +1,7 @@
 """The Flax NNX module: a decoder-only, pre-norm transformer.
 
 It is a description of the network and its weights; programs split it once and call it through
-`functional.py`. Losses, sampling and updates are left to others.
+`functional.py`.
 """
 
 import itertools

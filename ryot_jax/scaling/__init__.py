@@ -1,6 +1,6 @@
-"""Inference scaling, in training: what each step's forward pass computes, as a function of the step.
+"""Inference scaling in training: the computation of each step's forward pass, as a function of the step.
 
-Schedules are put together from series and checked before anything compiles; `ryot_jax.training` runs them. The
+Step schedules are composed of series and checked before anything compiles; `ryot_jax.training` runs them. The
 schedules of decoding are in `ryot_jax.decoding.draft_length` and `ryot_jax.decoding.candidates`.
 """
 

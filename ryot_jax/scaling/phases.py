@@ -2,7 +2,7 @@
 
     31% of B x T/4, 12.5% of B/2 x T/2, 12.5% of B x T
 
-Such a line fits a config whatever its sizes are, which numbers of steps would not.
+Such a line applies to a config of any size, which numbers of steps would not.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ class Phase:
     """A phase of a training, in shares of the whole.
 
     Attributes:
-      share: of the training's tokens; all phases together may take more or less than 1.
-      batch: of the batch size.
-      length: of the sequence length.
-      depth: of the layers.
-      rate: multiplies the learning rate.
+      share: share of the training's tokens; the shares of all phases may add up to more or less than 1.
+      batch: share of the batch size.
+      length: share of the sequence length.
+      depth: share of the layers.
+      rate: multiplier of the learning rate.
     """
 
     share: Fraction
@@ -45,7 +45,7 @@ def parse(text: str) -> tuple[Phase, ...]:
     """Parses a line of phases.
 
     Raises:
-      ConfigError: it is no such line, naming the phase.
+      ConfigError: the line is malformed; the message names the phase.
     """
     phases = []
     for words in text.split(","):
@@ -73,7 +73,7 @@ def laid_out(
     Without phases the training would take `steps` steps of `batch_size` sequences of `seq_len` tokens.
 
     Parts of sizes are rounded down, to at least 1; the steps of a phase to a multiple of `multiple_of`, at least one.
-    All layers are written as depth 0, so that they are the same program as where depth is not scheduled.
+    All layers are written as depth 0, so that the program is that of a schedule without depth.
     """
     tokens, sizes = steps * batch_size * seq_len, []
     for phase in phases:

@@ -1,7 +1,6 @@
 """Step schedules of training: which of a few compiled programs takes a step, and with which traced values.
 
-A schedule is a pure function of the step. What it asks for is checked before anything compiles; who compiles and runs
-it is left to `ryot_jax.training`, what a step costs to measurements.
+A schedule is a pure function of the step, checked before anything compiles. `ryot_jax.training` compiles and runs it.
 """
 
 import bisect
@@ -20,9 +19,9 @@ class ProgramKey:
     """The shapes that a training program is compiled for.
 
     Attributes:
-      batch_size: sequences of a step.
-      seq_len: positions of a sequence that the model computes.
-      depth: layers, from the first on, that the model has in the step; 0: all. The others get no gradient.
+      batch_size: sequences per step.
+      seq_len: positions per sequence.
+      depth: number of first layers that the model uses in the step; 0: all. The others get no gradient.
     """
 
     batch_size: int
@@ -39,14 +38,14 @@ class TracedValues(NamedTuple):
     """Values that a program takes as arguments, so that changing them costs no compilation.
 
     Attributes:
-      rate: multiplies the learning rate.
+      rate: multiplier of the learning rate.
     """
 
     rate: float = 1.0
 
 
 class Segment(NamedTuple):
-    """Steps `first` to `end`, without the last, that are of one kind; `tokens` were trained on before them."""
+    """Steps [first, end) of one kind, before which `tokens` target tokens were trained on."""
 
     first: int
     end: int
@@ -57,7 +56,7 @@ class Segment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StepSchedule:
-    """step -> (ProgramKey, TracedValues), for a number of steps that is known; see `compose`."""
+    """A function step -> (ProgramKey, TracedValues) over a known number of steps; see `compose`."""
 
     segments: tuple[Segment, ...]
 
@@ -65,13 +64,13 @@ class StepSchedule:
         """The program and the traced values of step 0, 1, ...
 
         Raises:
-          ConfigError: there is no such step.
+          ConfigError: the step is beyond the schedule.
         """
         segment = self.segment(step)
         return segment.static, segment.dynamic
 
     def segment(self, step: int) -> Segment:
-        """The segment that the step lies in."""
+        """The segment that contains the step."""
         if not 0 <= step < self.total_steps:
             raise ConfigError(f"step {step}: the schedule has the steps 0 to {self.total_steps - 1}")
         return self.segments[bisect.bisect_right([segment.first for segment in self.segments], step) - 1]
@@ -87,7 +86,7 @@ class StepSchedule:
         return self.tokens_before(self.total_steps)
 
     def tokens_before(self, step: int) -> int:
-        """Target tokens of the steps before this one: where its data begins.
+        """Target tokens of the steps before this one, which is the position of its data.
 
         A closed form, so that training can be resumed from any step.
         """
@@ -156,16 +155,16 @@ def check(
     """Refuses a schedule that cannot be trained, before anything compiles.
 
     Args:
-      schedule: what is to be trained.
-      max_len: positions that the model has.
-      n_layers: layers that it has.
-      n_devices: that a batch is shared out among.
-      accumulation: parts that a batch is cut into.
-      steps_per_call: steps that one call of a program takes; 1 where programs take single steps.
-      most_programs: the most that may be compiled.
+      schedule: the step schedule.
+      max_len: number of positions of the model.
+      n_layers: number of layers of the model.
+      n_devices: number of devices that share a batch.
+      accumulation: number of microbatches of a batch.
+      steps_per_call: steps per call of a program.
+      most_programs: largest number of programs to compile.
 
     Raises:
-      ConfigError: with the step and the remedy.
+      ConfigError: the schedule cannot be trained; the message names the step and the remedy.
     """
     for segment in schedule.segments:
         static, at = segment.static, f"step {segment.first}"

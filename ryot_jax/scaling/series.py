@@ -1,6 +1,6 @@
-"""Functions of the step that are constant over ranges of steps: what step schedules are put together from.
+"""Functions of the step that are constant over ranges of steps, from which step schedules are composed.
 
-Each combinator gives a `Series`; values may be anything that can be compared.
+Each combinator returns a `Series`; values may be of any comparable type.
 """
 
 import bisect
@@ -18,9 +18,9 @@ class Series(Generic[Value]):
     """A value for each step, constant over ranges of steps.
 
     Attributes:
-      firsts: the steps at which values begin to hold, rising from 0.
-      values: one for each of `firsts`.
-      end: the number of steps; None where the series never ends.
+      firsts: the first step of each range, ascending from 0.
+      values: the value of each range.
+      end: the number of steps; None: the series never ends.
     """
 
     firsts: tuple[int, ...]
@@ -31,7 +31,7 @@ class Series(Generic[Value]):
         """The value of step 0, 1, ...
 
         Raises:
-          ConfigError: there is no such step.
+          ConfigError: the step is beyond the series.
         """
         if step < 0 or (self.end is not None and step >= self.end):
             raise ConfigError(f"step {step}: the schedule has the steps 0 to {self.end}, without the last")
@@ -39,17 +39,17 @@ class Series(Generic[Value]):
 
 
 def constant(value: Value, steps: int | None = None) -> Series[Value]:
-    """One value for `steps` steps, or for ever."""
+    """A constant value for `steps` steps; None: for ever."""
     if steps is not None and steps < 1:
         raise ConfigError(f"steps = {steps}: a schedule has at least one step")
     return Series((0,), (value,), steps)
 
 
 def piecewise(ranges: Sequence[tuple[int, int | None, Value]]) -> Series[Value]:
-    """`(first, end, value)` of each range of steps, without `end`; the last one may have the end None: for ever.
+    """A series of ranges [first, end) given as `(first, end, value)`; the last end may be None: for ever.
 
     Raises:
-      ConfigError: ranges overlap, leave a gap or are empty, naming the step.
+      ConfigError: ranges overlap, leave a gap or are empty; the message names the step.
     """
     if not ranges:
         raise ConfigError("a piecewise schedule has at least one range of steps")
@@ -73,10 +73,10 @@ def linear_ramp(
     """Whole numbers from `first_value` up or down to `last_value`, in equal stretches of `steps` steps.
 
     Args:
-      first_value: of step 0.
-      last_value: of the steps behind the ramp.
-      steps: over which the value changes, at least as many as there are stages.
-      multiple_of: what one stage adds; divides both values.
+      first_value: value of step 0.
+      last_value: value after the ramp.
+      steps: number of steps of the ramp, at least the number of stages.
+      multiple_of: increment of a stage; divides both values.
       then: steps with `last_value`; None: for ever.
     """
     if multiple_of < 1 or first_value % multiple_of or last_value % multiple_of:
@@ -93,7 +93,7 @@ def linear_ramp(
 
 
 def per_phase(phases: Sequence[tuple[int, Value]]) -> Series[Value]:
-    """`(steps, value)` of each phase, one after the other."""
+    """A series of phases in sequence, each given as `(steps, value)`."""
     ranges, first = [], 0
     for steps, value in phases:
         ranges.append((first, first + steps, value))

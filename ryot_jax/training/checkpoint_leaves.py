@@ -22,7 +22,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def describe(leaf: Any) -> dict[str, Any]:
-    """The dtype and shape of the array that is stored for a leaf."""
+    """Dtype and shape of the stored array of a leaf, as JSON values."""
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
     return {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
@@ -31,14 +31,14 @@ def describe(leaf: Any) -> dict[str, Any]:
 def to_host(state: State) -> dict[str, np.ndarray]:
     """Copies all leaves to host arrays, typed keys as their raw words.
 
-    On a CPU they are views; they must not outlive the save, or the next step cannot take over the memory.
+    On a CPU they are views, which must not outlive the save: the next step could not reuse the memory.
     """
     named = named_leaves(state)
     return jax.device_get({n: jax.random.key_data(x) if _is_key(x) else x for n, x in named.items()})
 
 
 def place(leaf: np.ndarray, like: Any, key_impl: str) -> jax.Array:
-    """A stored array as a leaf on the devices of `like`; `key_impl` names the generator of typed keys."""
+    """Places a stored array on the devices of `like`; `key_impl` names the generator of typed keys."""
     sharding = like.sharding
     if _is_key(like):
         return jax.device_put(jax.random.wrap_key_data(jnp.asarray(leaf), impl=key_impl), sharding)

@@ -1,7 +1,7 @@
 """Checkpoints on disk: state, data position and a few facts in one atomic directory per step, by orbax.
 
-The latest and the best are kept side by side. The only module that knows orbax; when to save is left to the
-caller. Saving is synchronous: it happens between timed blocks, which a writing thread would disturb.
+The latest and the best are kept side by side. This is the only module that knows orbax. Saving is synchronous, as
+callers save between timed blocks, which a writing thread would disturb.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ _SCHEMA_VERSION = 1
 class Checkpoints:
     """The checkpoints of one arm in one directory.
 
-    A checkpoint holds the state as a flat dict of arrays named by their path, so that it does not depend on
-    the container types of any library, and the SHA-256 of every array: orbax restores a file with a flipped
-    bit without a word.
+    A checkpoint holds the state as a flat dict of arrays named by their path, so that it does not depend on the
+    container types of any library, and the SHA-256 of every array, as orbax silently restores a file with a flipped
+    bit.
 
     Args:
       directory: made absolute, and created unless `read_only`.
-      keep_latest: how many of the newest to keep, at least 1.
-      keep_best: how many of those with the lowest metric to keep beside them.
-      read_only: look at a directory that another process may be writing; nothing is created or cleaned up.
+      keep_latest: number of newest checkpoints to keep, at least 1.
+      keep_best: number of checkpoints with the lowest metric to keep beside them.
+      read_only: whether to only read, as another process may be writing; nothing is created or cleaned up.
 
     Raises:
-      ConfigError: a number of checkpoints to keep that makes no sense.
-      CheckpointError: the directory cannot be used.
+      ConfigError: a number of checkpoints to keep is out of range.
+      CheckpointError: the directory cannot be read or written.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Checkpoints:
         if read_only and not Path(self.directory).is_dir():
             raise CheckpointError(f"no checkpoint directory {self.directory}; check the name of the run")
         options = ocp.CheckpointManagerOptions(
-            # Without best_fn orbax does not store metrics at all; what is kept, the policy decides.
+            # Without best_fn orbax stores no metrics; the preservation policy decides what is kept.
             best_fn=_rank,
             best_mode="min",
             preservation_policy=policies.AnyPreservationPolicy(
@@ -93,7 +93,7 @@ class Checkpoints:
         *,
         arm: str = "",
     ) -> None:
-        """Writes one checkpoint to disk and deletes those that need not be kept; returns once that is done.
+        """Writes one checkpoint to disk and deletes those that are no longer kept; returns when both are done.
 
         Args:
           step: number of steps taken, greater than that of every checkpoint in the directory.
@@ -101,7 +101,7 @@ class Checkpoints:
           data_state: position in the data, JSON types only.
           metric: held-out loss in nats per token, lower is better; one that is not finite is never the best.
           config_json: the resolved config.
-          arm: the name of the arm that the state belongs to.
+          arm: name of the arm.
 
         Raises:
           CheckpointError: the step is not new, or the checkpoint could not be written.
@@ -147,11 +147,11 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
-        """The newest step; None when there is no checkpoint."""
+        """The newest step; None without a checkpoint."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """The step with the lowest finite metric, the newest of equals; None when there is none."""
+        """The step with the lowest finite metric, the newest of equals; None if there is none."""
         ranked = [(_rank(self._manager.metrics(step)), -step) for step in self.steps()]
         finite = [pair for pair in ranked if math.isfinite(pair[0])]
         return -min(finite)[1] if finite else None
@@ -169,7 +169,7 @@ class Checkpoints:
 
         Args:
           which: a step, 'latest' or 'best'.
-          abstract_state: a state or `ShapeDtypeStruct`s; each leaf is put where its counterpart here lies.
+          abstract_state: a state or `ShapeDtypeStruct`s; each leaf is placed on the devices of its counterpart here.
 
         Returns:
           The state and the data state.
@@ -198,10 +198,10 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(abstract_state), placed), read["data"]
 
     def delete_after(self, step: int) -> None:
-        """Deletes every checkpoint of a later step than this one.
+        """Deletes every checkpoint after `step`.
 
         Raises:
-          CheckpointError: one could not be deleted.
+          CheckpointError: a checkpoint could not be deleted.
         """
         for later in [s for s in self.steps() if s > step]:
             try:
@@ -212,7 +212,7 @@ class Checkpoints:
                 ) from error
 
     def wait(self) -> None:
-        """Waits until nothing is being written any more.
+        """Waits until all writing has finished.
 
         Raises:
           CheckpointError: a checkpoint could not be written.
@@ -224,7 +224,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint in {self.directory} could not be written: {error}") from error
 
     def close(self) -> None:
-        """Waits for writing to end, then releases orbax's resources."""
+        """Waits for writing to finish and releases orbax's resources."""
         self.wait()
         self._manager.close()
 
@@ -256,14 +256,14 @@ class Checkpoints:
                 )
 
     def _forget_failed_save(self) -> None:
-        """Drops the failed step from orbax's list, where it would pass for the latest one."""
-        with contextlib.suppress(OSError):  # The directory is gone; the error that is being raised says so.
+        """Drops a failed step from orbax's list, where it would count as the latest."""
+        with contextlib.suppress(OSError):  # The directory is gone, as the error being raised reports.
             self._manager.reload()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax's warning that what was asked to be read only is read only."""
+    """Suppresses orbax's warning about read-only directories."""
     level = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
@@ -273,6 +273,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _rank(metrics: dict[str, float] | None) -> float:
-    """The number that is smallest for the best checkpoint; inf, never NaN, for one that must not be best."""
+    """Sort key of checkpoints, lowest for the best; inf, never NaN, for one that must not be the best."""
     metric = math.inf if metrics is None else float(metrics[_METRIC])
     return metric if math.isfinite(metric) else math.inf

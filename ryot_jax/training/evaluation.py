@@ -1,7 +1,4 @@
-"""The held-out loss: one compiled program and one fixed set of sequences for every arm that is compared.
-
-Only forward passes; which parameters to judge and what to make of the numbers is left to the caller.
-"""
+"""The held-out loss: one compiled program and one fixed set of sequences for all arms of a comparison."""
 
 import dataclasses
 import time
@@ -25,8 +22,8 @@ class Evaluation:
     """Held-out losses in nats per token.
 
     Attributes:
-      mean_loss: over all targets of the set.
-      sequence_losses: float64[n], mean of each sequence; padding sequences are left out.
+      mean_loss: mean over all targets of the set.
+      sequence_losses: mean of each sequence, float64[n]; padding sequences are left out.
     """
 
     mean_loss: float
@@ -35,13 +32,13 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Callable `(params) -> Evaluation` that never compiles again.
+    """Callable `(params) -> Evaluation` that never recompiles.
 
     Attributes:
       executable: `(params, heldout, index of a batch) -> (loss_sum_B, n_targets_B)`.
       heldout: the set on the devices, arrays [n_batches, B, T].
-      params_sharding: where the program wants the parameters.
-      compile_seconds: trace, lowering and compilation.
+      params_sharding: the placement of parameters that the program requires.
+      compile_seconds: seconds of tracing, lowering and compilation.
     """
 
     executable: jax.stages.Compiled
@@ -72,13 +69,13 @@ def make_evaluator(
 ) -> Evaluator:
     """Compiles the evaluation program and puts the held-out set on the devices, once.
 
-    On a CPU the program is compiled without the fusions that `program_check` distrusts: it is the yardstick.
+    On a CPU the program is compiled without the fusions that `program_check` suspects, as all arms are judged by it.
 
     Args:
       sequence_losses_fn: pure, deterministic, without optimized kernels.
       heldout: 'inputs' and 'targets' int32[n_batches, B, T]; targets below 0 do not count.
-      params: a parameter tree, for its shapes and dtypes only.
-      mesh: one axis, named 'data'; all local devices when None.
+      params: a parameter tree; only its shapes and dtypes are used.
+      mesh: a mesh with one axis 'data'; None: all local devices.
     """
     mesh = data_mesh() if mesh is None else mesh
     replicated = NamedSharding(mesh, P())

@@ -1,6 +1,6 @@
-"""One arm of a run: a compiled step, its state and its data, run in blocks of steps with an honest clock.
+"""One arm of a run: a compiled step, its state and its data, run in timed blocks of steps.
 
-Evaluating, saving and logging happen between blocks and are the caller's to order; so is comparing the arms.
+Callers evaluate, save and log between blocks.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from ryot_jax.training.step import Metrics
 
 
 class BatchIterator(Protocol):
-    """Batches of host arrays with a position that can be stored as JSON; grain's iterators are such."""
+    """An iterator of batches of host arrays with a JSON position, such as grain's."""
 
     def __next__(self) -> Mapping[str, np.ndarray]:
         """The next batch."""
@@ -49,9 +49,9 @@ class BlockResult:
 
     Attributes:
       first_step: number of the first of its steps, from 0.
-      seconds: from an idle device to the last result of the block.
-      losses: of each step, nats per target, before the step's update.
-      grad_norms: of each step, before clipping.
+      seconds: wall-clock seconds from an idle device to the last result of the block.
+      losses: loss of each step, nats per target, before the step's update.
+      grad_norms: gradient norm of each step, before clipping.
       tokens: target tokens trained on.
     """
 
@@ -63,17 +63,17 @@ class BlockResult:
 
 
 class Trainer:
-    """One arm: takes steps and keeps count of them.
+    """One arm in training: takes steps and counts them.
 
     Args:
-      name: of the arm, for messages and checkpoints.
+      name: name of the arm, for messages and checkpoints.
       compiled_step: the program that takes one step.
-      state: where to start; copied, so that arms can start from one and the same.
-      batches: what to train on.
-      scanned_steps: a program that takes several; None: every step is a call of its own.
-      program_at: (step, steps left) -> the program that takes the step, where a schedule says; it takes the place of
-        the two above, and may take several steps.
-      optimizer_name: `training.optimizer`, which decides on the parameters to evaluate.
+      state: the initial state; copied, so that arms can share it.
+      batches: the training batches.
+      scanned_steps: a program that takes several steps; None: one call per step.
+      program_at: (step, steps left) -> the program that takes the step by a step schedule; it replaces the two programs
+        above, and may take several steps.
+      optimizer_name: `training.optimizer`, which decides the parameters to evaluate.
     """
 
     def __init__(
@@ -101,16 +101,16 @@ class Trainer:
     def run_block(self, n_steps: int, *, on_step: Callable[[int, float], None] | None = None) -> BlockResult:
         """Takes `n_steps` steps; the device is idle before and after.
 
-        The program of several steps takes as many as it can, that of one step the rest. The host stays one call
-        behind the device: it reads the metrics of a call once the next one is dispatched.
+        The program of several steps takes as many as it can, that of one step the rest. The host reads the metrics of a
+        call after dispatching the next one, so that the device never waits.
 
         Args:
-          n_steps: how many.
-          on_step: told after each call the number of steps taken and the loss of the last, while the device works on
-            the next. It is in the measured time, so it must be quick.
+          n_steps: number of steps.
+          on_step: called after each call with the number of steps taken and the last loss, while the device works on
+            the next call. It is part of the measured time, so it must be fast.
 
         Raises:
-          NonFiniteLossError: a loss or gradient norm is not finite. The state is then worthless; go back to a
+          NonFiniteLossError: a loss or gradient norm is not finite. The state is then useless; restore a
             checkpoint.
         """
         first_step = self.steps_taken
@@ -139,7 +139,7 @@ class Trainer:
         return BlockResult(first_step, seconds, losses, grad_norms, tokens)
 
     def evaluate(self, evaluator: Evaluator) -> Evaluation:
-        """Held-out loss of the parameters that this optimizer is to be judged by.
+        """Held-out loss of the evaluation parameters of this optimizer (see `evaluation_params`).
 
         Raises:
           NonFiniteLossError: the loss is not finite.
@@ -159,13 +159,13 @@ class Trainer:
         """Writes state, data position and counters; returns when they are on disk.
 
         Args:
-          checkpoints: where to.
+          checkpoints: the destination.
           heldout_loss: nats per target; the lowest one marks the best checkpoint.
           config_json: the resolved config.
-          facts: JSON values of the caller's, handed back by `restore`.
+          facts: JSON values of the caller, returned by `restore`.
 
         Raises:
-          CheckpointError: they could not be written.
+          CheckpointError: the checkpoint could not be written.
         """
         data_state = {
             "iterator": self.batches.get_state(),
@@ -179,10 +179,10 @@ class Trainer:
         """Resumes from a checkpoint, bit for bit, with the programs that are already compiled.
 
         Returns:
-          The facts that it was saved with.
+          The facts saved with the checkpoint.
 
         Raises:
-          CheckpointError: there is no such checkpoint, or it does not fit this arm.
+          CheckpointError: the checkpoint does not exist, or does not fit this arm.
         """
         self.state, data_state = checkpoints.restore(which, self.state)
         self.steps_taken = int(self.state.step)
@@ -213,7 +213,7 @@ class Trainer:
 
     def _next_batch(self) -> Mapping[str, np.ndarray]:
         batch = next(self.batches)
-        # A chain of digests and not one long hash: its state is a string, which a checkpoint can hold.
+        # A chain of digests rather than one long hash, as a checkpoint can hold its state, a string.
         digest = hashlib.sha256(self.batches_sha256.encode())
         for name in sorted(batch):
             digest.update(np.ascontiguousarray(batch[name]).data)

@@ -1,7 +1,7 @@
 """Muon with its Newton-Schulz iterations batched over matrices of one shape, and in bfloat16.
 
-What optax computes matrix by matrix (`optax.contrib.scale_by_muon`): the matrices of a small model are too small to
-keep even two cores busy one by one.
+optax computes the same matrix by matrix (`optax.contrib.scale_by_muon`), but the matrices of a small model are too
+small to keep even two cores busy.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from optax.contrib import MuonState
 
 from ryot_jax.machine.processor import cpu_flags
 
-# Of the quintic a x + b x^3 + c x^5, whose iterates take singular values to within 0.7 and 1.2 of 1 (Jordan 2024).
+# Coefficients of the quintic a x + b x^3 + c x^5, whose iterates move singular values to 0.7 to 1.2 (Jordan 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _EPSILON = 1e-8
 
@@ -34,12 +34,12 @@ def muon(
     Args:
       rate: learning rate of both.
       is_matrix: params -> whether each leaf [.., rows, columns] is orthogonalized.
-      weight_decay: of the matrices.
-      adam_b1: of AdamW.
-      adam_b2: of AdamW.
-      beta: of Muon's momentum.
-      rms: root mean square of a matrix's update before it is multiplied with the rate, as AdamW's is: one rate serves
-        both (Liu et al., arXiv:2502.16982, 2.2).
+      weight_decay: weight decay of the matrices.
+      adam_b1: decay of AdamW's first moment.
+      adam_b2: decay of AdamW's second moment.
+      beta: decay of Muon's momentum.
+      rms: root mean square of a matrix's update before it is multiplied by the rate, about that of AdamW, so that one
+        rate serves both (Liu et al., arXiv:2502.16982, 2.2).
     """
 
     def scaled(updates: optax.Updates) -> optax.Updates:
@@ -60,11 +60,11 @@ def muon(
 
 
 def scale_by_batched_muon(*, beta: float = 0.95, steps: int = 5) -> optax.GradientTransformation:
-    """Nesterov momentum, orthogonalized: the nearest semi-orthogonal matrix to each momentum, about.
+    """Orthogonalized Nesterov momentum: approximately the nearest semi-orthogonal matrix to each momentum.
 
     Args:
-      beta: of the momentum, with the correction of its bias, as in optax.
-      steps: Newton-Schulz iterations.
+      beta: decay of the momentum, with bias correction as in optax.
+      steps: number of Newton-Schulz iterations.
 
     Leaves are matrices [.., rows, columns]; leading axes are layers of a stack.
     """
@@ -90,26 +90,26 @@ def scale_by_batched_muon(*, beta: float = 0.95, steps: int = 5) -> optax.Gradie
 
 
 def orthogonalized(matrices: Sequence[jax.Array], steps: int = 5) -> list[jax.Array]:
-    """Each matrix [.., rows, columns] with its singular values taken to about 1, in the order that they came in.
+    """The matrices [.., rows, columns] with singular values moved to about 1, in the order given.
 
-    Matrices of one shape, or of the transposed one, are one batch. Products are of bfloat16 operands with float32 sums
-    where the hardware multiplies these faster: not on a CPU without AVX512-BF16.
+    Matrices of one shape, or its transpose, form a batch. Products have bfloat16 operands and float32 sums if the
+    hardware multiplies these faster, which a CPU without AVX512-BF16 does not.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     wide = [jnp.swapaxes(matrix, -1, -2) if _is_tall(matrix) else matrix for matrix in matrices]
     for i, matrix in enumerate(wide):
         groups.setdefault((matrix.shape[-2], matrix.shape[-1]), []).append(i)
-    found: list[jax.Array] = list(wide)
+    orthogonal: list[jax.Array] = list(wide)
     for shape, members in groups.items():
         batch = jnp.concatenate([wide[i].reshape(-1, *shape) for i in members])
         done, first = _newton_schulz(batch, steps), 0
         for i in members:
             count = wide[i].size // (shape[0] * shape[1])
-            found[i] = done[first : first + count].reshape(wide[i].shape).astype(wide[i].dtype)
+            orthogonal[i] = done[first : first + count].reshape(wide[i].shape).astype(wide[i].dtype)
             first += count
     return [
         jnp.swapaxes(matrix, -1, -2) if _is_tall(original) else matrix
-        for matrix, original in zip(found, matrices, strict=True)
+        for matrix, original in zip(orthogonal, matrices, strict=True)
     ]
 
 

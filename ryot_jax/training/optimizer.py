@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name, built from optax.
 
 Parameters are distinguished by rank and name: matrices are `kernel` or embeddings, vectors are `bias` or `scale`
-(also where a scan over layers has stacked them). What to set the numbers to is left to the config.
+(also if a scan over layers has stacked them).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,7 @@ def learning_rate_schedule(training: Mapping[str, Any], total_steps: int) -> opt
       total_steps: number of steps of the whole run.
 
     Raises:
-      ConfigError: the warm-up does not fit into the run, or the schedule is not known.
+      ConfigError: the warm-up does not fit into the run, or the learning-rate schedule is unknown.
     """
     peak, warmup = float(training["learning_rate"]), int(training["warmup_steps"])
     given = {"training.warmup_steps": warmup}
@@ -60,21 +60,21 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer of the mean gradient: clip by global norm, then `training.optimizer`.
 
-    Weight decay acts on matrices only, and is multiplied with the learning rate.
+    Weight decay acts on matrices only, and is multiplied by the learning rate.
 
     * adamw: Loshchilov & Hutter, arXiv:1711.05101.
     * muon: Jordan 2024, for `kernel`s; embeddings and vectors get AdamW without decay. `b1` and `b2` are
       AdamW's, Muon's momentum is 0.95.
-    * lion: Chen et al., arXiv:2302.06675; wants a 3 to 10 times smaller learning rate than adamw.
+    * lion: Chen et al., arXiv:2302.06675; needs a learning rate 3 to 10 times smaller than adamw.
     * schedule_free: AdamW of Defazio et al., arXiv:2405.15682; replaces the decay of the learning rate.
 
     Args:
-      training: `optimizer`, `b1`, `b2`, `weight_decay`, `clip_norm` (0: none) and the fields of the schedule.
+      training: `optimizer`, `b1`, `b2`, `weight_decay`, `clip_norm` (0: none), and those of the learning-rate schedule.
       total_steps: number of steps of the whole run.
       rate: the learning rate of each step; None: `learning_rate_schedule`.
 
     Raises:
-      ConfigError: a name is not known, or two fields contradict each other.
+      ConfigError: a name is unknown, or two fields contradict each other.
     """
     rate = learning_rate_schedule(training, total_steps) if rate is None else rate
     b1, b2, decay = (float(training[field]) for field in ("b1", "b2", "weight_decay"))
@@ -95,7 +95,7 @@ def make_optimizer(
 
 
 class DirectOptimizer(NamedTuple):
-    """An optax transformation that can also go from gradients to new parameters at once, without updates between.
+    """An optax transformation that can also compute new parameters from gradients directly, without updates.
 
     `apply(grads, gradient_scale, opt_state, params) -> (params, opt_state, grad_norm)` does what scaling the
     gradients, `update` and `optax.apply_updates` do; `grad_norm` (f32[]) is that of the scaled gradients. The state
@@ -117,10 +117,10 @@ def with_adamw_kernel(
     implementation: str,
     rate: optax.Schedule | None = None,
 ) -> DirectOptimizer:
-    """`make_optimizer`'s AdamW, with its step taken by `kernels.adamw`.
+    """The AdamW of `make_optimizer`, with the step of `kernels.adamw`.
 
     Raises:
-      ConfigError: the optimizer is another one.
+      ConfigError: `training.optimizer` is not adamw.
     """
     if training["optimizer"] != "adamw":
         raise ConfigError(f"training.optimizer = {training['optimizer']!r}: the kernel is one of adamw")
@@ -160,17 +160,17 @@ _COUNTING = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
 
 
 def evaluation_params(opt_name: str, state: State) -> Any:
-    """The parameters to judge: those of the state, for schedule_free the average that it keeps implicitly."""
+    """The parameters to evaluate: those of the state, or for schedule_free its implicit average."""
     if opt_name != "schedule_free":
         return state.params
     return _schedule_free_average(_find(state.opt_state, ScheduleFreeState), state.params)
 
 
 def gradient_statistics(opt_state: Any) -> Any:
-    """The optimizer state without what is not a smooth function of the gradients.
+    """The part of the optimizer state that is a smooth function of the gradients.
 
-    The iterate z of schedule_free goes: its first update is the sign of the gradient, which says nothing of
-    a gradient that is zero but for rounding.
+    It excludes the iterate z of schedule_free, whose first update is the sign of the gradient, and so arbitrary for a
+    gradient that is zero up to rounding.
     """
     return jax.tree.map(
         lambda node: node._replace(z=None) if isinstance(node, ScheduleFreeState) else node,

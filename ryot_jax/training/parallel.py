@@ -1,8 +1,7 @@
 """Compilation of the training step, ahead of time, for one or many devices.
 
 Three ways to spread a step over devices (`jit` with sharded arrays, `shard_map`, `pmap`) behind one call;
-they give the same numbers. A program takes one step a call, or several. Whether the compiler got it right is left to
-`program_check`.
+they give the same numbers. A program takes one or several steps per call. `program_check` checks the compiler.
 """
 
 import dataclasses
@@ -36,18 +35,18 @@ def data_mesh() -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A compiled training step, or several in one program; calling it never compiles again.
+    """A compiled training step, or several in one program; calling it never recompiles.
 
     Attributes:
       executable: the program.
       parallelism: 'jit', 'shard_map' or 'pmap'.
-      steps: training steps that one call takes.
-      state_sharding: every leaf of the state lies whole on every device.
-      batch_sharding: the axis of the sequences is spread over the devices.
-      donate: whether a call consumes the state that it is given.
-      seconds: 'trace', 'lower' and 'compile', apart; pmap cannot trace alone, there 'lower' contains it.
-      memory_bytes: arguments, temporaries and results of one call on one device; None where not known.
-      from_cache: whether JAX's cache of compiled programs had it, so that `seconds` are no compilation's.
+      steps: training steps per call.
+      state_sharding: sharding of the state, replicated on every device.
+      batch_sharding: sharding of the batch, with the sequences spread over the devices.
+      donate: whether a call consumes its state.
+      seconds: seconds of 'trace', 'lower' and 'compile'; for pmap, which cannot trace separately, 'lower' includes it.
+      memory_bytes: bytes of arguments, temporaries and results of one call on one device; None if not known.
+      from_cache: whether the program came from JAX's compilation cache, so that `seconds` are not those of compiling.
     """
 
     executable: jax.stages.Compiled
@@ -66,20 +65,20 @@ class CompiledStep:
         return self.state_sharding.mesh.size
 
     def place(self, state: State) -> State:
-        """The state as this program wants it: on every device of its mesh. What lies there is not copied."""
+        """Places the state on every device of the program's mesh; leaves already there are not copied."""
         return jax.device_put(state, self.state_sharding)
 
     def __call__(self, state: State, batch: Mapping[str, Any]) -> tuple[State, Metrics]:
         """Takes one step, or `steps` of them. With `donate`, `state` must not be used afterwards.
 
         Args:
-          state: placed by `place`, or the result of an earlier call; anything else is placed here first.
-          batch: host arrays `[B, ...]`, all of them for all devices; `[steps, B, ...]` where `steps` > 1.
+          state: a state from `place` or an earlier call; other states are placed first.
+          batch: host arrays `[B, ...]` of the whole batch; `[steps, B, ...]` if `steps` > 1.
 
         Returns:
-          The state after the last step, and the metrics: scalars, or `[steps]` where `steps` > 1.
+          The state after the last step, and the metrics: scalars, or `[steps]` if `steps` > 1.
         """
-        # One leaf speaks for all: a look at each of them in every step would cost more than it saves.
+        # Checks one leaf for all: checking every leaf in every step would cost more than it saves.
         if not isinstance(state.step, jax.Array) or state.step.sharding != self.state_sharding:
             state = self.place(state)
         if self.parallelism == "pmap":
@@ -87,7 +86,7 @@ class CompiledStep:
         return self.executable(state, jax.device_put(batch, self.batch_sharding))
 
     def hlo_text(self) -> str:
-        """The optimized program, as the compiler prints it."""
+        """The optimized HLO text of the program."""
         return self.executable.as_text() or ""
 
 
@@ -102,22 +101,21 @@ def compile_step(
     donate: bool = True,
     compiler_options: Mapping[str, Any] | None = None,
 ) -> CompiledStep:
-    """Compiles a step, or several in one program, for states and batches of the shapes of the given ones.
+    """Compiles one step, or several in one program, for the shapes of a state and a batch.
 
     Args:
       step_fn: `(state, batch, axis_name=...) -> (state, metrics)`, e.g. a partial of `train_step`.
-      state: a state, for its shapes and dtypes only.
-      batch: a batch `[B, ...]`, or with `steps` > 1 that many of them, stacked: `[steps, B, ...]`. For its shapes and
-        dtypes only; B is shared out among the devices.
-      steps: training steps that one call takes, by a scan over the batches.
+      state: a state; only its shapes and dtypes are used.
+      batch: a batch `[B, ...]`, or stacked batches `[steps, B, ...]` if `steps` > 1; only shapes and dtypes are used. B
+        is divided among the devices.
+      steps: training steps per call, by a scan over the batches.
       parallelism: 'jit' (the compiler places the collectives), 'shard_map' or 'pmap' (the step does).
-      mesh: one axis, named 'data'; all local devices when None.
-      donate: let the new state take the memory of the old one.
-      compiler_options: XLA options of this one program.
+      mesh: a mesh with one axis 'data'; None: all local devices.
+      donate: whether the new state reuses the memory of the old one.
+      compiler_options: XLA options of this program.
 
     Raises:
-      ConfigError: the batch cannot be shared out evenly, `parallelism` is none of the three, or it is 'pmap', which
-        takes one step a call.
+      ConfigError: the batch cannot be divided evenly, `parallelism` is unknown, or it is 'pmap' and `steps` > 1.
     """
     mesh = data_mesh() if mesh is None else mesh
     row_axis, batch_axes = (0, P(DATA_AXIS)) if steps == 1 else (1, P(None, DATA_AXIS))

@@ -1,9 +1,9 @@
 """The start-up check of a compiled training step against the same step compiled without the suspect fusions.
 
 jaxlib 0.10.2 and 0.11.0 hand reductions on a CPU to YNNPACK and get some of them wrong (jax issue 39103: the
-last row of a vmapped matrix-vector product and sum over 32,769, 0.8 % off). Turning that off for good would
-slow every step down, so a step is run once both ways, and a program of several steps once against the same
-number of calls of the step that was checked. Elsewhere nothing is checked; the result says so.
+last row of a vmapped matrix-vector product and sum over 32,769, 0.8 % off). Turning the fusions off would slow
+down every step, so each step is run once both ways, and a program of several steps once against the same number of
+calls of the checked step. On other platforms nothing is checked, and the result says so.
 """
 
 import dataclasses
@@ -41,11 +41,11 @@ class ProgramCheck:
     Attributes:
       ok: the program agreed with the safe one, or was not checked (then `skipped` says why).
       worst_leaf: the metric or the leaf of the optimizer state that differed most.
-      worst_error: by how much, relative; see `checked`.
-      tolerance: what was allowed.
-      seconds: spent on compiling the safe program, where one was needed, and on running both.
-      skipped: why there was no check; empty if there was one.
-      steps: training steps of a call of the program.
+      worst_error: its relative error, see `checked`.
+      tolerance: the largest error allowed.
+      seconds: seconds of compiling the safe program, if needed, and of running both.
+      skipped: reason for the absence of a check; empty if there was one.
+      steps: training steps per call of the program.
     """
 
     ok: bool
@@ -119,7 +119,7 @@ def checked_scan(
     step: CompiledStep,
     tolerance: float = FLOAT32_TOLERANCE,
 ) -> tuple[CompiledStep, ProgramCheck]:
-    """Compiles a program of `len(batches)` steps a call, and returns a safe one if it does not do what `step` does.
+    """Compiles a program of `len(batches)` steps per call, and returns a safe one if its results differ from `step`'s.
 
     It is compared with the same number of calls of `step`, which `checked` has returned, and not against itself
     without YNN: two roundings diverge further with every step (to 4e-3 after 5 with products of bfloat16 operands),
@@ -131,7 +131,7 @@ def checked_scan(
     Args:
       step_fn: see `compile_step`.
       state: the state before the first step; not consumed.
-      batches: those of the first steps.
+      batches: the batches of the first steps.
       step: the program of one step; the other is compiled for its devices in its way.
       tolerance: see `checked`.
     """

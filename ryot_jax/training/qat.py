@@ -1,9 +1,9 @@
 """Quantization-aware training: the loss of rounded weights in the last part of training, steps of the float ones.
 
 The gradient is taken at the rounded weights and applied to the float ones (straight through, arXiv:1308.3432), which so
-come to lie where rounding hurts less. The last part of training, under the decay of its learning rate, is the place for
-it (arXiv:2509.22935). Evaluation and checkpoints have the float weights: those are what `ryot_jax.compression` starts
-from, with grids of its own.
+move to where rounding costs less. The last part of training, under the decay of its learning rate, is the place for
+it (arXiv:2509.22935). Evaluation and checkpoints have the float weights, from which `ryot_jax.compression` starts
+with its own grids.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from ryot_jax.training.step import ParamsFn
 
 
 def rounded(params: Any, bits: int) -> Any:
-    """Every matrix rounded to a grid of `bits` bits that is fitted to it, as `compression.quantize` fits it.
+    """The parameters with every matrix rounded to a fitted grid of `bits` bits, as in `compression.quantize`.
 
     The embedding and the head that is tied to it are matrices; biases and the scales of norms are not, also where a
     scan over layers has stacked them. A stacked matrix has scales of its own for each layer.
@@ -30,7 +30,7 @@ def rounded_from(first_step: int, bits: int) -> ParamsFn:
     """The `params_fn` of `train_step` that rounds the weights from step `first_step` on, counted from 0."""
 
     def seen(params: Any, step: jax.Array) -> Any:
-        # A branch, and not a choice between two results: what is not taken costs no time.
+        # A branch rather than a select, so that the branch not taken costs no time.
         return jax.lax.cond(step >= first_step, lambda p: rounded(p, bits), lambda p: p, params)
 
     return seen

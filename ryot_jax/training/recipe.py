@@ -1,7 +1,7 @@
-"""Recipes: what is changed in the training itself, beside kernels and schedules, as named parts.
+"""Training recipes: named changes of the training itself, beside kernels and step schedules.
 
-Each part is `statistical`: it trains another way or another model, so its gain is no kernel's and is always told apart.
-No part is ever in the baseline of a comparison.
+Each part is `statistical`: it changes the training or the model, so that its gain is reported separately from that of
+kernels. No part is ever in the baseline of a comparison.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from ryot_jax.runtime.suggestions import did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The config fields that it sets, and what it is in one line."""
+    """A part of a recipe: the config fields that it sets, and its description in one line."""
 
     fields: Mapping[str, str]
     description: str
@@ -36,10 +36,10 @@ PARTS: Mapping[str, Part] = {
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """The parts of a line such as 'muon, rotary'; '' has none.
+    """Parses a recipe such as 'muon, rotary' into the names of its parts; '' has none.
 
     Raises:
-      ConfigError: there is no such part, or two of them set one field.
+      ConfigError: a part is unknown, or two parts set the same field.
     """
     names = tuple(word.strip() for word in text.split(",")) if text.strip() else ()
     set_by: dict[str, str] = {}
@@ -54,9 +54,9 @@ def parse(text: str) -> tuple[str, ...]:
 
 
 def with_recipe(config: ConfigDict, names: tuple[str, ...], learning_rate: float | None) -> ConfigDict:
-    """A copy of the config with these parts, and with their learning rate; None: the config's.
+    """A copy of the config with the parts of a recipe and their learning rate (None: the config's).
 
-    An implementation of the optimizer's step that the config names is left to choice again: it may be one of another
+    A configured implementation of the optimizer's step is reset to automatic choice, as the recipe may set another
     optimizer.
     """
     changed = config.copy_and_resolve_references()

@@ -1,7 +1,7 @@
-"""Training by a step schedule: one compiled program for each kind of step, all of them known before the first.
+"""Training by a step schedule: one compiled program for each kind of step, all known before the first step.
 
-The schedule says what a step is; that the steps which ran were such is recorded from the shapes that the programs were
-given, and checked. What a step computes is the caller's `compile`.
+The executed steps are recorded from the shapes of the programs' inputs and checked against the schedule. The caller
+compiles the programs.
 """
 
 import concurrent.futures
@@ -28,7 +28,7 @@ def scheduled_rate(training: Mapping[str, Any], schedule: StepSchedule) -> optax
 
     The config's learning-rate schedule is laid over the tokens of the whole training, as if each step took as many as
     the average step does: so warm-up and decay take the same share of the tokens whatever the sizes of the steps are.
-    Where those do not change, the rate is `learning_rate_schedule`.
+    If the sizes do not change, the rate is `learning_rate_schedule`.
     """
     total = schedule.total_steps
     rate = learning_rate_schedule(training, total)
@@ -105,7 +105,7 @@ class Programs:
         """The program that takes this step; waits for its compilation.
 
         Raises:
-          ConfigError: it takes more steps a call than are left to take.
+          ConfigError: the program takes more steps per call than are left.
         """
         segment = self.schedule.segment(step)
         program = self._futures[segment.static].result()
@@ -132,13 +132,13 @@ def _fingerprint(program: CompiledStep) -> str:
 
 
 class ScheduledTrainer:
-    """Takes the steps of a schedule, and knows which ones ran.
+    """Takes the steps of a schedule and records those that ran.
 
     Args:
-      name: for messages.
-      programs: of the schedule.
-      state: where to start, at any of the schedule's steps.
-      batches: of the schedule's steps, from that step on.
+      name: name for messages.
+      programs: the programs of the schedule.
+      state: the initial state, at any step of the schedule.
+      batches: batches of the schedule's steps, from that step on.
 
     Attributes:
       trainer: state, data and counters.
@@ -155,11 +155,11 @@ class ScheduledTrainer:
         self.trainer = Trainer(name, first, state, _Recorded(batches, self), program_at=self._program_at)
 
     def run(self, n_steps: int | None = None) -> BlockResult:
-        """Takes `n_steps` steps, None: all that are left; and checks that they were what the schedule says.
+        """Takes `n_steps` steps (None: all remaining ones) and checks that they were those of the schedule.
 
         Raises:
           NonFiniteLossError: a loss or gradient norm is not finite.
-          RyotError: a step was not of the kind that the schedule asks for.
+          RyotError: a step was not of the scheduled kind.
         """
         before = self.trainer.steps_taken
         result = self.trainer.run_block(self.schedule.total_steps - before if n_steps is None else n_steps)
@@ -189,7 +189,7 @@ class ScheduledTrainer:
 
 
 class _Recorded:
-    """Batches whose shapes are noted as they are taken."""
+    """Batches whose shapes are recorded as they are taken."""
 
     def __init__(self, batches: BatchIterator, trainer: ScheduledTrainer):
         self._batches, self._trainer = batches, trainer

@@ -1,6 +1,6 @@
-"""The beginning of every training of a config: weights, optimizer, batches, evaluator, and the sizes of its step.
+"""The setup of a config's training: weights, optimizer, batches, evaluator, and the sizes of its step.
 
-Which kernels a step takes is left to `step_programs`, how a training proceeds to `loop`.
+`step_programs` compiles the step, `loop` runs the training.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from ryot_jax.training.steps import total_steps
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup:
-    """Everything that the arms of a run have in common.
+    """The common setup of all arms of a run.
 
     Attributes:
       config: the resolved config.
       model: its model section, with the compute dtype resolved for this machine.
       graphdef: the module without weights.
       state: the state before the first step; arms start from copies.
-      optimizer: of the mean gradient.
-      dataset: batches by step.
-      evaluator: one program and one held-out set for all.
+      optimizer: the optimizer of the mean gradient.
+      dataset: batches with random access by step.
+      evaluator: one program and one held-out set for all arms.
       heldout: the held-out batches on the host.
     """
 
@@ -54,7 +54,7 @@ class TrainingSetup:
 
 
 def build_setup(config: ConfigDict, model: ModelConfig, corpus: Corpus) -> TrainingSetup:
-    """Weights, optimizer, batches and evaluator of a run, all from `config.seed`.
+    """Builds weights, optimizer, batches and evaluator of a run from `config.seed`.
 
     Raises:
       DataError: a part of the text is shorter than one window.
@@ -75,7 +75,7 @@ def build_setup(config: ConfigDict, model: ModelConfig, corpus: Corpus) -> Train
 
 
 def reseeded(setup: TrainingSetup, corpus: Corpus, seed: int) -> TrainingSetup:
-    """The same with the weights and the order of batches of another seed; text, optimizer and evaluator stay."""
+    """The setup with weights and order of batches from another seed; text, optimizer and evaluator do not change."""
     training = setup.config.training
     _, state = init_state(setup.model, setup.optimizer, seed)
     dataset = training_dataset(corpus.train, seq_len=training.seq_len, batch_size=training.batch_size, seed=seed)
@@ -83,7 +83,7 @@ def reseeded(setup: TrainingSetup, corpus: Corpus, seed: int) -> TrainingSetup:
 
 
 def kernel_spec(config: ConfigDict, model: ModelConfig, devices: Devices) -> Spec:
-    """The sizes of one step, for the choice of kernels; rows are those that one program has at a time."""
+    """The sizes of one step, for the choice of kernels; `rows` counts those that one program has at a time."""
     training = config.training
     partitioned = training.parallelism == "jit"
     programs = 1 if partitioned else devices.local_count

@@ -1,6 +1,6 @@
 """The state of training: everything that the next step depends on, as one pytree.
 
-How it is placed on devices is left to `parallel`, how it is written to disk to `checkpoints`.
+`parallel` places it on devices, `checkpoints` writes it to disk.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import optax
 from ryot_jax.model import functional
 from ryot_jax.model.config import ModelConfig
 
-_STREAM = 1  # keeps the keys of training apart from those that drew the initial weights from the same seed
+_STREAM = 1  # separates the keys of training from those of the initial weights, which have the same seed
 
 
 @jax.tree_util.register_dataclass

@@ -1,7 +1,7 @@
 """The training step: one pure function from (state, batch) to (state, metrics).
 
-It runs unchanged under `jit` with sharded arrays, under `shard_map` and under `pmap`; compiling it is
-left to `parallel`, the meaning of the loss to the caller.
+It runs unchanged under `jit` with sharded arrays, under `shard_map` and under `pmap`; `parallel`
+compiles it.
 """
 
 from collections.abc import Callable
@@ -35,18 +35,18 @@ def train_step(
 ) -> tuple[State, Metrics]:
     """Takes one optimizer step on the mean loss over the targets of the whole batch.
 
-    Every target weighs the same, in whichever microbatch and on whichever device it lies: sums of losses, of
-    gradients and of targets are added up first and divided once.
+    Every target has the same weight, whatever its microbatch and device: sums of losses, gradients and targets are
+    added up first and divided once.
 
     Args:
-      state: what the step starts from.
+      state: the state before the step.
       batch: arrays with the sequences on axis 0, `[B, ...]`; under a named axis, this device's part of them.
       loss_fn: `(params, batch, key) -> (loss_sum, n_targets)`, pure.
-      optimizer: of the mean gradient.
-      params_fn: what the loss sees instead of the parameters, such as rounded ones, once for all microbatches. The
-        gradient is taken there and goes to the optimizer as if it were the parameters' own (straight through).
-      accumulation: number of microbatches that the batch is cut into; divides B.
-      axis_name: the mapped axis to add up over (`shard_map`, `pmap`); None where the arrays are global.
+      optimizer: the optimizer of the mean gradient.
+      params_fn: maps the parameters to those of the loss, such as rounded ones, once for all microbatches. The gradient
+        at the mapped parameters goes to the optimizer unchanged (straight through).
+      accumulation: number of microbatches of the batch; divides B.
+      axis_name: the mapped axis to sum over (`shard_map`, `pmap`); None for global arrays.
 
     Returns:
       The next state and f32 scalars: `loss` (nats per target), `n_targets`, `grad_norm` (before clipping).

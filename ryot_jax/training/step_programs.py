@@ -34,7 +34,7 @@ def step_function(
 ) -> StepFn:
     """The training step of a model with the kernels of `plan`; `optimizer` is that of the config, with this rate.
 
-    `depth`: the loss is that of the first layers only; 0: of all.
+    `depth` is the number of first layers that the loss uses; 0: all.
     """
     training = config.training
 
@@ -75,15 +75,15 @@ def _first_rounded_step(config: ConfigDict) -> int:
 def compile_programs(
     step_fn: StepFn, state: State, batches: Sequence[Any], *, config: ConfigDict, model: ModelConfig, plan: KernelPlan
 ) -> tuple[dict[str, CompiledStep], dict[str, ProgramCheck]]:
-    """Compiles the programs of a step and checks them; both by name: 'step' and, if the plan says so, 'scan'.
+    """Compiles and checks the programs of a step; both results by name: 'step', and 'scan' if the plan scans steps.
 
     Args:
       step_fn: the step with the kernels of `plan`.
       state: see `advance_to_first_step_with_everything_on`.
-      batches: the first `STEPS_PER_CALL` ones.
-      config: of the run; without `runtime.check_programs` nothing is checked.
+      batches: the first `STEPS_PER_CALL` batches.
+      config: the config; without `runtime.check_programs` nothing is checked.
       model: its model section.
-      plan: the kernels.
+      plan: the kernel plan.
     """
     parallelism = config.training.parallelism
     if not config.runtime.check_programs:

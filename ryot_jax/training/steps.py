@@ -12,9 +12,9 @@ def total_steps(config: ConfigDict) -> int:
 
 
 def rounded_steps(config: ConfigDict) -> int:
-    """How many of the last training steps see rounded weights with `optimizations.qat` = 'round'."""
+    """Number of last training steps that see rounded weights with `optimizations.qat` = 'round'."""
     steps = total_steps(config)
-    # A third of 300 steps is 100 of them, whatever the last digits of the product say.
+    # A third of 300 steps is 100, whatever the last digits of the product.
     return math.floor(round(config.compression.qat_fraction * steps, 6))
 
 
@@ -23,10 +23,10 @@ class ScheduledTraining:
     """A training beside the arms, towards the baseline's final loss.
 
     Attributes:
-      name: of its checkpoints and its config in the run directory.
-      phases_field: the field of `config.scaling` that holds its step schedule; '' there: it is not trained.
+      name: name of its checkpoints and its config in the run directory.
+      phases_field: the field of `config.scaling` with its step schedule; if that is '', it is not trained.
       has_recipe: whether `scaling.recipe` and `scaling.recipe_learning_rate` apply to it.
-      description: how a sentence names it.
+      description: a noun phrase for sentences about it.
     """
 
     name: str

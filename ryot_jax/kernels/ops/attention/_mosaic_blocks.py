@@ -5,15 +5,15 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Sizes of what the kernels keep in shared memory.
+    """Sizes of the tiles that the kernels keep in shared memory.
 
     Attributes:
-      keys: of a step of the forward kernel; 64, 128 or 256.
-      stages: how many of these blocks are held at once.
-      dq_keys: the same of the kernel for the gradient of queries.
-      dq_stages: the same.
-      dkv_queries: the same of that for the gradients of keys and values, which steps over queries.
-      dkv_stages: the same.
+      keys: keys per step of the forward kernel; 64, 128 or 256.
+      stages: number of such tiles held at once.
+      dq_keys: keys per step of the kernel for the gradient of queries.
+      dq_stages: its number of tiles.
+      dkv_queries: queries per step of the kernel for the gradients of keys and values.
+      dkv_stages: its number of tiles.
     """
 
     keys: int = 128
@@ -24,9 +24,9 @@ class Blocks:
     dkv_stages: int = 2
 
     def __post_init__(self) -> None:
-        if {self.keys, self.dq_keys, self.dkv_queries} - {64, 128, 256}:  # wgmma's columns; whole ones in a tile
+        if {self.keys, self.dq_keys, self.dkv_queries} - {64, 128, 256}:  # wgmma's columns, aligned with a tile
             raise ValueError(f"need blocks of 64, 128 or 256 keys or queries; got {self}")
 
 
-# By the width of a head.
+# Sizes by the width of a head.
 BLOCKS = {64: Blocks(stages=4, dq_stages=4, dkv_queries=128, dkv_stages=3), 128: Blocks(dkv_stages=4)}

@@ -10,7 +10,7 @@ from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import mosaic_products_refusal
 
 
-# The kernels are imported with the first call: Pallas takes a second, which no run without a GPU should wait for.
+# The kernels are imported on the first call: importing Pallas takes a second, which runs without a GPU should not pay.
 def _mosaic(
     visible: Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
 ) -> jax.Array:

@@ -1,3 +1,3 @@
 """The widest rows that the Triton kernels of norms take. Imports no Pallas."""
 
-LARGEST_D = 8192  # two vectors of sums have to stay in registers in the backward pass
+LARGEST_D = 8192  # in the backward pass two vectors of sums have to stay in registers
