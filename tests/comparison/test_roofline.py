@@ -3,7 +3,7 @@
 from ryot_jax.machine import roofline
 from ryot_jax.machine.peaks import Peaks
 from ryot_jax.machine.roofline import StepWork, place
-from ryot_jax.report import terminal
+from ryot_jax.report.formats import terminal
 
 
 def test_a_reader_of_the_terminal_sees_it(assemble, make_arms):
