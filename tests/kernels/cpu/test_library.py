@@ -168,6 +168,6 @@ def test_a_target_that_is_a_new_file_is_found_by_its_file_alone(build, programs,
     (kernels / "targets" / "avx2.cc").write_text(text)  # which core/target.h shows to tools
     (kernels / "targets" / "another.cc").write_text(renamed)
     program = build.exercise(programs, "-O0", kernels=kernels)
-    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout
     assert set(done.stdout.split("\n")[:-2]) == {lowest, "another"}
