@@ -53,6 +53,7 @@ from IPython.display import display
 
 import ryot_jax
 from ryot_jax.comparison import Comparison
+from ryot_jax.comparison.results import read
 
 # %% [markdown]
 # ## Train
@@ -97,9 +98,9 @@ print(f"exit code {exit_code}: {VERDICTS[exit_code]}")
 
 # %%
 run = sorted(Path("runs").glob(f"*-{NAME}"))[-1]  # the newest: names begin with the time
-results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+results = read(run / "results.json")
 rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-entropies = results["data"]["entropies"]
+entropies = results.entropies
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), sharex=True, sharey=True, layout="constrained")
 for axis, kind, title in zip(axes, ("train", "heldout"), ("training loss", "held-out loss"), strict=True):
@@ -140,13 +141,13 @@ print("exit code", code)
 # `results.json` is for programs. Two numbers from it, with their intervals:
 
 # %%
-speed = results["comparison"]["step_time_speedup"]
-loss = results["comparison"]["heldout_loss_difference"]
-low, high = speed["ci95"]
-print(f"speed-up of a step: {speed['estimate']:.3f}, 95 % interval {low:.3f} to {high:.3f}")
-low, high = loss["ci95"]
-print(f"difference of held-out losses: {loss['estimate']:+.4f} nats/token, 95 % interval {low:+.4f} to {high:+.4f}")
-print(f"verdict: {results['verdict']}")
+speed = results.comparison.step_time_speedup
+loss = results.comparison.heldout_loss_difference
+low, high = speed.ci95
+print(f"speed-up of a step: {speed.estimate:.3f}, 95 % interval {low:.3f} to {high:.3f}")
+low, high = loss.ci95
+print(f"difference of held-out losses: {loss.estimate:+.4f} nats/token, 95 % interval {low:+.4f} to {high:+.4f}")
+print(f"verdict: {results.verdict}")
 
 # %% [markdown]
 # `report.html` is for people: one file, no network. A `Comparison` shows it inline. Read the controls before the
