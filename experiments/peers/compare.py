@@ -29,7 +29,6 @@ equinox and haiku have no GPT trainer in their packages.
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.util
 import math
 import sys
@@ -37,6 +36,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -152,7 +152,7 @@ def judge(
         criterion = record.at_least(name, least(present), target)
         if criterion.verdict == "PASS" and (held_back := {handicaps[p] for p in programs if p in handicaps}):
             actual = f"{criterion.actual}, but {'; '.join(sorted(held_back))}"
-            criterion = dataclasses.replace(criterion, actual=actual, verdict="INCONCLUSIVE")
+            criterion = msgspec.structs.replace(criterion, actual=actual, verdict="INCONCLUSIVE")
         criteria.append(criterion)
     return criteria
 

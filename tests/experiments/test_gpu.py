@@ -50,7 +50,7 @@ class Step:
 class Setting:
     """Two arms, of which one may fail with a message."""
 
-    class shared:
+    class setup:
         config = type("Config", (), {"name": "large"})
 
     spec = None
