@@ -121,14 +121,14 @@ def test_a_steps_time_is_the_median_blocks():
 def test_a_run_is_placed_under_the_peaks_of_this_machine(shared, monkeypatch):
     small_workloads(monkeypatch)
     found, sentences = place_arms(shared, VARIANTS, record_of({"baseline": 1e4, "optimized": 1e-9}), seconds=0.01)
-    assert set(found["peaks"]["matmul_flops"]) == {"float32", "bfloat16"}
-    assert set(found["peaks"]["sources"]) == {"float32", "bfloat16", MEMORY}
-    baseline, optimized = found["arms"]["baseline"], found["arms"]["optimized"]
+    assert set(found.peaks.matmul_flops) == {"float32", "bfloat16"}
+    assert set(found.peaks.sources) == {"float32", "bfloat16", MEMORY}
+    baseline, optimized = found.arms["baseline"], found.arms["optimized"]
     # Three hours for a step of a few million operations, and a nanosecond, whatever the machine is.
-    assert not baseline["above_roof"] and optimized["above_roof"]
-    assert (baseline["dtype"], optimized["dtype"]) == ("float32", "bfloat16")
+    assert not baseline.above_roof and optimized.above_roof
+    assert (baseline.dtype, optimized.dtype) == ("float32", "bfloat16")
     assert len(sentences) == 1 and "the optimized arm is above the roof" in sentences[0]
-    assert found["arms"]["baseline"]["flops"] == least_flops_per_step(shared.model, 8, 8)
+    assert found.arms["baseline"].flops == least_flops_per_step(shared.model, 8, 8)
     assert describe_devices().platform != "cpu" or describe_devices().independent_count == 1
 
 
