@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from statsmodels.stats.multitest import multipletests
 
 from ryot_jax.comparison.statistics import (
     EXACT_PAIRS,
@@ -254,6 +253,9 @@ def _tested(log_ratios: Sequence[np.ndarray | None]) -> list[EffectWithP]:
     """The effects in the order given, their p values corrected as one family."""
     p_values = [None if log_ratio is None else sign_flip_p(log_ratio) for log_ratio in log_ratios]
     known = [p for p in p_values if p is not None]
+    # Imported here: it brings pandas and with it pyarrow, whose threads would get arenas before the allocator is set.
+    from statsmodels.stats.multitest import multipletests
+
     corrected = iter(multipletests(known, alpha=LEVEL, method="holm")[1] if known else ())
     return [
         EffectWithP(**dataclasses.asdict(_effect(log_ratio)), p=p, p_holm=None if p is None else float(next(corrected)))
