@@ -227,3 +227,9 @@ def test_the_help_text_loads_no_jax(run_python):
 
 def test_the_slow_files_are_there():
     assert [name for name in SLOW_FILES if not (REPOSITORY / "tests" / name).exists()] == []
+
+
+def test_the_comparison_starts_no_threads_of_pandas(run_python):
+    """Threads of pyarrow, which pandas imports, would get arenas of the allocator before it is set."""
+    loaded = run_python("import sys, ryot_jax.comparison; print(*sorted(sys.modules))").stdout.split()
+    assert "ryot_jax.comparison" in loaded and {"pandas", "pyarrow"}.isdisjoint(loaded)
