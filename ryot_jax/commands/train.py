@@ -15,8 +15,7 @@ from ryot_jax.runtime.run_directory import RunDirectory, find_run
 if TYPE_CHECKING:
     from ryot_jax.runs.run import Run
 
-# Fields that may differ when a run is resumed: where files are kept and metrics shown, never a number.
-RESUME_MAY_CHANGE = ("data.cache_dir", "metrics.")
+RESUME_MAY_CHANGE = ("data.cache_dir", "metrics.")  # places of files and display of metrics, never a number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,5 +115,5 @@ def _refuse_other_config(stored: ConfigDict, wanted: ConfigDict, run: Path) -> N
         if not path.startswith(RESUME_MAY_CHANGE)
     ]
     if changed:
-        lines = "\n".join(changed)
-        raise ConfigError(f"{run} cannot be resumed with another config:\n{lines}\nstart a new run without --resume")
+        first, last = f"{run} cannot be resumed with another config:", "start a new run without --resume"
+        raise ConfigError("\n".join([first, *changed, last]))
