@@ -94,7 +94,7 @@ LEARNING = (
         estimand="learning",
         unit="arm",
         statistic=lambda terms: f"final {_stated_loss(terms)}",
-        criterion="5 % under the loss at step 0",
+        criterion=f"{100 * LOSS_FALL:g} % under the loss at step 0",
         quantities=(
             Quantity(
                 statistic="share of the loss at step 0 that training took away",
