@@ -21,6 +21,15 @@ inline void pause() {
 #endif
 }
 
+// Counters of a call's tasks, each on a line of its own: claiming a task must not disturb the threads that wait for
+// others to end.
+struct Counters {
+  static constexpr long kLine = 128;  // two lines of 64 bytes, which processors prefetch as a pair
+  alignas(kLine) std::atomic<long> claimed{0};
+  alignas(kLine) std::atomic<long> done{0};
+  alignas(kLine) std::atomic<long> sleepers{0};
+};
+
 // Claims and completions of the tasks of several loops, numbered consecutively.
 class Claims {
  public:
@@ -36,7 +45,7 @@ class Claims {
   long useful_workers() const { return widest_ < num_workers_ ? widest_ : num_workers_; }
 
   void work(long worker) noexcept {
-    long task = next_.fetch_add(1);
+    long task = counters_.claimed.fetch_add(1);
     if (task >= total_) return;
     if (hooks_.enter) hooks_.enter();
     while (task < total_) {
@@ -45,11 +54,11 @@ class Claims {
       const long start = end_[loop] - loops_[loop].num_tasks;
       // While enough tasks are left for all workers, the next one is claimed early, so that its operands can be fetched
       // in the meantime.
-      const long ahead = task + 2 * num_workers_ < end_[loop] ? next_.fetch_add(1) : -1;
+      const long ahead = task + 2 * num_workers_ < end_[loop] ? counters_.claimed.fetch_add(1) : -1;
       wait_for(start);
       loops_[loop].body(loops_[loop].context, task - start, ahead < end_[loop] ? ahead - start : -1, worker);
       end_task();
-      task = ahead >= 0 ? ahead : next_.fetch_add(1);
+      task = ahead >= 0 ? ahead : counters_.claimed.fetch_add(1);
     }
     if (hooks_.leave) hooks_.leave();
   }
@@ -61,40 +70,36 @@ class Claims {
   // yielding the processor, then sleeping until a task ends.
   void wait_for(long count) noexcept {
     constexpr long kSpins = 1000, kYields = 1000;
-    for (long tries = 0; done_.load(std::memory_order_acquire) < count; ++tries) {
+    for (long tries = 0; counters_.done.load(std::memory_order_acquire) < count; ++tries) {
       if (tries < kSpins) {
         pause();
       } else if (tries < kSpins + kYields) {
         std::this_thread::yield();
       } else {
-        sleepers_.fetch_add(1);
+        counters_.sleepers.fetch_add(1);
         {
           std::unique_lock<std::mutex> lock(mutex_);
-          ended_.wait(lock, [&] { return done_.load() >= count; });
+          ended_.wait(lock, [&] { return counters_.done.load() >= count; });
         }
-        sleepers_.fetch_sub(1);
+        counters_.sleepers.fetch_sub(1);
         return;
       }
     }
   }
 
   void end_task() noexcept {
-    done_.fetch_add(1);
-    // Either side sees the other: a sleeper counts itself before it reads `done_` for the last time.
-    if (sleepers_.load() == 0) return;
+    counters_.done.fetch_add(1);
+    // Either side sees the other: a sleeper counts itself before it reads `done` for the last time.
+    if (counters_.sleepers.load() == 0) return;
     { const std::lock_guard<std::mutex> lock(mutex_); }
     ended_.notify_all();
   }
 
-  static constexpr long kLine = 128;  // two lines of 64 bytes, which processors prefetch as a pair
   Loop loops_[Parallel::kMostLoops];
   long end_[Parallel::kMostLoops];  // one past the last task of loop i
   long num_workers_, total_ = 0, widest_ = 0;
   WorkerHooks hooks_;
-  // On a separate line, so that claiming a task does not disturb the threads that wait for `done_`.
-  alignas(kLine) std::atomic<long> next_{0};
-  alignas(kLine) std::atomic<long> done_{0};
-  alignas(kLine) std::atomic<long> sleepers_{0};
+  Counters counters_;
   std::mutex mutex_;
   std::condition_variable ended_;
 };

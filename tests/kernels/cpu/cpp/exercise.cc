@@ -47,6 +47,7 @@ int main() {
     exercise(*target);
     std::printf("%s\n", target->name);
   }
+  counters_are_apart();
   waiting_uses_no_processor();
   hooks_run_around_tasks();
   for (long steps : {2L, 3L, 7L})
