@@ -31,7 +31,7 @@ def _execute(name: str, folder: Path, outcome: str) -> tuple[nbformat.NotebookNo
       The notebook with its outputs, and the value that the expression `outcome` then has in it.
     """
     notebook = _read(name)
-    told = nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({outcome}))")
+    told = nbformat.v4.new_code_cell(f"import json, msgspec\nprint(json.dumps({outcome}))")
     asked = {**notebook, "cells": [*notebook.cells, told]}
     work, settings = folder / "work", folder / "settings"
     work.mkdir()
@@ -65,7 +65,7 @@ def _types(cell: nbformat.NotebookNode) -> set[str]:
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> tuple[nbformat.NotebookNode, dict]:
-    outcome = "{'exit_code': exit_code, 'results': results, 'run': str(run.absolute())}"
+    outcome = "{'exit_code': exit_code, 'results': msgspec.to_builtins(results), 'run': str(run.absolute())}"
     return _execute("first_run", tmp_path_factory.mktemp("first_run"), outcome)
 
 
