@@ -23,16 +23,21 @@ def main(argv: Sequence[str], console: Console) -> int:
     return command.run(cli.Context(console, allocator))
 
 
-def console() -> int:
-    """Runs the command line of this process, each error as one line on stderr; the console script `ryot`."""
+def run(argv: Sequence[str], output: Console, errors: Console) -> int:
+    """Runs one command line and returns its exit code; an error becomes one line on `errors`."""
     try:
-        return main(sys.argv[1:], Console())
+        return main(argv, output)
     except RyotError as error:
-        Console(sys.stderr).line(f"error: {error}")
+        errors.line(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        Console(sys.stderr).line("interrupted; resume with: ryot --resume=latest")
+        errors.line("interrupted; resume with: ryot --resume=latest")
         return EXIT_INTERRUPTED
+
+
+def console() -> int:
+    """Runs the command line of this process; the console script `ryot`."""
+    return run(sys.argv[1:], Console(), Console(sys.stderr))
 
 
 if __name__ == "__main__":

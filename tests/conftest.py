@@ -8,11 +8,12 @@ suite's time is XLA's. It begins empty, unless RYOT_TEST_PROGRAMS names a folder
 """
 
 import collections
+import contextlib
 import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,13 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
-# With no YNN fusion at all, XLA's own emitters compute: jaxlib 0.10.2 and 0.11.0 get some fusions wrong.
-ORACLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# With no YNN fusion at all, XLA's own emitters compute: jaxlib 0.10.2 and 0.11.0 get some fusions wrong. The rest
+# spares half of the time of compiling what runs once.
+ORACLE_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 
 
 # Linux gives a process 65,530 memory mappings (vm.max_map_count). A compiled program holds some of them as long as its
@@ -30,28 +36,31 @@ ORACLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # segmentation fault, mostly where JAX writes a program to its cache.
 MAPPINGS_KEPT = 10_000
 
-# Files that take minutes of a core, the longest first: they are begun first, so that no worker is left with one at the
-# end, and are marked `slow`.
+# Files that take a minute of a core or more, the longest first: they are begun first, so that no worker is left with
+# one at the end, and are marked `slow`.
 SLOW_FILES = (
     "test_main.py",
-    "test_exit_codes.py",
-    "kernels/ops/test_attention.py",
-    "training/test_program_check.py",
-    "decoding/test_generate.py",
-    "decoding/test_speculation.py",
-    "training/test_parallel.py",
-    "training/test_loop.py",
-    "runs/test_tuning.py",
-    "commands/test_ablate.py",
-    "commands/test_import_model.py",
-    "comparison/test_variants.py",
-    "comparison/test_library.py",
-    "compression/test_compress.py",
     "experiments/test_notebooks.py",
-    "kernels/choice/test_tuning.py",
     "kernels/cpu/test_sanitizers.py",
-    "decoding/test_candidates.py",
-    "kernels/ops/test_linear_cross_entropy.py",
+    "test_exit_codes.py",
+    "decoding/test_speculation.py",
+    "runs/test_time_to_loss.py",
+    "comparison/test_variants.py",
+    "decoding/test_generate.py",
+    "kernels/ops/test_mosaic_attention.py",
+    "comparison/test_ablation.py",
+    "runs/test_tuning.py",
+    "model/test_kernel_plans.py",
+    "runs/test_scheduled_arm.py",
+    "training/test_program_check.py",
+    "experiments/test_gpu.py",
+    "commands/test_compress.py",
+    "training/test_qat.py",
+    "experiments/test_peers.py",
+    "model/test_cache.py",
+    "comparison/test_arms.py",
+    "commands/test_generate.py",
+    "comparison/test_attribution.py",
 )
 
 
@@ -101,12 +110,27 @@ def _private_caches(shared_folder: Path):
         yield
 
 
+@contextlib.contextmanager
+def _most_optimizations_disabled() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of processes that the test starts
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def quick_compilation():
-    """XLA without most of its optimizations, for tests of what is computed and not of a program's own numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """XLA without most of its optimizations, for a test of what is computed and not of a program's own numbers."""
+    with _most_optimizations_disabled():
+        yield
+
+
+@pytest.fixture(scope="module")
+def file_compiled_quickly():
+    """The same for all tests and fixtures of a file, whose `pytestmark` names it: of how programs are used."""
+    with _most_optimizations_disabled():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,17 +1,19 @@
-"""Every exit code that the design promises, from whole commands in processes of their own."""
+"""Every exit code that the design promises, from whole commands; in processes of their own where signals matter."""
 
 import json
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from ryot_jax.training.checkpoints import Checkpoints
-from tests.test_main import BLOCK, EPOCHS, STEPS, TINY, _command, _only_run, _run, text
+from tests.command_lines import REPOSITORY, program
+from tests.test_main import BLOCK, EPOCHS, PROGRAM, STEPS, TINY, _only_run, _process, _words, text
+
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
 
 __all__ = ["text"]  # the fixture
 
@@ -20,11 +22,11 @@ ALONE = "--config.comparison.arms=('optimized',)"
 
 def _started(words, text, workdir) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        _command(words, text, workdir),
+        [*PROGRAM, *_words(words, text, workdir)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=REPOSITORY,
     )
 
 
@@ -36,7 +38,7 @@ def _wait_for(process: subprocess.Popen[str], workdir: Path, pattern: str) -> No
 
 
 def test_0_an_arm_that_meets_all_criteria(text, tmp_path):
-    done = _run(_command([*TINY, ALONE], text, tmp_path))
+    done = program(_words([*TINY, ALONE], text, tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -47,18 +49,18 @@ def test_1_a_crash(text, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
 
-    done = _run(_command([*TINY, ALONE], text, tmp_path), preexec_fn=limit)
+    done = _process(_words([*TINY, ALONE], text, tmp_path), preexec_fn=limit)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "File too large" in done.stderr
 
 
 def test_2_a_field_that_does_not_exist(text, tmp_path):
-    done = _run(_command([*TINY, "--config.training.lr=1"], text, tmp_path))
+    done = _process(_words([*TINY, "--config.training.lr=1"], text, tmp_path))
     assert done.returncode == 2 and "training.lr" in done.stderr
 
 
 def test_3_an_arm_that_learns_nothing(text, tmp_path):
-    done = _run(_command([*TINY, ALONE, "--config.training.learning_rate=1e-9"], text, tmp_path))
+    done = program(_words([*TINY, ALONE, "--config.training.learning_rate=1e-9"], text, tmp_path))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "FAIL" in done.stdout and "loss falls" in done.stdout
 
@@ -66,26 +68,26 @@ def test_3_an_arm_that_learns_nothing(text, tmp_path):
 def test_4_one_block_of_each_arm_says_nothing(text, tmp_path):
     words = [*TINY, "--config.training.epochs=1", "--config.training.steps_per_epoch=60"]
     words += ["--config.comparison.block_steps=60", "--config.comparison.controls=false"]
-    done = _run(_command(words, text, tmp_path))
+    done = program(_words(words, text, tmp_path))
     assert done.returncode == 4, done.stdout + done.stderr
     assert "INCONCLUSIVE" in done.stdout and "no interval" in done.stdout
 
 
 def test_5_text_that_is_not_there(tmp_path):
-    done = _run(_command(TINY, tmp_path / "none", tmp_path / "runs"))
+    done = program(_words(TINY, tmp_path / "none", tmp_path / "runs"))
     assert done.returncode == 5 and str(tmp_path / "none") in done.stderr
 
 
 def test_6_a_damaged_record(text, tmp_path):
-    assert _run(_command([*TINY, ALONE], text, tmp_path)).returncode == 0
+    assert program(_words([*TINY, ALONE], text, tmp_path)).returncode == 0
     run = _only_run(tmp_path)
     (run / "record.json").write_text("{", encoding="utf-8")
-    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}"])
+    done = program([f"--resume={run}"])
     assert done.returncode == 6 and "record.json is damaged" in done.stderr
 
 
 def test_7_a_loss_that_is_not_finite(text, tmp_path):
-    done = _run(_command([*TINY, ALONE, "--config.training.learning_rate=1e30"], text, tmp_path))
+    done = program(_words([*TINY, ALONE, "--config.training.learning_rate=1e30"], text, tmp_path))
     assert done.returncode == 7, done.stdout + done.stderr
 
 
@@ -135,7 +137,7 @@ def test_a_study_goes_on_pair_by_pair(text, tmp_path, pairs):
     first = (run / "record.json").read_bytes()
     before = (run / "metrics.jsonl").read_bytes()
 
-    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}"])
+    done = program([f"--resume={run}"])
     assert done.returncode in (0, 3, 4), done.stdout + done.stderr
     assert "training pair 1 of" not in done.stdout and "training pair 2 of 2, seed 1" in done.stdout
     assert ((run / "record.json").read_bytes(), (run / "metrics.jsonl").read_bytes()) == (first, before)
@@ -150,12 +152,12 @@ def test_a_study_goes_on_pair_by_pair(text, tmp_path, pairs):
 
 
 def test_what_is_judged_is_stated_before_and_cannot_change(text, tmp_path):
-    assert _run(_command([*TINY, ALONE], text, tmp_path)).returncode == 0
+    assert program(_words([*TINY, ALONE], text, tmp_path)).returncode == 0
     run = _only_run(tmp_path)
     stated = json.loads((run / "estimands.json").read_text(encoding="utf-8"))
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["estimands"]["sha256"] == stated["sha256"] and results["estimands"]["items"] == stated["items"]
     stated["sha256"] = "0" * 64
     (run / "estimands.json").write_text(json.dumps(stated), encoding="utf-8")
-    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}"])
+    done = program([f"--resume={run}"])
     assert done.returncode == 6 and "states other estimands" in done.stderr

@@ -1,4 +1,4 @@
-"""The program as a person meets it: whole commands in processes of their own."""
+"""The program as a person meets it: whole commands, in processes of their own where a process is what is tested."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from ryot_jax.comparison.results import decode
 from ryot_jax.kernels import cpu
 from ryot_jax.runtime.metrics import read_rows
 from ryot_jax.training.checkpoints import Checkpoints
+from tests.command_lines import REPOSITORY, program
 
-REPOSITORY = Path(__file__).parents[1]
 EPOCHS, STEPS, BLOCK = 4, 24, 12  # a visit is a call of five steps and one of one, a block two visits
 VERDICTS = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
 # A model and a text so small that a run is mostly start-up.
@@ -57,12 +57,15 @@ def text(tmp_path_factory) -> Path:
     return folder
 
 
-def _command(words: Sequence[str], text: Path, workdir: Path) -> list[str]:
-    return [sys.executable, "-m", "ryot_jax.main", *words, f"--config.data.path={text}", f"--workdir={workdir}"]
+PROGRAM = (sys.executable, "-m", "ryot_jax.main")
 
 
-def _run(words: Sequence[str], **arguments) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY, timeout=300, **arguments)
+def _words(words: Sequence[str], text: Path, workdir: Path) -> list[str]:
+    return [*words, f"--config.data.path={text}", f"--workdir={workdir}"]
+
+
+def _process(words: Sequence[str], **arguments) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=300, **arguments)
 
 
 def _only_run(workdir: Path) -> Path:
@@ -72,10 +75,10 @@ def _only_run(workdir: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(text, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A run from start to end."""
+    """A run from start to end, in a process of its own."""
     workdir = tmp_path_factory.mktemp("runs")
     words = ["--config.scaling.enabled=True", "--config.scaling.recipe=muon", "--config.scaling.recipe_schedule="]
-    done = _run(_command([*TINY, *words], text, workdir))
+    done = _process(_words([*TINY, *words], text, workdir))
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
     return _only_run(workdir), done
 
@@ -110,7 +113,7 @@ def test_a_run_ends_with_schedule_and_recipe_and_going_on_with_it_trains_nothing
 
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    again = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={copy}"])
+    again = program([f"--resume={copy}"])
     assert again.returncode in VERDICTS.values(), again.stdout + again.stderr
     assert "schedule: " not in again.stdout and "Share of the baseline's time to its final loss" in again.stdout
     assert json.loads((copy / "results.json").read_text(encoding="utf-8"))["time_to_loss"] == found
@@ -148,7 +151,7 @@ def test_a_run_killed_after_two_epochs_resumes_to_the_same_bits(finished, text, 
     whole, _ = finished
     # Many blocks a second would make it hard to hit a moment: the kill comes as soon as both arms have epoch 2.
     process = subprocess.Popen(
-        _command(TINY, text, tmp_path), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*PROGRAM, *_words(TINY, text, tmp_path)], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 240
     while not list(tmp_path.glob(f"*/checkpoints/optimized/{2 * STEPS}")):
@@ -159,7 +162,7 @@ def test_a_run_killed_after_two_epochs_resumes_to_the_same_bits(finished, text, 
     run = _only_run(tmp_path)
     assert not (run / "results.json").exists(), "the run was over before the kill: the test shows nothing"
 
-    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}"])
+    done = program([f"--resume={run}"])
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
     assert "resuming after step" in done.stdout
     for arm in ("baseline", "optimized"):
@@ -179,7 +182,7 @@ def test_a_run_killed_between_the_first_saves_of_its_arms_begins_again(finished,
     for path in ("record.json", "results.json"):
         (run / path).unlink()
     shutil.rmtree(run / "checkpoints" / "optimized")
-    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}"])
+    done = program([f"--resume={run}"])
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
     assert "resuming" not in done.stdout
     for arm in ("baseline", "optimized"):
@@ -193,7 +196,7 @@ def test_a_resumed_run_keeps_its_kernels(finished, tmp_path):
     manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
     manifest["kernels"]["optimized"]["norm"]["implementation"] = "reference"  # what auto takes nowhere by itself
     (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={copy}"])
+    done = program([f"--resume={copy}"])
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
     assert "norm: reference (as before the interruption)" in done.stdout
 
@@ -203,13 +206,13 @@ def test_a_damaged_manifest_is_named(finished, tmp_path):
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", run, copy], check=True)
     (copy / "manifest.json").write_text("[]", encoding="utf-8")
-    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={copy}"])
+    done = program([f"--resume={copy}"])
     assert done.returncode == 6 and "manifest.json is damaged" in done.stderr
 
 
 def test_resuming_with_another_config_is_refused(finished):
     run, _ = finished
-    done = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={run}", "--config.training.learning_rate=1e-4"])
+    done = program([f"--resume={run}", "--config.training.learning_rate=1e-4"])
     assert done.returncode == 2
     assert "training.learning_rate: the run has 0.01, asked for is 0.0001" in done.stderr
 
@@ -217,8 +220,8 @@ def test_resuming_with_another_config_is_refused(finished):
 @pytest.mark.parametrize("sampling", [[], ["--temperature=0.9", "--top_k=20", "--seed=3"]])
 def test_a_checkpoint_generates_text(finished, sampling):
     run, _ = finished
-    command = [sys.executable, "-m", "ryot_jax.main", "generate", f"--run={run}", "--prompt=def f", *sampling]
-    first, second = (_run([*command, "--max_new_tokens=8"]) for _ in range(2))
+    command = ["generate", f"--run={run}", "--prompt=def f", *sampling]
+    first, second = (program([*command, "--max_new_tokens=8"]) for _ in range(2))
     assert first.returncode == 0, first.stderr
     written, again = (done.stdout.rsplit("\n\n", 1)[0] for done in (first, second))
     assert written.startswith("def f") and len(written) > len("def f")
@@ -227,15 +230,14 @@ def test_a_checkpoint_generates_text(finished, sampling):
 
 def test_a_prompt_that_does_not_fit_is_refused(finished):
     run, _ = finished
-    command = [sys.executable, "-m", "ryot_jax.main", "generate", f"--run={run}", "--prompt=def f"]
-    done = _run([*command, "--max_new_tokens=50"])
+    command = ["generate", f"--run={run}", "--prompt=def f"]
+    done = program([*command, "--max_new_tokens=50"])
     assert done.returncode == 2
     assert "model.max_len = 16" in done.stderr
 
 
 def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
-    words = [sys.executable, "-m", "ryot_jax.main", "--config=configs/scaled.py", "--dry_run"]
-    done = _run([*words, f"--workdir={tmp_path / 'runs'}"])
+    done = program(["--config=configs/scaled.py", "--dry_run", f"--workdir={tmp_path / 'runs'}"])
     assert done.returncode == 0, done.stderr
     (parameters,) = (line.split()[1] for line in done.stdout.splitlines() if line.startswith("parameters"))
     assert 1_000_000 <= int(parameters.replace(",", "")) <= 1_200_000
@@ -247,11 +249,10 @@ def test_what_is_tuned_is_used_by_the_next_run(tmp_path):
     ops = ("activations", "linear_cross_entropy", "attention", "dense", "embedding", "dropout")
     words = [*TINY, f"--config.data.cache_dir={tmp_path}", "--config.data.path=none"]
     words += [f"--config.optimizations.{op}=off" for op in ops]
-    program = [sys.executable, "-m", "ryot_jax.main"]
-    tuned = _run([*program, "tune", *words])
+    tuned = program(["tune", *words])
     assert tuned.returncode == 0, tuned.stdout + tuned.stderr
     assert "training step" in tuned.stdout and tuned.stdout.isascii()
-    done = _run([*program, "train", *words, "--dry_run"])
+    done = program(["train", *words, "--dry_run"])
     assert "optimized: norm:" in done.stdout and "(measured:" in done.stdout, done.stdout + done.stderr
 
 
@@ -266,7 +267,7 @@ def alone(text, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str
     words += ["--config.compression.enabled=True", "--config.compression.calibration_sequences=64"]
     words += ["--config.compression.budget=ratio>=6", "--config.compression.pareto=False"]
     words += ["--config.decoding.enabled=True", "--config.runtime.tune_kernels=True"]
-    done = _run(_command(words, text, workdir))
+    done = program(_words(words, text, workdir))
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
     return _only_run(workdir), done
 
@@ -295,7 +296,7 @@ def test_a_run_ends_with_decoding_and_going_on_with_it_measures_nothing_twice(al
     assert judged == (["PASS"] if found["engine"] == "cpu" else [])
     assert "## Decoding" in (run / "report.md").read_text(encoding="utf-8")
 
-    again = _run([sys.executable, "-m", "ryot_jax.main", f"--resume={copy}"])
+    again = program([f"--resume={copy}"])
     assert again.returncode == done.returncode, again.stdout + again.stderr
     assert "decoding with the best checkpoint" not in again.stdout and "Decoding: " in again.stdout
     assert json.loads((copy / "results.json").read_text(encoding="utf-8"))["decoding"] == found
@@ -313,7 +314,7 @@ def test_a_run_ends_with_decoding_and_going_on_with_it_measures_nothing_twice(al
     ],
 )
 def test_mistakes_end_with_their_exit_code_and_one_clear_line(words, exit_code, message, tmp_path):
-    done = _run([sys.executable, "-m", "ryot_jax.main", *words, f"--workdir={tmp_path}"])
+    done = program([*words, f"--workdir={tmp_path}"])
     assert done.returncode == exit_code, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -326,13 +327,13 @@ def test_a_damaged_checkpoint_ends_with_its_exit_code(finished, tmp_path):
     for file in (copy / "checkpoints" / "optimized").rglob("*"):
         if file.is_file() and "manifest" not in file.name:
             os.truncate(file, file.stat().st_size // 2)
-    done = _run([sys.executable, "-m", "ryot_jax.main", "generate", f"--run={copy}", "--prompt=x"])
+    done = program(["generate", f"--run={copy}", "--prompt=x"])
     assert done.returncode == 6, done.stdout + done.stderr
     assert "checkpoint" in done.stderr
 
 
 def test_a_loss_that_is_not_finite_ends_with_its_exit_code(text, tmp_path):
     words = [*TINY, "--config.training.learning_rate=1e30", "--config.training.clip_norm=0"]
-    done = _run(_command(words, text, tmp_path))
+    done = program(_words(words, text, tmp_path))
     assert done.returncode == 7, done.stdout + done.stderr
     assert "arm '" in done.stderr and "step" in done.stderr

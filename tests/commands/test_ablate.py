@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.runtime.json_values import plain
 from tests import command_lines
+
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = f"--config={REPOSITORY / 'configs/smoke.py'}"
@@ -59,9 +60,7 @@ def finished(text, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[
     """A run of two optimizations: its directory and what it printed."""
     workdir = tmp_path_factory.mktemp("runs")
     words = ["ablate", *TINY, "--only=dispatch,norm", f"--config.data.path={text}", f"--workdir={workdir}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ryot_jax.main", *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=300
-    )
+    done = command_lines.program(words)
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = workdir.iterdir()
     return run, done

@@ -12,6 +12,8 @@ from ryot_jax.report.topics import compression as report
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 
 def _said(capsys) -> str:
     return capsys.readouterr().out

@@ -18,6 +18,8 @@ from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 from tests import command_lines
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 
 def export(run, to, *words):
     """Runs the command, and returns what it printed."""

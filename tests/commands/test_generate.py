@@ -15,6 +15,8 @@ from ryot_jax.runtime.console import Console, printable
 from ryot_jax.runtime.errors import ConfigError
 from tests import command_lines
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 PROMPT = "def value(self):\n    ret"
 ENGINES = [
     "reference",

@@ -3,8 +3,6 @@
 import contextlib
 import io
 import json
-import subprocess
-import sys
 
 import jax
 import ml_dtypes
@@ -20,6 +18,8 @@ from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import CheckpointError, ConfigError
 from ryot_jax.training.checkpoints import Checkpoints
 from tests import command_lines
+
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
 
 
 @pytest.fixture
@@ -206,12 +206,11 @@ def test_an_import_that_fails_midway_leaves_nothing(gpt2, monkeypatch):
 
 def test_export_and_import_as_a_person_meets_them(make_run, tmp_path):
     run = make_run()
-    program = [sys.executable, "-m", "ryot_jax.main"]
     for words in (
         ["export", f"--run={run.directory.path}", f"--to={tmp_path / 'a'}"],
         ["import", f"--from={tmp_path / 'a'}", f"--workdir={tmp_path / 'b'}"],
     ):
-        done = subprocess.run([*program, *words], capture_output=True, text=True, timeout=240)
+        done = command_lines.program(words)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.isascii() and "next: " in done.stdout
     (imported,) = (tmp_path / "b").iterdir()

@@ -19,6 +19,8 @@ from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.training import program_check, step_programs
 from ryot_jax.training.setup import build_setup, kernel_spec
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 PLANS = {"baseline": KernelPlan(), "optimized": KernelPlan(dispatch="scan")}
 
 

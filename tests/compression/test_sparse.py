@@ -18,6 +18,8 @@ from ryot_jax.compression.quantized import Quantized
 from ryot_jax.compression.sparse import Sparse, prune
 from ryot_jax.compression.transforms import chain
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

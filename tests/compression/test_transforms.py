@@ -15,6 +15,8 @@ from ryot_jax.compression.quantized import Quantized
 from ryot_jax.compression.sparse import Sparse, prune
 from ryot_jax.compression.transforms import Sum, by_path, chain, identity, residual
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 TRANSFORMS = {
     "quantize": quantize(3),
     "quantize in groups": quantize(4, group=5),

@@ -17,7 +17,7 @@ from ryot_jax.decoding import (
 )
 from ryot_jax.runtime.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
 
 PROMPT = [3, 1, 4]
 STOP = 7

@@ -25,6 +25,8 @@ from ryot_jax.decoding.loop import check, start
 from ryot_jax.decoding.request import Request, checked_request
 from ryot_jax.runtime.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 PROMPTS = [[3, 1, 4, 1], [5], [9, 2, 6], [3, 1, 3, 1]]
 N = 24
 SAMPLINGS = [Sampling(), Sampling(1.0, top_k=9, top_p=0.9, min_p=0.02)]

@@ -19,6 +19,8 @@ from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import ConfigError
 from tests import command_lines
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 BEST, OTHER = 5, 9  # steps
 
 

@@ -19,6 +19,8 @@ from ryot_jax.runtime.errors import ConfigError
 from ryot_jax.scaling import ProgramKey
 from ryot_jax.training.setup import build_setup
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 IDS = np.random.default_rng(0).integers(0, 60, size=5000).astype(np.uint16)
 CORPUS = Corpus(IDS, IDS[:1000], NoTokenizer(60), "", {})
 

@@ -14,6 +14,8 @@ from ryot_jax.training.evaluation import make_evaluator
 from ryot_jax.training.loop import Trainer
 from ryot_jax.training.parallel import compile_step, stack
 
+pytestmark = pytest.mark.usefixtures("file_compiled_quickly")
+
 PROGRAMS = {}  # compiled steps, which hold no state, by what they were made of
 
 
