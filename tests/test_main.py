@@ -220,8 +220,8 @@ def test_resuming_with_another_config_is_refused(finished):
 @pytest.mark.parametrize("sampling", [[], ["--temperature=0.9", "--top_k=20", "--seed=3"]])
 def test_a_checkpoint_generates_text(finished, sampling):
     run, _ = finished
-    command = ["generate", f"--run={run}", "--prompt=def f", *sampling]
-    first, second = (program([*command, "--max_new_tokens=8"]) for _ in range(2))
+    command = ["generate", f"--run={run}", "--prompt=def f", *sampling, "--max_new_tokens=8"]
+    first, second = program(command), _process(command)  # no process adds something of its own
     assert first.returncode == 0, first.stderr
     written, again = (done.stdout.rsplit("\n\n", 1)[0] for done in (first, second))
     assert written.startswith("def f") and len(written) > len("def f")
