@@ -37,6 +37,8 @@ def kernels() -> list[Extension]:
             depends=[*map(str, sorted(SOURCES.rglob("*.h"))), str(include / "xla/ffi/api/c_api.h")],
             include_dirs=[str(include)],
             language="c++",
+            # For tests: an instruction set that the processor lacks (see targets/amx_emulated.cc).
+            define_macros=[("RYOT_EMULATE_AMX", None)] if os.environ.get("RYOT_EMULATE_AMX") else [],
             # No -march=native: the library picks its instruction set when a kernel is called.
             extra_compile_args=["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-fno-strict-aliasing"],
             optional=True,

@@ -36,4 +36,5 @@ def get_config() -> ConfigDict:
     config.compression.pareto = False
     config.scaling.recipe = ""
     config.metrics.every_steps = 10
+    config.runtime.tune = "off"
     return config

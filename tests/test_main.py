@@ -40,6 +40,7 @@ TINY = [
     "--config.evaluation.sequences=20",
     "--config.evaluation.batch_size=8",
     "--config.runtime.check_programs=False",
+    "--config.runtime.tune=off",
     "--config.comparison.control_blocks=2",
     "--config.comparison.control_steps=6",
     "--config.compression.enabled=False",
@@ -266,7 +267,7 @@ def alone(text, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str
     words += [f"--config.optimizations.{op}=off" for op in ("dense", "embedding")]
     words += ["--config.compression.enabled=True", "--config.compression.calibration_sequences=64"]
     words += ["--config.compression.budget=ratio>=6", "--config.compression.pareto=False"]
-    words += ["--config.decoding.enabled=True", "--config.runtime.tune_kernels=True"]
+    words += ["--config.decoding.enabled=True", "--config.runtime.tune=ops"]
     done = program(_words(words, text, workdir))
     assert done.returncode in VERDICTS.values(), done.stdout + done.stderr
     return _only_run(workdir), done

@@ -10,7 +10,7 @@ class Tune(ConfigCommand):
     """Measures the kernels on the sizes of a config and keeps the fastest.
 
     It takes about a minute for configs/scaled.py, and runs of these sizes use what is kept;
-    --config.runtime.tune_kernels=True does the same at the start of a run. It also shows how long the steps of each
+    --config.runtime.tune=ops does the same at the start of a run. It also shows how long the steps of each
     size in the config's schedules take (half a minute more), and whether they repay the compilation of their program.
     """
 

@@ -38,6 +38,7 @@ CHOICES: Choices = {
     "model.compute_dtype": ("auto", *model_rules.CHOICES["compute_dtype"]),
     **in_section("training", training_rules.CHOICES),
     "comparison.beat": ("unigram", "bigram"),
+    "runtime.tune": ("race", "ops", "off"),
     **{optimization.switch: optimization.choices for optimization in OPTIMIZATIONS},
 }
 

@@ -74,7 +74,7 @@ def get_default() -> ConfigDict:
             },
             "evaluation": {"sequences": 512, "batch_size": 32},
             "checkpoint": {"enabled": True, "keep_latest": 2, "keep_best": 1},
-            # off | auto | the name of an implementation; auto is what `ryot tune` has measured to be fastest,
+            # off | auto | the name of an implementation; auto is what was measured to be fastest (see runtime.tune),
             # else the first in a fixed order that this machine supports.
             "optimizations": {optimization.name: "auto" for optimization in OPTIMIZATIONS},
             "comparison": {
@@ -113,7 +113,9 @@ def get_default() -> ConfigDict:
                 "allocator": True,
                 "check_programs": True,
                 "compilation_cache": True,
-                "tune_kernels": False,  # measure the implementations before the first step, as `ryot tune` does
+                # Measurement for 'auto' before the first step: race (of whole steps, in 15 s at most, where these sizes
+                # are not known on this machine yet) | ops (all of `ryot tune`) | off
+                "tune": "race",
             },
         }
     )

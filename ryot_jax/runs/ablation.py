@@ -23,7 +23,7 @@ from ryot_jax.kernels import Spec
 from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.optimizations import Resolution
 from ryot_jax.report.topics import ablation as ablation_summary
-from ryot_jax.runs.compiled_arms import collect_manifest, tune_kernels
+from ryot_jax.runs.compiled_arms import collect_manifest, measure_kernels
 from ryot_jax.runs.session import open_session
 from ryot_jax.runtime.console import Console
 from ryot_jax.runtime.errors import EXIT_PASS
@@ -59,8 +59,7 @@ def ablate(config: ConfigDict, workdir: Path, extent: Extent, allocator: Allocat
     """
     start = time.perf_counter()
     session = open_session(config, console.line, trains=True)
-    if config.runtime.tune_kernels:
-        tune_kernels(session)
+    measure_kernels(session)
     optimized = session.resolve()
     # Raises for mistakes on the command line before a run directory exists.
     design = ablation.design(optimized, session.spec, block_steps=extent.block_steps, only=extent.only)

@@ -22,7 +22,7 @@ from ryot_jax.kernels.declaration import Evidence
 from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.machine.processor import describe_processor
 from ryot_jax.optimizations import Resolution
-from ryot_jax.runs import tuning
+from ryot_jax.runs import race, tuning
 from ryot_jax.runs.compression import parse_budget
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.session import Session
@@ -64,8 +64,8 @@ class CompiledArms:
 
 def _compile(run: Run) -> StageResult[CompiledArms]:
     session, config = run.session, run.config
-    if session.kernels_before is None and config.runtime.tune_kernels and "optimized" in config.comparison.arms:
-        tune_kernels(session)
+    if "optimized" in config.comparison.arms:
+        measure_kernels(session)
     variants, resolutions = session.variants
     settings = _settings(config)
     parse_budget(config.compression.budget)  # raises before hours of training, not after them
@@ -81,11 +81,18 @@ def _compile(run: Run) -> StageResult[CompiledArms]:
 STAGE = Stage("compilation and checks", _compile)
 
 
-def tune_kernels(session: Session) -> None:
-    """Measures the kernels for the session's sizes, prints the measurements and stores the fastest."""
-    outcome = tuning.tune(session.config, session.model, session.spec, session.tuning_cache, log=session.log)
-    for line in outcome.table():
-        session.log(line)
+def measure_kernels(session: Session) -> None:
+    """Measures what `runtime.tune` asks for, prints the measurements and stores the fastest kernels.
+
+    A resumed run keeps its kernels, and a race is held once for a machine and the sizes of a step.
+    """
+    how = session.config.runtime.tune
+    if how == "race" and race.is_needed(session):
+        race.race(session)
+    elif how == "ops" and session.kernels_before is None:
+        outcome = tuning.tune(session.config, session.model, session.spec, session.tuning_cache, log=session.log)
+        for line in outcome.table():
+            session.log(line)
 
 
 def schedule_of(setup: TrainingSetup, seed: int) -> BlockSchedule:

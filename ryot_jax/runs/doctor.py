@@ -22,6 +22,8 @@ def describe_machine(allocator: AllocatorRecord, console: Console) -> int:
     console.line("versions:   " + ", ".join(f"{name} {version}" for name, version in versions().items()))
     console.line(f"allocator:  {allocator.reason}")
     console.line(f"C++:        {cpu.unavailable_reason() or _instruction_sets()}")
+    if missing := cpu.missing_instruction_sets():
+        console.line("not here:   " + "; ".join(f"{name} needs {what}" for name, what in missing.items()))
     for line in session.resolve().lines():
         console.line(line)
     return 0

@@ -16,8 +16,8 @@ from ryot_jax.comparison.arms import variants
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.config import validate
 from ryot_jax.data.cache import root as cache_root
-from ryot_jax.kernels import Spec
-from ryot_jax.kernels.choice.cache import TuningCache
+from ryot_jax.kernels import Spec, cpu
+from ryot_jax.kernels.choice.cache import Entry, TuningCache
 from ryot_jax.kernels.resolution import Choice, Lookup
 from ryot_jax.machine.devices import Devices, describe_devices, enable_compilation_cache
 from ryot_jax.model import ModelConfig
@@ -65,7 +65,21 @@ class Session:
     @property
     def lookup(self) -> Lookup:
         """The lookup that decides for 'auto' before the static order does."""
-        return self.kernels_before or self.tuning_cache.lookup
+        return self.kernels_before or self._measured
+
+    @property
+    def raced(self) -> Entry | None:
+        """The outcome of an earlier race of whole steps (`race.py`) on this machine, or None."""
+        return self.tuning_cache.read(whole_step(self.config), self.spec)
+
+    def _measured(self, op: str, spec: Spec) -> Choice | None:
+        """The choice by `ryot tune`, or else by the race of whole steps."""
+        if choice := self.tuning_cache.lookup(op, spec):
+            return choice
+        raced = self.raced
+        if raced is None or op not in raced.plan:
+            return None
+        return Choice(raced.plan[op], f"measured: {raced.summary}, {raced.date}")
 
     def resolve(self, **changes: str) -> Resolution:
         """Resolves the config's switches to kernels, with some of the switches changed."""
@@ -77,8 +91,18 @@ class Session:
 
     @functools.cached_property
     def variants(self) -> tuple[tuple[Variant, ...], Mapping[str, Resolution]]:
-        """The variants that the config requests, the baseline first, and the resolution of each by its name."""
+        """The variants that the config requests, the baseline first, and the resolution of each by its name.
+
+        The C++ kernels of this process take as many threads as the race found to be best from now on.
+        """
+        if (raced := self.raced) is not None:
+            cpu.limit_workers(raced.workers or None)
         return variants(self.config, self.spec, self.lookup)
+
+
+def whole_step(config: ConfigDict) -> str:
+    """The name of a whole training step in the tuning cache, which depends on the switches left to 'auto'."""
+    return f"training step with {json.dumps(config.optimizations.to_dict(), sort_keys=True)}"
 
 
 def open_session(

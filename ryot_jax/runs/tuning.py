@@ -5,34 +5,22 @@ The gain of an op can vanish within the step, so kernel plans are confirmed ther
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from ryot_jax.kernels.catalogue import ops as all_ops
 from ryot_jax.kernels.choice import tuning
-from ryot_jax.kernels.choice.benchmark import described, zipf_tokens
 from ryot_jax.kernels.choice.cache import Entry, TuningCache
 from ryot_jax.kernels.choice.tuning import Measurement
 from ryot_jax.kernels.declaration import Op, Optimization, Spec
 from ryot_jax.kernels.resolution import measurable
 from ryot_jax.model import ModelConfig
 from ryot_jax.optimizations import OPTIMIZATIONS, KernelPlan, resolve
+from ryot_jax.runs.plan_steps import compiled_steps
 from ryot_jax.runtime.statistics import CONFIDENCE, ratio_interval
-from ryot_jax.training.optimizer import make_optimizer
-from ryot_jax.training.parallel import CompiledStep, compile_step
-from ryot_jax.training.state import init_state
-from ryot_jax.training.step_programs import step_function
 
 STEP_SECONDS = 20.0  # seconds of timing, for all kernel plans together
-# Largest relative difference of the first step's loss and gradient norm from the baseline's: bfloat16 between the ops
-# makes about 0.001 (scaled run), a wrong kernel far more.
-_STEP_TOLERANCE = 0.05
 
 REFERENCE, TUNED, STATIC = "reference", "tuned", "static order"
 
@@ -167,46 +155,9 @@ def _time_steps(
     config: ConfigDict, model: ModelConfig, plans: Mapping[str, KernelPlan], seconds: float
 ) -> tuple[dict[str, Measurement], dict[str, list[float]]]:
     """The measurement of each kernel plan's step, and the seconds of each round of the plans that passed."""
-    training = config.training
-    optimizer = make_optimizer(training, training.epochs * training.steps_per_epoch)
-    graphdef, state = init_state(model, optimizer, config.seed)
-    shape = (training.batch_size, training.seq_len + 1)
-    tokens = zipf_tokens(np.random.default_rng(config.seed), model.vocab_size, shape)
-    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-    measured: dict[str, Measurement] = {}
-    programs: dict[str, CompiledStep] = {}
-    baseline: dict[str, float] = {}
-    for name, plan in plans.items():
-        try:
-            step_fn = step_function(config, model, graphdef, optimizer, plan)
-            program = compile_step(step_fn, state, batch, parallelism=training.parallelism)
-            metrics = jax.device_get(program(jax.tree.map(jnp.copy, state), batch)[1])
-        except Exception as failure:  # any error of the compiler, the runtime or a kernel
-            if name == REFERENCE:
-                raise
-            measured[name] = Measurement(failure=described(failure))
-            continue
-        baseline = baseline or metrics
-        measured[name] = Measurement(None, _STEP_TOLERANCE, memory_bytes=program.memory_bytes)
-        if model.dropout == 0:  # with dropout the masks, and so the numbers, differ
-            error = max(abs(float(metrics[key] / baseline[key]) - 1) for key in ("loss", "grad_norm"))
-            measured[name] = dataclasses.replace(measured[name], error=error)
-            if not error <= _STEP_TOLERANCE:
-                failed = f"loss or gradient norm is off by {error:.1e}, above {_STEP_TOLERANCE:.0e}"
-                measured[name] = dataclasses.replace(measured[name], failure=failed)
-                continue
-        programs[name] = program
-
-    current = state  # passed from program to program, each of which continues where the one before stopped
-
-    def step(program: CompiledStep) -> Any:
-        nonlocal current
-        current, metrics = program(current, batch)
-        return metrics
-
-    calls = {name: functools.partial(step, program) for name, program in programs.items()}
+    measured, calls = compiled_steps(config, model, plans)
     seconds_by_name = tuning.race(calls, seconds=seconds)
-    return measured | {n: tuning.timed(measured[n], seconds_by_name, n, REFERENCE) for n in programs}, seconds_by_name
+    return measured | {n: tuning.timed(measured[n], seconds_by_name, n, REFERENCE) for n in calls}, seconds_by_name
 
 
 def _store(outcome: Outcome, config: ConfigDict, spec: Spec, cache: TuningCache) -> None:

@@ -28,7 +28,9 @@ def test_it_lists_the_instruction_sets_of_this_machine_up_to_the_cap(run_python)
     usable = ", ".join(cpu.instruction_sets())
     assert f"kernels for {cpu.instruction_set()}" in free and free.endswith(f"; this machine can use {usable}\n")
     capped = run_python("-c", script, environment={"RYOT_CPU_ISA": "avx2"}).stdout
-    assert capped == "kernels for avx2; this machine can use avx2, capped at avx2 by RYOT_CPU_ISA\n"
+    assert (
+        capped == "kernels for avx2 and, in bfloat16, avx2; this machine can use avx2, capped at avx2 by RYOT_CPU_ISA\n"
+    )
 
 
 def test_its_code_imports_no_command(run_python):

@@ -1,7 +1,7 @@
 """Comparison of every op with its textbook formula in float64, under transformations, and in every instruction set.
 
 A test with a parameter `implementation` (or `of_dense`) of 'cpu' runs once for each instruction set of the C++ kernels
-that this machine has for the case's `dtype`.
+that this machine has, or can emulate, for the case's `dtype`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,8 @@ from ryot_jax.kernels import cpu
 ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-9}  # largest relative error of one
 
 
-INSTRUCTION_SETS = cpu.instruction_sets()  # of the C++ kernels on this machine, best first
+EMULATED = cpu.emulated_instruction_sets()  # for bfloat16
+INSTRUCTION_SETS = (*cpu.instruction_sets(), *EMULATED)  # of the C++ kernels on this machine, best first
 
 
 def _params(item: Any) -> dict[str, Any]:
@@ -46,7 +47,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         case = _params(item)
         if "instruction_set" not in case:
             return True
-        able = cpu.instruction_sets(case.get("dtype", "float32")) if _takes_cpp(case) else ()
+        dtype = case.get("dtype", "float32")
+        able = cpu.instruction_sets(dtype) if _takes_cpp(case) else ()
+        if able and dtype == "bfloat16":
+            able += EMULATED
         return case["instruction_set"] in (able or INSTRUCTION_SETS[:1])
 
     if dropped := [item for item in items if not stays(item)]:

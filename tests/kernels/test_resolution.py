@@ -20,15 +20,20 @@ GPU = dataclasses.replace(SPEC, platform="gpu", compute_dtype="bfloat16", comput
 FIELDS = list(BY_NAME)
 ALL_AUTO = dict.fromkeys(FIELDS, "auto")
 CPP = dict.fromkeys(("linear_cross_entropy", "attention", "dense", "norm", "embedding", "optimizer"), "cpu")
-NO_AVX512_BF16 = "the C++ kernels need an x86-64 processor with AVX512-BF16 for bfloat16"
+NO_AVX512_BF16 = "the C++ kernels need a processor with AVX512-BF16 for bfloat16"
 NOT_BUILT = "the C++ kernels were not built"
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """`machine(built, bf16)`: pretend that the C++ kernels are there or not, and take bfloat16 or not."""
+    """`machine(built, bf16, rate)`: pretend that the C++ kernels are there or not, and take bfloat16 or not.
 
-    def pretend(built=True, bf16=True):
+    `rate` is that of bfloat16 products, those of float32 being 1.
+    """
+
+    def pretend(built=True, bf16=True, rate=2.0):
+        monkeypatch.setattr(cpu, "product_rate", lambda dtype: 1e9 * (rate if dtype == "bfloat16" else 1.0))
+
         def reason(dtype="float32"):
             return NOT_BUILT if not built else NO_AVX512_BF16 if dtype == "bfloat16" and not bf16 else None
 
@@ -51,6 +56,18 @@ def test_auto_takes_the_cpp_kernels_and_bfloat16_where_they_are(machine):
     resolution = resolve(ALL_AUTO, spec=SPEC)
     assert resolution.plan == KernelPlan(**CPP, activations="bfloat16", dispatch="scan")
     assert resolution.reasons["dense"] == "auto: first in order that this machine supports"
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_auto_takes_bfloat16_that_multiplies_no_faster_only_if_it_was_measured(machine, measured):
+    machine(rate=1.1)
+
+    def lookup(op, spec):
+        return Choice("bfloat16", "measured: for a test") if op == "activations" and measured else None
+
+    resolution = resolve(ALL_AUTO, spec=SPEC, lookup=lookup)
+    assert resolution.plan["activations"] == ("bfloat16" if measured else "")
+    assert measured or "no faster on this processor (1 beside 1 GFLOP/s a thread)" in resolution.reasons["activations"]
 
 
 def test_auto_without_bfloat16_takes_the_cpp_kernels_in_float32(machine):

@@ -16,7 +16,7 @@ from ryot_jax.kernels.resolution import tunable
 from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import BY_NAME, KernelPlan, resolve
-from ryot_jax.runs import tuning
+from ryot_jax.runs import plan_steps, tuning
 from ryot_jax.runs.tuning import REFERENCE, STATIC, TUNED, choose
 from ryot_jax.training.setup import kernel_spec
 
@@ -122,7 +122,7 @@ def test_only_what_is_left_to_auto_is_measured(tiny, tmp_path, fastest, plan):
     expected = {TUNED: KernelPlan(attention="xla", norm=outcome.winners["norm"]), REFERENCE: KernelPlan()}
     if expected[TUNED] != KernelPlan() and TUNED in outcome.steps:
         assert (outcome.chosen, outcome.plan) == (plan, expected[plan])
-    assert len(list((tmp_path / "kernels" / "v1").iterdir())) == 1
+    assert len(list((tmp_path / "kernels" / "v2").iterdir())) == 1
 
 
 @needs_cpp
@@ -145,16 +145,14 @@ def test_a_wrong_winner_is_stopped_by_the_whole_step(tiny, tmp_path, monkeypatch
 
 @needs_cpp
 def test_a_plan_that_does_not_compile_is_a_failed_measurement(tiny, tmp_path, monkeypatch):
-    compile_step = tuning.compile_step
-    calls = []
+    step_function = plan_steps.step_function
 
-    def fails_after_the_first(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) > 1:
+    def fails_but_for_the_reference(config, model, graphdef, optimizer, plan):
+        if set(plan.values()) - set(KernelPlan().values()) - {"scan"}:
             raise ExceptionGroup("lowering", [ValueError("no")])
-        return compile_step(*arguments, **options)
+        return step_function(config, model, graphdef, optimizer, plan)
 
-    monkeypatch.setattr(tuning, "compile_step", fails_after_the_first)
+    monkeypatch.setattr(plan_steps, "step_function", fails_but_for_the_reference)
     outcome = tuned(only(tiny, "embedding", "norm"), TuningCache(tmp_path, print))
     assert outcome.chosen == REFERENCE and outcome.plan == KernelPlan()
     assert all("ExceptionGroup: lowering" in outcome.steps[n].failure for n in outcome.steps if n != REFERENCE)

@@ -25,7 +25,7 @@ from ryot_jax.kernels.resolution import Choice
 from ryot_jax.machine.processor import cpu_flags
 from ryot_jax.runtime.files import write_json
 
-VERSION = 1  # of the files: raise it when their meaning changes
+VERSION = 2  # of the files: raise it when their meaning changes
 _FOLDER = Path(__file__).parents[1]
 
 
@@ -39,6 +39,8 @@ class Entry:
       trials: the measurements of every implementation, as JSON values.
       step: the measurements of the whole training steps that confirmed the winner.
       date: date of the measurement, as YYYY-MM-DD.
+      plan: the implementation of each optimization, of an entry that is about all of them; else empty.
+      workers: the number of threads that a call of the C++ kernels takes, of such an entry; 0: all.
     """
 
     winner: str
@@ -46,6 +48,8 @@ class Entry:
     trials: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     step: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     date: str = dataclasses.field(default_factory=lambda: datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"))
+    plan: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    workers: int = 0
 
 
 class TuningCache:
@@ -133,6 +137,12 @@ def _parse(text: str, wanted: Mapping[str, Any]) -> Entry:
         raise ValueError("it is of other work or another machine")
     fields = {field.name: field.type for field in dataclasses.fields(Entry)}
     texts = ("winner", "summary", "date")
-    if set(tree) != set(fields) or not all(isinstance(tree[name], str) for name in texts):
+    if (
+        set(tree) != set(fields)
+        or not all(isinstance(tree[name], str) for name in texts)
+        or not isinstance(tree["plan"], dict)
+        or not all(isinstance(value, str) for value in tree["plan"].values())
+        or type(tree["workers"]) is not int
+    ):
         raise ValueError("fields are missing or of another type")
     return Entry(**tree)

@@ -1,4 +1,4 @@
-"""C++ kernels for x86-64, called through `jax.ffi` on XLA's own thread pool.
+"""C++ kernels for x86-64 and aarch64, called through `jax.ffi` on XLA's own thread pool.
 
 Optional: built with the package if there is a C++ compiler. The library provides two tables, which this module reads:
 its targets (each an instruction set with the kernels compiled for it, best first) and its handlers (the names of
@@ -8,150 +8,19 @@ The environment variable RYOT_CPU_ISA names the best instruction set to use, suc
 """
 
 import contextlib
-import ctypes
-import dataclasses
-import functools
-import os
-import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
-_CAP_VARIABLE = "RYOT_CPU_ISA"
-_NO_CAP = 2**31 - 1
+from ryot_jax.kernels.cpu.library import Handler, Library, level_of
+from ryot_jax.kernels.cpu.library import load as _library
+
+__all__ = ("Handler",)
 
 
-@dataclasses.dataclass(frozen=True)
-class Handler:
-    """A handler of the library: the names of its operands, results and attributes, in the order of a call.
-
-    A last name that ends with "..." stands for any number of arrays, `name[0]` being the first.
-    """
-
-    operands: tuple[str, ...]
-    results: tuple[str, ...]
-    attributes: tuple[str, ...]
-
-
-class _TargetEntry(ctypes.Structure):
-    """C layout of the first fields of `ryot::Target`."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("needs", ctypes.c_char_p),
-        ("level", ctypes.c_int),
-        ("bfloat16", ctypes.c_bool),
-    )
-
-
-class _HandlerEntry(ctypes.Structure):
-    """C layout of `ryot::Handler`."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("names", ctypes.c_char_p),
-        ("call", ctypes.c_void_p),
-        ("next", ctypes.c_void_p),
-    )
-
-
-class _Library:
-    """The loaded library, with its handlers registered with JAX.
-
-    Raises:
-      OSError, AttributeError: `path` is not a library of this version.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self._library = ctypes.CDLL(str(path))
-        for name, restype in (
-            ("ryot_target", ctypes.POINTER(_TargetEntry)),
-            ("ryot_best_target", ctypes.POINTER(_TargetEntry)),
-            ("ryot_handler", ctypes.POINTER(_HandlerEntry)),
-            ("ryot_least_needs", ctypes.c_char_p),
-            ("ryot_cache_size", ctypes.c_long),
-        ):
-            getattr(self._library, name).restype = restype
-        self.cap_level = _NO_CAP
-        self.handlers: dict[str, Handler] = {}
-        for entry in self._entries(self._library.ryot_handler):
-            operands, results, attributes = re.fullmatch(r"(.*) -> ([^|]*)\|?(.*)", entry.names.decode()).groups()  # type: ignore[union-attr]
-            name = entry.name.decode()
-            self.handlers[name] = Handler(tuple(operands.split()), tuple(results.split()), tuple(attributes.split()))
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.c_void_p(entry.call)), platform="cpu")
-
-    @staticmethod
-    def _entries(get: Any) -> Iterator[Any]:
-        i = 0
-        while entry := get(i):
-            yield entry.contents
-            i += 1
-
-    def levels(self) -> dict[str, int]:
-        """The level of each target that the library was built with, best first."""
-        return {entry.name.decode(): entry.level for entry in self._entries(self._library.ryot_target)}
-
-    def usable(self, bfloat16: bool) -> tuple[str, ...]:
-        """The targets that this machine can run, up to the cap, best first."""
-        return tuple(
-            entry.name.decode()
-            for entry in self._entries(self._library.ryot_target)
-            if entry.bfloat16 == bfloat16 and self._library.ryot_is_usable(ctypes.byref(entry))
-        )
-
-    def best(self, bfloat16: bool) -> str:
-        """The target that calls use, or ''."""
-        entry = self._library.ryot_best_target(int(bfloat16))
-        return entry.contents.name.decode() if entry else ""
-
-    def needs(self, bfloat16: bool) -> str:
-        """The minimal requirements on the processor, as display text."""
-        return str(self._library.ryot_least_needs(int(bfloat16)).decode())
-
-    def cap(self, level: int) -> None:
-        """Restrict later calls to targets up to this level."""
-        self._library.ryot_cap_targets(level)
-        self.cap_level = level
-
-    def packing(self, bfloat16: bool) -> tuple[int, int]:
-        """Columns per panel and scalars per word of packed weights."""
-        return self._library.ryot_packing(int(bfloat16), 0), self._library.ryot_packing(int(bfloat16), 1)
-
-    def cache_size(self, level: int) -> int:
-        """Bytes of a core's first or second level of data cache, as used for the block sizes."""
-        return int(self._library.ryot_cache_size(level))
-
-
-def _level(library: _Library, name: str, source: str) -> int:
-    levels = library.levels()
-    if name not in levels:
-        choices = ", ".join(levels)
-        raise ValueError(f"{source}={name!r} is no instruction set of the C++ kernels: choose one of {choices}")
-    return levels[name]
-
-
-@functools.cache
-def _library() -> _Library | str:
-    """The library, or the reason why there is none.
-
-    Raises:
-      ValueError: RYOT_CPU_ISA does not name an instruction set.
-    """
-    libraries = sorted(pathlib.Path(__file__).parent.glob("_kernels*.so"))
-    if not libraries:
-        return "the C++ kernels were not built (install a C++ compiler, then `pip install -e .` again)"
-    try:
-        library = _Library(libraries[0])
-    except (OSError, AttributeError) as error:
-        return f"the C++ kernels do not load: {error} (build them anew: `pip install -e .`)"
-    if name := os.environ.get(_CAP_VARIABLE):
-        library.cap(_level(library, name, _CAP_VARIABLE))
-    return library
-
-
-def _built() -> _Library:
+def _built() -> Library:
     library = _library()
     if isinstance(library, str):
         raise NotImplementedError(library)
@@ -171,7 +40,63 @@ def instruction_sets(dtype: str | None = None) -> tuple[str, ...]:
     if isinstance(library, str):
         return ()
     dtypes = ("bfloat16", "float32") if dtype is None else (dtype,)
-    return tuple(name for dtype in dtypes for name in library.usable(dtype == "bfloat16"))
+    return tuple(dict.fromkeys(name for dtype in dtypes for name in library.usable(dtype == "bfloat16")))
+
+
+def emulated_instruction_sets() -> tuple[str, ...]:
+    """Instruction sets that the library computes by other means, for tests: used only where they are named.
+
+    Empty unless the library was built with the environment variable RYOT_EMULATE_AMX set.
+    """
+    library = _library()
+    if isinstance(library, str):
+        return ()
+    return tuple(
+        name for name, level in library.levels().items() if level >= library.for_tests and name not in library.missing()
+    )
+
+
+def product_rate(dtype: str) -> float:
+    """FLOP/s of one thread's matrix products with the kernels for this dtype, in the first-level cache; 0: no kernels.
+
+    Measured by the first call, in about 10 ms; see `core/rate.h`.
+    """
+    library = _library()
+    if isinstance(library, str) or not (name := instruction_set(dtype)):
+        return 0.0
+    return library.rates(dtype == "bfloat16")[name]
+
+
+def limit_workers(most: int | None) -> None:
+    """Let each later call of the C++ kernels use at most `most` threads in this process; None: all that XLA has.
+
+    Results do not depend on it for up to 4 threads; see `core/kernels.h`.
+    """
+    library = _library()
+    if not isinstance(library, str):
+        library.limit_workers(most)
+
+
+@contextlib.contextmanager
+def workers_limited_to(most: int | None) -> Iterator[None]:
+    """Limit the threads of calls within the context, see `limit_workers`; wait for results before leaving it.
+
+    Raises:
+      NotImplementedError: this installation has no C++ kernels.
+    """
+    library = _built()
+    before = library.most_workers
+    library.limit_workers(most)
+    try:
+        yield
+    finally:
+        library.limit_workers(before)
+
+
+def missing_instruction_sets() -> dict[str, str]:
+    """Instruction sets that the C++ kernels have and this machine has not, with what it lacks, as display text."""
+    library = _library()
+    return {} if isinstance(library, str) else library.missing()
 
 
 @contextlib.contextmanager
@@ -189,8 +114,8 @@ def capped_at(name: str) -> Iterator[None]:
       NotImplementedError: this installation has no C++ kernels.
     """
     library = _built()
-    before = library.cap_level
-    library.cap(min(before, _level(library, name, "instruction set")))
+    before, level = library.cap_level, level_of(library, name, "instruction set")
+    library.cap(level if level >= library.for_tests else min(before, level))
     try:
         yield
     finally:
@@ -237,7 +162,7 @@ def unavailable_reason(dtype: str = "float32") -> str | None:
         return f"the C++ kernels take float32 or bfloat16, not {dtype}"
     if instruction_set(dtype):
         return None
-    reason = f"the C++ kernels need an x86-64 processor with {library.needs(dtype == 'bfloat16')} for {dtype}"
+    reason = f"the C++ kernels need a processor with {library.needs(dtype == 'bfloat16')} for {dtype}"
     return f"{reason} (capped at {cap()})" if cap() else reason
 
 

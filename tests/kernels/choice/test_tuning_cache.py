@@ -46,7 +46,7 @@ def test_what_is_stored_is_found_again_and_chosen(cache, said, tmp_path):
         resolution = resolve({"attention": "auto"}, spec=SPEC, lookup=reader.lookup)
         assert resolution.plan["attention"] == "xla"
         assert resolution.reasons["attention"] == "measured: xla 1.9 times reference, 2026-11-24"
-    assert only_file(cache).parent == tmp_path / "kernels" / "v1" and said == []
+    assert only_file(cache).parent == tmp_path / "kernels" / "v2" and said == []
     stored = json.loads(only_file(cache).read_text(encoding="utf-8"))
     assert stored["trials"] == {"xla": {"speedup": 1.9}} and stored["key"]["work"]["rows"] == 64
 
@@ -117,7 +117,7 @@ def test_changed_source_is_another_key(monkeypatch, tmp_path, name):
         (lambda text: text[: len(text) // 2], "not used for attention"),
         (lambda text: "", "not used for attention"),
         (lambda text: "[]", "no file of this version"),
-        (lambda text: text.replace('"version": 1', '"version": 2'), "no file of this version"),
+        (lambda text: text.replace('"version": 2', '"version": 1'), "no file of this version"),
         (lambda text: text.replace('"rows": 64', '"rows": 65'), "of other work or another machine"),
         (lambda text: text.replace('"winner": "xla"', '"winner": null'), "fields are missing or of another type"),
         (lambda text: text.replace('"winner"', '"loser"'), "fields are missing or of another type"),

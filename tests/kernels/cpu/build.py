@@ -1,7 +1,6 @@
 """Programs of the library's sources: built once for a hash of all that goes into them, and shared by tests and runs."""
 
 import hashlib
-import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,26 +12,39 @@ KERNELS = Path(cpu.__file__).parent
 CPP = Path(__file__).parent / "cpp"
 
 
-def exercise(cache: Path, *flags: str, kernels: Path = KERNELS) -> Path:
-    """The exercise program with every target in `kernels`.
+def runnable() -> list[Path]:
+    """The files of targets that this machine can run: each has its instruction set and its dtype in its name."""
+    sets = (*cpu.instruction_sets(), *cpu.emulated_instruction_sets())
+    return [path for path in (KERNELS / "targets").glob("*.cc") if path.stem.removesuffix("_bfloat16") in sets]
+
+
+def exercise(
+    cache: Path,
+    *flags: str,
+    kernels: Path = KERNELS,
+    targets: list[Path] | None = None,
+    compiler: str = "g++",
+) -> Path:
+    """The exercise program.
 
     Args:
       cache: folder for programs.
       *flags: of the compiler and linker.
       kernels: the library's sources.
+      targets: files of targets; None: all in `kernels`.
+      compiler: its name.
 
     Raises:
       subprocess.CalledProcessError: the compiler's or linker's words are its stderr.
     """
     sources = [
-        *sorted((kernels / "targets").glob("*.cc")),
+        *sorted(targets or (kernels / "targets").glob("*.cc")),
         *sorted((kernels / "core").glob("*.cc")),
         CPP / "exercise.cc",
     ]
     parts = [*sorted(kernels.rglob("*.cc")), *sorted(kernels.rglob("*.h")), *sorted(CPP.iterdir())]
-    compiler = shutil.which("g++") or "g++"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    digest = hashlib.sha256(repr((version, flags)).encode())
+    digest = hashlib.sha256(repr((version, flags, sorted(map(str, targets or ())))).encode())
     for part in parts:
         digest.update(part.name.encode() + part.read_bytes())
     program = cache / f"exercise-{digest.hexdigest()[:24]}"
@@ -40,6 +52,7 @@ def exercise(cache: Path, *flags: str, kernels: Path = KERNELS) -> Path:
         return program
     # What the package is built with, less the optimization: reports name lines.
     common = ["-std=c++17", "-O1", "-g1", "-w", "-fno-strict-aliasing", "-pthread", f"-I{kernels}", *flags]
+    common += ["-DRYOT_EMULATE_AMX"] if cpu.emulated_instruction_sets() else []
 
     def run(*arguments: str) -> None:
         subprocess.run([compiler, *common, *arguments], capture_output=True, text=True, check=True)

@@ -88,12 +88,32 @@ def test_a_cap_ends_with_its_context_and_none_lifts_another():
     assert cpu.instruction_sets() == before
 
 
-def test_bfloat16_says_what_it_needs_and_that_it_is_capped():
-    lowest = cpu.instruction_sets("float32")[-1]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dtype_without_kernels_says_what_it_needs_and_that_it_is_capped(monkeypatch, dtype):
+    lowest = cpu.instruction_sets(dtype)[-1]
     with cpu.capped_at(lowest):
-        reason = cpu.unavailable_reason("bfloat16")
-    assert "need an x86-64 processor with AVX512-BF16 for bfloat16" in reason
+        assert cpu.unavailable_reason(dtype) is None
+        monkeypatch.setattr(cpu.Library, "best", lambda library, bfloat16: "")
+        reason = cpu.unavailable_reason(dtype)
+    assert f"need a processor with AVX2 and FMA for {dtype}" in reason
     assert f"capped at {lowest}" in reason
+
+
+@pytest.mark.parametrize("name", cpu.emulated_instruction_sets())
+def test_an_emulation_is_used_only_where_it_is_named(name):
+    assert name not in cpu.instruction_sets() and name != cpu.instruction_set("bfloat16")
+    best = cpu.instruction_sets()[0]
+    with cpu.capped_at(name):
+        assert cpu.instruction_set("bfloat16") == name and cpu.instruction_set() in cpu.instruction_sets("float32")
+    with cpu.capped_at(best):
+        assert name not in cpu.instruction_sets()
+
+
+def test_what_an_instruction_set_lacks_here_is_said():
+    missing = cpu.missing_instruction_sets()
+    assert not set(missing) & {*cpu.instruction_sets(), *cpu.emulated_instruction_sets()}
+    assert all(missing.values())
+    assert ("avx512" in missing) == ("AVX-512" in " ".join(missing.values()))
 
 
 def test_an_unknown_cap_is_refused_with_the_choices():
@@ -104,7 +124,7 @@ def test_an_unknown_cap_is_refused_with_the_choices():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("avx2", "avx2 ''"),
+        ("avx2", "avx2 'avx2'"),
         ("", f"{cpu.instruction_set()} {cpu.instruction_set('bfloat16')!r}"),
         ("avx3", "ValueError: RYOT_CPU_ISA='avx3' is no instruction set of the C++ kernels: choose one of"),
     ],
@@ -141,7 +161,9 @@ def test_cache_sizes_are_those_of_the_system():
 def test_every_header_can_be_read_by_itself(build):
     """Tools that open one header (clangd) find all that it needs."""
     parts = {"begin_target.h", "end_target.h"}  # of a target's file
-    parts |= {"avx512.h", "bfloat16_avx512.h"}  # not what AVX2, the target that tools are shown, is compiled with
+    # Not what AVX2, the target that tools are shown, is compiled with.
+    parts |= {"avx512.h", "bfloat16_avx512.h", "neon.h", "tiles.h", "amx.h", "emulated.h", "shape.h", "tile_kernel.h"}
+    parts |= {path.name for path in (build.KERNELS / "core" / "scalar").glob("bfloat16_*.h")}
     headers = [p for f in ("core", "ops") for p in sorted((build.KERNELS / f).rglob("*.h")) if p.name not in parts]
     assert len(headers) > 20
 

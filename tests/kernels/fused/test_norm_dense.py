@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ryot_jax.kernels import NormSpec, dense, layer_norm, norm_dense, norm_mlp
+from ryot_jax.kernels import NormSpec, cpu, dense, layer_norm, norm_dense, norm_mlp
 from tests.kernels.ops.test_dense import TOLERANCE, textbook_activation
 from tests.kernels.ops.test_norm import definition
 
@@ -148,8 +148,15 @@ def test_one_kernel_gives_what_two_give(implementation, dtype):
     texts = [str(run.trace(*operands).jaxpr) for run in (one, two)]
     assert ["ryot_norm_dense_backward" in text for text in texts] == [True, False]
     assert ["ryot_norm_forward" in text for text in texts] == [False, True]
-    # The same sums in the same order, but for those of dscale and dbias, which go over other chunks of rows.
-    chex.assert_trees_all_close(one(*operands), two(*operands), rtol=1e-5, atol=1e-5)
+    of_one, of_two = one(*operands), two(*operands)
+    if dtype == "bfloat16" and cpu.packing(dtype)[1] == 1:
+        # Multiplied as float32: one kernel does not round the norm's output in between, which is 2^-9 of each number.
+        for a, b in zip(jax.tree.leaves(of_one), jax.tree.leaves(of_two), strict=True):
+            a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+            assert np.linalg.norm(a - b) <= 2.0**-6 * np.linalg.norm(b)
+    else:
+        # The same sums in the same order, but for those of dscale and dbias, which go over other chunks of rows.
+        chex.assert_trees_all_close(of_one, of_two, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16"])

@@ -8,9 +8,12 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <ctime>
 #include <initializer_list>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "cache_sizes.h"

@@ -2,8 +2,9 @@
 // a panel of the right one; C[M, N] = A[M, K] B[K, N] on one thread.
 //
 // A micro-kernel owns the layout of both operands: the ops use only
-// * kTileRows, kPanel, kLeftBlock, kStoredRows: the rows of a tile, the columns of a panel, the columns of a block of a
-//   transposed left operand, and the rows of a tile that `multiply_stored` stores;
+// * kTileRows, kPanel, kLeftBlock, kLeftSteps, kStoredRows: the rows of a tile, the columns of a panel, the columns of a
+//   block of a transposed left operand and the steps along the sum of which it is made, and the rows of a tile that
+//   `multiply_stored` stores;
 // * left operands made by left_rows, left_rows_in_place, pack_left with left_block and left_step, and left_panel; right
 //   ones by pack_right, pack_right_transposed, Right and right_step; left_words and packed_words, their sizes;
 // * multiply, multiply_stored, and multiply_row_by_row, whose results for a row do not depend on the number of rows.
@@ -21,6 +22,7 @@ namespace {
 
 constexpr long kTileRows = Traits::kTileRows;
 constexpr long kLeftBlock = 48;  // whole tiles, whole vectors
+constexpr long kLeftSteps = 1;
 constexpr long kStoredRows = kPanel / 4;
 static_assert(kLeftBlock % kTileRows == 0 && kLeftBlock % kLanes == 0, "blocks hold whole tiles and vectors");
 
@@ -51,27 +53,29 @@ RYOT_INLINE LeftPanel left_panel(Word* panel, long steps) {
   (void)steps;
   return {panel};
 }
-RYOT_INLINE LeftRows left_rows_in_place(const Scalar* rows, long row_stride) {
+RYOT_INLINE LeftRows left_rows_in_place(const Operand* rows, long row_stride) {
   return {reinterpret_cast<const Word*>(rows), row_stride / kGroup};
 }
-// `count` rows of `width` scalars, row_stride apart, as a left operand: in place if they are whole words, else copied
-// and padded with zeros.
-RYOT_INLINE LeftRows left_rows(const Scalar* rows, long row_stride, long count, long width, Word* copy) {
-  if (width % kGroup == 0 && row_stride % kGroup == 0) return left_rows_in_place(rows, row_stride);
-  for (long i = 0; i < count; ++i)
-    for (long k = 0; k < words(width); ++k)
-      copy[i * words(width) + k] = make_word(rows + i * row_stride + k * kGroup, 1, width - k * kGroup);
+// `count` rows of `width` scalars, row_stride apart, as a left operand: in place if they are operands in whole words, else
+// copied and padded with zeros.
+template <typename Number>
+RYOT_INLINE LeftRows left_rows(const Number* rows, long row_stride, long count, long width, Word* copy) {
+  if constexpr (kScalarIsOperand) {
+    if (width % kGroup == 0 && row_stride % kGroup == 0) return left_rows_in_place(rows, row_stride);
+  }
+  copy_rows(rows, row_stride, count, width, copy);
   return {copy, words(width)};
 }
 
 // Packs the left operand A[m, k] = a[k * row_stride + m], m < M, the transpose of K rows of scalars, into blocks
 // [ceil(M / kLeftBlock)][..][kLeftBlock] with room for `room` words per column.
-static void pack_left(const Scalar* a, long row_stride, long K, long M, Word* packed, long room) {
+template <typename Number>
+static void pack_left(const Number* a, long row_stride, long K, long M, Word* packed, long room) {
   for (long m0 = 0; m0 < M; m0 += kLeftBlock, packed += room * kLeftBlock) {
     const long columns = smaller(kLeftBlock, M - m0);
     for (long k = 0; k < K; k += kGroup) {
       Word* out = packed + k / kGroup * kLeftBlock;
-      const Scalar* p = a + k * row_stride + m0;
+      const Number* p = a + k * row_stride + m0;
       long m = 0;
       if (k + kGroup <= K)
         for (; m + kLanes <= columns; m += kLanes) pack_vector(p + m, row_stride, out + m);

@@ -4,6 +4,7 @@
 #define RYOT_KERNELS_CPU_CORE_END_TARGET_H_
 
 #include "../ops/all.h"
+#include "rate.h"
 
 RYOT_CLOSE_TARGET
 
@@ -11,10 +12,13 @@ RYOT_CLOSE_TARGET
 namespace ryot {
 namespace {
 
+std::atomic<double> rate{0};
+
 constexpr Target describe_target() {
   Target target = {};
   target.name = Traits::kName, target.needs = Traits::kNeeds, target.level = Traits::kLevel;
-  target.bfloat16 = kScalarIsBfloat16, target.supported = Traits::supported;
+  target.bfloat16 = kScalarIsBfloat16, target.missing = Traits::missing;
+  target.measure_rate = measure_product_rate, target.rate = &rate;
   target.hooks = {Traits::enter_worker, Traits::leave_worker};
   target.panel = kPanel, target.group = kGroup;
 #define RYOT_FILL_IN(name, Args) target.kernels.name = name;

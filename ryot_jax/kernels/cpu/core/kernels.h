@@ -1,6 +1,6 @@
 // The table of kernels that each target provides, and their arguments.
 //
-// All arrays are dense and row-major. "Scalar" is the type of the operands of a target's products: float or bfloat16;
+// All arrays are dense and row-major. "Scalar" is the type of the arrays between a target's kernels, float or bfloat16;
 // sums are float32 in both. A `Tensor` may hold either type if bfloat16 is the Scalar. Results do not depend on the
 // assignment of work to threads: the order of every sum is fixed by the shapes and, for gradients of small weights, by
 // whether there are more than 4 threads.

@@ -37,6 +37,20 @@ RYOT_INLINE Word make_word(const Number* p, long stride, long n) {
   return word;
 }
 
+// Copies `count` rows of `width` scalars, row_stride apart, as rows of words, padded with zeros.
+template <typename Number>
+RYOT_INLINE void copy_rows(const Number* rows, long row_stride, long count, long width, Word* copy) {
+  for (long i = 0; i < count; ++i, rows += row_stride, copy += words(width)) {
+    if constexpr (kGroup == 1) {
+      each_vector(width, [=](long k, long valid) RYOT_ALWAYS_INLINE {
+        store_some(reinterpret_cast<float*>(copy) + k, valid, load_some(rows + k, valid));
+      });
+    } else {
+      for (long k = 0; k < words(width); ++k) copy[k] = make_word(rows + k * kGroup, 1, width - k * kGroup);
+    }
+  }
+}
+
 // Packs B[k, n] = b[k * row_stride + n], k < K, n < N, into panels with room for `room` words per column.
 template <typename Number>
 static void pack_right(const Number* b, long row_stride, long K, long N, Word* packed, long room) {
@@ -67,7 +81,7 @@ static void pack_right_transposed(const Number* b, long row_stride, long K, long
         const Number* p = b + (n0 + n) * row_stride + k0 * kGroup;
         if ((k0 + kBlock) * kGroup <= K) {
           for (long i = 0; i < kBlock * kGroup; i += kLanes)
-            store(reinterpret_cast<Scalar*>(block[n]) + i, load(p + i));
+            store(reinterpret_cast<Operand*>(block[n]) + i, load(p + i));
         } else {
           for (long k = 0; k0 + k < words(K); ++k) block[n][k] = make_word(p + k * kGroup, 1, K - (k0 + k) * kGroup);
         }

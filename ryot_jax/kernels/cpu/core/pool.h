@@ -21,6 +21,12 @@ inline void pause() {
 #endif
 }
 
+// The most threads that a call uses, whatever the pool has.
+inline std::atomic<long>& worker_limit() {
+  static std::atomic<long> limit{1 << 20};
+  return limit;
+}
+
 // Counters of a call's tasks, each on a line of its own: claiming a task must not disturb the threads that wait for
 // others to end.
 struct Counters {
@@ -112,7 +118,7 @@ template <typename Pool>
 class PoolParallel : public Parallel {
  public:
   explicit PoolParallel(Pool& pool, WorkerHooks hooks = {})
-      : pool_(pool), num_workers_(pool.num_threads() < 1 ? 1 : pool.num_threads()), hooks_(hooks) {}
+      : pool_(pool), num_workers_(workers_of(pool.num_threads())), hooks_(hooks) {}
 
   long num_workers() const override { return num_workers_; }
 
@@ -133,6 +139,11 @@ class PoolParallel : public Parallel {
   }
 
  private:
+  static long workers_of(long threads) {
+    const long limit = worker_limit().load();
+    return threads < 1 || limit < 1 ? 1 : threads < limit ? threads : limit;
+  }
+
   Pool& pool_;
   const long num_workers_;
   const WorkerHooks hooks_;

@@ -28,7 +28,7 @@ static auto packing_weights(const float* w, bool transposed, long K, long N, Wor
 static auto weight_gradient(long workers, long M, long N, long room, long steps, const Word* left, const Word* right,
                             float* c, bool accumulate) {
   // A panel's share of these steps stays in the first-level cache, all panels' in the second.
-  const long steps_at_once = block_sizes().product_steps;
+  const long steps_at_once = round_up(block_sizes().product_steps, kLeftSteps);
   // Large tasks read the operands less often, small ones balance better.
   const long blocks = divide_up(M, kLeftBlock), panels = divide_up(N, kPanel);
   const auto count = [=](long blocks_of_task, long panels_of_task) {

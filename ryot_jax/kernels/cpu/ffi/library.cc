@@ -2,6 +2,7 @@
 #include <string>
 
 #include "../core/cache_sizes.h"
+#include "../core/pool.h"
 #include "../core/targets.h"
 #include "table.h"
 
@@ -38,6 +39,17 @@ extern "C" const ryot::Target* ryot_target(int i) {
   while (target && i-- > 0) target = target->next;
   return target;
 }
+
+// What this processor or system lacks for the target, as display text, or null.
+extern "C" const char* ryot_missing(const ryot::Target* target) { return target->missing(); }
+
+// FLOP/s of a thread's products with a target that nothing is missing for.
+extern "C" double ryot_product_rate(const ryot::Target* target) { return ryot::product_rate(*target); }
+
+// The level from which on targets are for tests.
+extern "C" int ryot_for_tests() { return ryot::kForTests; }
+
+extern "C" void ryot_limit_workers(long most) { ryot::worker_limit() = most; }
 
 extern "C" void ryot_cap_targets(int level) { ryot::cap_targets(level); }
 extern "C" int ryot_is_usable(const ryot::Target* target) { return ryot::is_usable(*target); }

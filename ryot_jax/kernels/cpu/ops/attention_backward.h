@@ -39,7 +39,7 @@ struct BackwardScratch {
 RYOT_INLINE void attention_score_gradients(const AttentionArgs& args, const LeftRows& keys, const LeftRows& values,
                                            const BackwardScratch& scratch, long b, long q0, long key0, long rows,
                                            const Vector (&log_sum_exp)[kPanelVectors], const float* products,
-                                           Scalar* p_rows, Scalar* ds_rows, Word* ds_words) {
+                                           Operand* p_rows, Operand* ds_rows, Word* ds_words) {
   const long K = args.head_width;
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(K));
   alignas(64) float scores[kStoredRows * kPanel], dp[kStoredRows * kPanel];
@@ -92,7 +92,7 @@ static void attention_backward_panel(const AttentionArgs& args, const BackwardSc
   for (long v = 0; v < kPanelVectors; ++v)
     log_sum_exp[v] = load_some(log_sum_exps + v * kLanes, larger(0, queries - v * kLanes), __builtin_inff());
 
-  alignas(64) Scalar p_rows[kKeys * kPanel], ds_rows[kKeys * kPanel];
+  alignas(64) Operand p_rows[kKeys * kPanel], ds_rows[kKeys * kPanel];
   alignas(64) Word ds_words[kKeys / kGroup * kPanel];
   float* const dq = scratch.dq;
   for (long i = 0; i < kPanel * row; i += kLanes) store(dq + i, Vector{});

@@ -30,7 +30,7 @@ RYOT_INLINE void rotate(const float* angles, long K, float* head) {
 template <long kRows>
 RYOT_NOINLINE void attend_rows(const Word* q, long q_row, const Word* keys, const Word* values,
                                                   long K, long capacity, long seen, float* scores, Word* weights,
-                                                  Scalar* out, long out_row) {
+                                                  Operand* out, long out_row) {
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(K));
   const long vectors = divide_up(seen + kRows - 1, kLanes), weights_row = words(capacity);
   const auto score = [=](long v, auto count) RYOT_ALWAYS_INLINE {
@@ -53,7 +53,7 @@ RYOT_NOINLINE void attend_rows(const Word* q, long q_row, const Word* keys, cons
   float share[kRows];
   for (long i = 0; i < kRows; ++i) {
     float* const row = scores + i * capacity;
-    Scalar* const rounded = reinterpret_cast<Scalar*>(weights + i * weights_row);
+    Operand* const rounded = reinterpret_cast<Operand*>(weights + i * weights_row);
     const long ends = round_up(seen + i, kLanes);
     for (long t = seen + i; t < ends; ++t) row[t] = -__builtin_inff();
     const Vector shift = splat(max_of(row, ends) * scale);
@@ -90,7 +90,7 @@ RYOT_NOINLINE void attend_rows(const Word* q, long q_row, const Word* keys, cons
 }
 template <long kRows>
 RYOT_INLINE void attend_few(long rows, const Word* q, long q_row, const Word* keys, const Word* values, long K,
-                            long capacity, long seen, float* scores, Word* weights, Scalar* out, long out_row) {
+                            long capacity, long seen, float* scores, Word* weights, Operand* out, long out_row) {
   if constexpr (kRows > 1) {
     if (rows < kRows)
       return attend_few<kRows - 1>(rows, q, q_row, keys, values, K, capacity, seen, scores, weights, out, out_row);
@@ -99,11 +99,11 @@ RYOT_INLINE void attend_few(long rows, const Word* q, long q_row, const Word* ke
 }
 
 // Rounds one head of a row, K numbers, to words.
-RYOT_INLINE void round_head(const float* head, long K, Scalar* rounded) {
+RYOT_INLINE void round_head(const float* head, long K, Operand* rounded) {
   each_vector(K, [=](long k, long valid) RYOT_ALWAYS_INLINE {
     store_some(rounded + k, valid, load_some(head + k, valid));
   });
-  if (K % kGroup) rounded[K] = Scalar{};
+  if (K % kGroup) rounded[K] = Operand{};
 }
 
 // Rotates a row's queries and keys by its position, rounds the queries, and writes keys and values to the cache.
@@ -116,7 +116,7 @@ RYOT_INLINE void remember_row(const DecodeArgs& args, const StepScratch& scratch
   const long first_head = (layer * args.batch + sequence) * H;
   const Word* const rounded_words = reinterpret_cast<const Word*>(scratch.rounded);
   for (long head = 0; head < H; ++head) {
-    round_head(q + head * K, K, reinterpret_cast<Scalar*>(scratch.queries + (row * H + head) * words(K)));
+    round_head(q + head * K, K, reinterpret_cast<Operand*>(scratch.queries + (row * H + head) * words(K)));
     round_head(q + D + head * K, K, scratch.rounded);
     Word* const keys = args.keys + (first_head + head) * words(K) * T + position;
     for (long k = 0; k < words(K); ++k) keys[k * T] = rounded_words[k];
@@ -125,7 +125,7 @@ RYOT_INLINE void remember_row(const DecodeArgs& args, const StepScratch& scratch
     // The first position of a word clears the rest of it, left over from another text: 0 times it could be NaN.
     for (long k = 0; k < K; ++k) {
       if (position % kGroup == 0) values[k] = 0;
-      reinterpret_cast<Scalar*>(values + k)[position % kGroup] = scratch.rounded[k];
+      reinterpret_cast<Operand*>(values + k)[position % kGroup] = scratch.rounded[k];
     }
   }
 }
@@ -140,14 +140,14 @@ static void attention_of_rows(const DecodeArgs& args, const StepScratch& scratch
     count = 1;
     while (count < kRowsTogether && row + count < rows && scratch.rows[row + count].sequence == sequence) ++count;
     const long first_head = (layer * args.batch + sequence) * H;
-    Scalar* const out = scratch.attended + row * out_row;
+    Operand* const out = scratch.attended + row * out_row;
     for (long head = 0; head < H; ++head)
       attend_few<kRowsTogether>(count, scratch.queries + row * q_row + head * words(K), q_row,
                                 args.keys + (first_head + head) * words(K) * T,
                                 args.values + (first_head + head) * words(T) * K, K, T, position + 1, scratch.scores,
                                 scratch.weights, out + head * K, out_row);
     if (D % kGroup)
-      for (long i = 0; i < count; ++i) out[i * out_row + D] = Scalar{};
+      for (long i = 0; i < count; ++i) out[i * out_row + D] = Operand{};
   }
 }
 

@@ -17,11 +17,11 @@ struct StepScratch {
   float* x;         // [kStepRows][round_up(D, kLanes)], the residual stream; zeros beyond each row's end
   float* qkv;       // [kStepRows][row of 3 D]
   float* up;        // [kStepRows][row of 2 F], only for swiglu
-  Scalar* normed;   // [kStepRows][words of D]: operands of products, like the next two
-  Scalar* attended;
-  Scalar* hidden;   // [kStepRows][words of F]
+  Operand* normed;   // [kStepRows][words of D]: operands of products, like the next two
+  Operand* attended;
+  Operand* hidden;   // [kStepRows][words of F]
   Word* queries;    // [kStepRows][heads][words of a head]
-  Scalar* rounded;  // a head's key or value
+  Operand* rounded;  // a head's key or value
   float* scores;    // [kRowsTogether][capacity]
   Word* weights;    // [kRowsTogether][words of the capacity], the softmax of the scores, rounded
   float* best;      // [kStepRows][kLanes], the largest logit of each lane
@@ -44,11 +44,11 @@ struct StepScratch {
     x = reinterpret_cast<float*>(take(kStepRows * line(round_up(D, kLanes))));
     qkv = reinterpret_cast<float*>(take(kStepRows * line(3 * D)));
     up = reinterpret_cast<float*>(take(kStepRows * line(2 * F)));
-    normed = reinterpret_cast<Scalar*>(take(kStepRows * line(words(D))));
-    attended = reinterpret_cast<Scalar*>(take(kStepRows * line(words(D))));
-    hidden = reinterpret_cast<Scalar*>(take(kStepRows * line(words(F))));
+    normed = reinterpret_cast<Operand*>(take(kStepRows * line(words(D))));
+    attended = reinterpret_cast<Operand*>(take(kStepRows * line(words(D))));
+    hidden = reinterpret_cast<Operand*>(take(kStepRows * line(words(F))));
     queries = take(kStepRows * line(args.heads * words(D / args.heads)));
-    rounded = reinterpret_cast<Scalar*>(take(line(D)));
+    rounded = reinterpret_cast<Operand*>(take(line(D)));
     scores = reinterpret_cast<float*>(take(line(kRowsTogether * args.capacity)));
     weights = take(line(kRowsTogether * args.capacity));
     best = reinterpret_cast<float*>(take(kStepRows * kLanes));

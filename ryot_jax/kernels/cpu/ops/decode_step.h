@@ -23,7 +23,7 @@ namespace ryot {
 namespace {
 
 // Computes the norm of one row of x, as an operand.
-RYOT_INLINE void norm_of_row(const DecodeArgs& args, const float* scale, const float* bias, const float* x, Scalar* y) {
+RYOT_INLINE void norm_of_row(const DecodeArgs& args, const float* scale, const float* bias, const float* x, Operand* y) {
   const long D = args.width;
   float statistics[2];
   NormArgs norm = {};
@@ -34,7 +34,7 @@ RYOT_INLINE void norm_of_row(const DecodeArgs& args, const float* scale, const f
   each_vector(D, [=](long d, long valid) RYOT_ALWAYS_INLINE {
     store_some(y + d, valid, scale_and_shift(norm, d, valid, (load(x + d) - mean) * inverse));
   });
-  if (D % kGroup) y[D] = Scalar{};
+  if (D % kGroup) y[D] = Operand{};
 }
 
 // Computes the norms of all rows of the residual stream into scratch.normed.
@@ -47,7 +47,7 @@ RYOT_INLINE void norm_of_rows(const DecodeArgs& args, const StepScratch& scratch
 
 // Adds the product of operands[rows][inputs] with packed weights, and a bias, to the residual stream.
 static void add_to_stream(const DecodeArgs& args, const StepScratch& scratch, long rows, long inputs,
-                          const Scalar* operands, const Word* weights, const float* bias) {
+                          const Operand* operands, const Word* weights, const float* bias) {
   const long D = args.width, x_row = StepScratch::line(round_up(D, kLanes));
   float* const x = scratch.x;
   multiply_row_by_row(rows, D, words(inputs), reinterpret_cast<const Word*>(operands), weights,
@@ -61,7 +61,7 @@ static void mlp_of_rows(const DecodeArgs& args, const StepScratch& scratch, cons
   const long D = args.width, F = args.hidden, hidden_row = words(F) * kGroup;
   const float* const up_bias = layer.up_bias;
   const Word* const normed = reinterpret_cast<const Word*>(scratch.normed);
-  Scalar* const hidden = scratch.hidden;
+  Operand* const hidden = scratch.hidden;
   const auto biased = [=](long n, Vector sum, long valid) RYOT_ALWAYS_INLINE {
     return up_bias ? sum + load_some(up_bias + n, valid) : sum;
   };
@@ -84,7 +84,7 @@ static void mlp_of_rows(const DecodeArgs& args, const StepScratch& scratch, cons
     });
   }
   if (F % kGroup)
-    for (long m = 0; m < rows; ++m) hidden[m * hidden_row + F] = Scalar{};
+    for (long m = 0; m < rows; ++m) hidden[m * hidden_row + F] = Operand{};
   add_to_stream(args, scratch, rows, F, hidden, layer.down, layer.down_bias);
 }
 

@@ -18,10 +18,10 @@ constexpr long kPassRows = 48 * kDenseRows;
 constexpr long kRowGroups = 8;
 constexpr long kGroupRows = 22 * kTileRows;  // rows of a group's chunk
 constexpr long kFewWorkers = 4;              // more would wait for the last group
-static_assert(kGroupRows % kGroup == 0, "chunks hold whole words");
+static_assert(kGroupRows % (kGroup * kLeftSteps) == 0, "chunks hold whole words and steps");
 
 // Computes rows [row0, row0 + rows) of dh into dh[rows][row_length].
-RYOT_INLINE void dense_dh(const DenseArgs& args, long row0, long rows, Scalar* dh, long row_length) {
+RYOT_INLINE void dense_dh(const DenseArgs& args, long row0, long rows, Operand* dh, long row_length) {
   const long M = args.outputs, width = args.width();
   for (long i = 0; i < rows; ++i)
     for (long f = 0; f < width; f += kLanes) {
@@ -46,8 +46,8 @@ struct DenseBackwardScratch {
         most_rows(most_rows),
         dh_row(round_up(args.outputs, kGroup)),
         norm_row(NormScratch::row_size(args.inputs)),
-        in_place(args.activation == Activation::kNone && args.y.is_bfloat16 == kScalarIsBfloat16 &&
-                 args.outputs % kGroup == 0),
+        in_place(kScalarIsOperand && args.activation == Activation::kNone &&
+                 args.y.is_bfloat16 == kScalarIsBfloat16 && args.outputs % kGroup == 0),
         weights(packed_words(args.outputs, args.inputs)),
         dh(in_place ? 1 : workers * most_rows * dh_row),
         normed(args.norm ? workers * 2 * most_rows * args.inputs : 1),
@@ -65,7 +65,8 @@ struct DenseBackwardScratch {
   const long chunks, most_rows, dh_row, norm_row;
   const bool in_place;  // dy can be multiplied where it is, without a change
   const Scratch<Word> weights;
-  const Scratch<Scalar> dh, normed;  // `normed`: a chunk's x and dx, with a norm
+  const Scratch<Operand> dh;
+  const Scratch<Scalar> normed;  // a chunk's x and dx, with a norm
   const Scratch<float> norm_scratch, norm_sums, dbias;
 };
 
@@ -92,12 +93,12 @@ RYOT_INLINE void dense_backward_norm(const NormArgs& args, const DenseBackwardSc
 static void dense_backward_chunk(const DenseArgs& args, const DenseBackwardScratch& scratch, const Chunk& chunk,
                                  const Chunk& next, long worker, Word* left, Word* right, long steps) {
   const long K = args.inputs, M = args.outputs, row0 = chunk.row0, rows = chunk.rows, dh_row = scratch.dh_row;
-  Scalar* const dh_of_worker = scratch.dh.get() + worker * scratch.most_rows * dh_row;
+  Operand* const dh_of_worker = scratch.dh.get() + worker * scratch.most_rows * dh_row;
   if (!scratch.in_place) {
-    for (long i = 0; M < dh_row && i < rows; ++i) dh_of_worker[i * dh_row + M] = Scalar{};
+    for (long i = 0; M < dh_row && i < rows; ++i) dh_of_worker[i * dh_row + M] = Operand{};
     dense_dh(args, row0, rows, dh_of_worker, dh_row);
   }
-  const Scalar* dh = scratch.in_place ? static_cast<const Scalar*>(args.y.data) + row0 * M : dh_of_worker;
+  const Operand* dh = scratch.in_place ? static_cast<const Operand*>(args.y.data) + row0 * M : dh_of_worker;
   Scalar* const x_of_worker = args.norm ? scratch.normed.get() + worker * 2 * scratch.most_rows * K : nullptr;
   Scalar* const dx = args.norm ? x_of_worker + scratch.most_rows * K : static_cast<Scalar*>(args.dx) + row0 * K;
   const Scalar* const x = args.norm ? x_of_worker : static_cast<const Scalar*>(args.x) + row0 * K;
@@ -137,7 +138,7 @@ static void dense_backward_chunk(const DenseArgs& args, const DenseBackwardScrat
 static bool worth_groups(const DenseArgs& args, long workers) {
   const long K = args.inputs, M = args.outputs;
   return workers <= kFewWorkers && args.rows >= kRowGroups * kDenseRows &&
-         K * M * static_cast<long>(sizeof(float)) + kGroupRows * (K + M) * static_cast<long>(sizeof(Scalar)) <=
+         K * M * static_cast<long>(sizeof(float)) + kGroupRows * (K + M) * static_cast<long>(sizeof(Operand)) <=
              block_sizes().group_bytes;
 }
 

@@ -15,7 +15,7 @@ namespace ryot {
 namespace {
 
 constexpr long kDenseRows = 8 * kTileRows;  // rows of a chunk
-static_assert(kDenseRows % kGroup == 0, "chunks hold whole words");
+static_assert(kDenseRows % (kGroup * kLeftSteps) == 0, "chunks hold whole words and steps");
 
 // Computes the norm of rows as a left operand; `s` has room for one row, `out` for all.
 RYOT_INLINE LeftRows normed_rows(const NormArgs& args, long row0, long rows, float* s, Word* out) {
@@ -24,13 +24,13 @@ RYOT_INLINE LeftRows normed_rows(const NormArgs& args, long row0, long rows, flo
     load_row(args.s, row0 + i, K, [=](long d, Vector x) RYOT_ALWAYS_INLINE { store(s + d, x); });
     take_statistics(args, row0 + i, s);
     const float mean = args.statistics[2 * (row0 + i)], inverse = args.statistics[2 * (row0 + i) + 1];
-    Scalar* const y = reinterpret_cast<Scalar*>(out + i * row_words);
-    if (K % kGroup) y[K] = Scalar{};
+    Operand* const y = reinterpret_cast<Operand*>(out + i * row_words);
+    if (K % kGroup) y[K] = Operand{};
     each_vector(K, [=](long d, long valid) RYOT_ALWAYS_INLINE {
       store_some(y + d, valid, scale_and_shift(args, d, valid, (load(s + d) - mean) * inverse));
     });
   }
-  return left_rows_in_place(reinterpret_cast<const Scalar*>(out), row_words * kGroup);
+  return left_rows_in_place(reinterpret_cast<const Operand*>(out), row_words * kGroup);
 }
 
 // State shared by the chunks of one call.

@@ -17,7 +17,7 @@ namespace {
 
 constexpr long kLogitsRows = 4 * kTileRows;
 constexpr long kPassBytes = 8 << 20;  // no share of the last-level cache, which other cores and machines use too
-static_assert(kLogitsRows % kGroup == 0, "chunks hold whole words");
+static_assert(kLogitsRows % (kGroup * kLeftSteps) == 0, "chunks hold whole words and steps");
 
 // Caps a row of logits: l -> cap tanh(l / cap), as (1 - e) / (1 + e) with e = exp(-2 |l| / cap).
 static void cap_row(float* logits, long n, float cap) {
@@ -31,7 +31,7 @@ static void cap_row(float* logits, long n, float cap) {
 
 // Turns a row of logits into the gradient of weight * loss, if requested, and returns the loss.
 RYOT_INLINE float softmax_row(const LinearCrossEntropyArgs& args, float* logits, long target, float weight,
-                              Scalar* dlogits) {
+                              Operand* dlogits) {
   const long V = args.vocabulary;
   const float cap = args.soft_cap, smoothing = args.label_smoothing;
   if (cap > 0) cap_row(logits, V, cap);
@@ -87,7 +87,7 @@ struct CrossEntropyScratch {
     return across.get() && along.get() && copies.get() && logits.get() && dlogits.get() && left.get() && right.get();
   }
   static long rows_of_pass(const LinearCrossEntropyArgs& args, long workers) {
-    const long row_bytes = round_up(args.vocabulary, kLeftBlock) * sizeof(Scalar);
+    const long row_bytes = round_up(args.vocabulary, kLeftBlock) * sizeof(Operand);
     const long pass_chunks = larger(2 * workers, kPassBytes / (kLogitsRows * row_bytes));
     return kLogitsRows * larger(1, smaller(pass_chunks, divide_up(args.rows, kLogitsRows)));
   }
@@ -96,7 +96,7 @@ struct CrossEntropyScratch {
   const Scratch<Word> across, along;  // w^T, for the logits, and w, for dx
   const Scratch<Word> copies;
   const Scratch<float> logits;
-  const Scratch<Scalar> dlogits;
+  const Scratch<Operand> dlogits;
   const Scratch<Word> left, right;  // the gradients of a pass's logits, and its rows of x
 };
 
@@ -107,7 +107,7 @@ static void cross_entropy_chunk(const LinearCrossEntropyArgs& args, const CrossE
   const bool with_gradients = scratch.with_gradients;
   const Scalar* x = static_cast<const Scalar*>(args.x) + row0 * D;
   float* logits = scratch.logits.get() + worker * kLogitsRows * logits_row;
-  Scalar* dlogits = scratch.dlogits.get() + worker * kLogitsRows * dlogits_row;
+  Operand* dlogits = scratch.dlogits.get() + worker * kLogitsRows * dlogits_row;
   const LeftRows x_words = left_rows(x, D, rows, D, scratch.copies.get() + worker * kLogitsRows * words(D));
   multiply(rows, V, words(D), x_words, Right{scratch.across.get(), words(D)},
            [=](long m, long n, Vector sum, long valid) RYOT_ALWAYS_INLINE {
@@ -115,15 +115,15 @@ static void cross_entropy_chunk(const LinearCrossEntropyArgs& args, const CrossE
            });
   for (long i = 0; i < rows; ++i) {
     const long target = args.target[row0 + i];
-    Scalar* dlogits_i = with_gradients ? dlogits + i * dlogits_row : nullptr;
+    Operand* dlogits_i = with_gradients ? dlogits + i * dlogits_row : nullptr;
     if (target < 0) {
       args.losses[row0 + i] = 0.0f;
-      for (long v = 0; with_gradients && v < V; ++v) dlogits_i[v] = Scalar{};
+      for (long v = 0; with_gradients && v < V; ++v) dlogits_i[v] = Operand{};
     } else {
       const float weight = args.weights ? args.weights[row0 + i] : 1.0f;
       args.losses[row0 + i] = softmax_row(args, logits + i * logits_row, target, weight, dlogits_i);
     }
-    if (with_gradients && V % kGroup) dlogits_i[V] = Scalar{};
+    if (with_gradients && V % kGroup) dlogits_i[V] = Operand{};
   }
   if (!with_gradients) return;
   Scalar* dx = static_cast<Scalar*>(args.dx) + row0 * D;

@@ -3,7 +3,9 @@
 
 #define RYOT_TARGET_ATTRIBUTE "avx2,fma"
 #define RYOT_LANES "lanes/avx2.h"
+#ifndef RYOT_SCALAR
 #define RYOT_SCALAR "scalar/float32.h"
+#endif
 #define RYOT_MICRO_KERNEL "broadcast_kernel.h"
 
 namespace ryot {
@@ -16,8 +18,8 @@ struct Traits {
   static constexpr long kVectorBytes = 32, kRegisters = 16;
   static constexpr long kTileRows = 6, kPanelVectors = 2;  // 12 of the 16 registers hold a tile of results
   static constexpr void (*enter_worker)() = nullptr, (*leave_worker)() = nullptr;
-  static bool supported() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  static const char* missing() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? nullptr : kNeeds;
   }
 };
 

@@ -16,10 +16,11 @@ struct Traits {
   static constexpr long kVectorBytes = 64, kRegisters = 32;
   static constexpr long kTileRows = 12, kPanelVectors = 2;  // 24 of the 32 registers hold a tile of results
   static constexpr void (*enter_worker)() = nullptr, (*leave_worker)() = nullptr;
-  static bool supported() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bf16");
+  static const char* missing() {
+    const bool found = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("avx512bf16");
+    return found ? nullptr : kNeeds;
   }
 };
 

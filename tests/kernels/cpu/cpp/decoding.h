@@ -84,7 +84,8 @@ void decode_step(const ryot::Target& target, bool bf16, const Transformer& trans
     for (long i = 0; i < count[b]; ++i) tokens[b * steps + i] = static_cast<int32_t>(generator() % V);
   args.lengths = length.data(), args.counts = count.data(), args.tokens = tokens.data();
   const long texts = args.num_layers * batch * H;
-  Array keys(texts * divide_up(K, group) * T * group, bf16), values(texts * (T / group) * K * group, bf16);
+  const bool pairs = group == 2;  // words of two bfloat16, or else of one float32
+  Array keys(texts * divide_up(K, group) * T * group, pairs), values(texts * (T / group) * K * group, pairs);
   args.keys = keys.words(), args.values = values.words();
   for (bool last_only : {false, true})
     for (bool with_logits : {false, true}) {

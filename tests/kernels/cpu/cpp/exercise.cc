@@ -2,7 +2,9 @@
 // sanitizers to watch. Prints the targets' names and the number of failures.
 //
 // Arrays are allocated at exactly their size, so that a read or write beyond one is found. Numbers are judged by the
-// Python tests; here each result is only compared with that of one thread, which must be the same bits.
+// Python tests; here each result is only compared with that of one thread, which must be the same bits. With the name of
+// a file, the results of fewer sizes are written there instead, each after a line "kernel output count", and each
+// target's after a line "target NAME BFLOAT16": all targets get the same operands.
 #include "decoding.h"
 #include "layers.h"
 #include "rounds.h"
@@ -39,17 +41,47 @@ void exercise(const ryot::Target& target) {
   threads(target, bf16);
 }
 
+void record_results(const ryot::Target& target) {
+  const bool bf16 = target.bfloat16;
+  generator.seed(7);
+  for (long N : {1L, 97L})
+    for (long K : {7L, 34L, 96L})
+      for (long M : {33L, 64L}) dense(target, bf16, N, K, M);
+  norm_dense(target, bf16, 97, 34, 33);
+  dense(target, bf16, 2301, 34, 33);
+  norm(target, bf16, 70, 37);
+  attention(target, bf16, 2, 13, 13, 4, 2, 5);
+  attention(target, bf16, 1, 31, 7, 2, 1, 17);
+  attention(target, bf16, 1, 139, 139, 1, 1, 32);
+  linear_cross_entropy(target, bf16, 51, 33, 65);
+  embedding(target, bf16, 40, 70, 11);
+  for (float clip_norm : {0.0f, 1.0f}) adamw(target, {1, 0, 17, 400}, clip_norm);
+}
+
+int record_all(const char* path) {
+  record = std::fopen(path, "wb");
+  if (!record) return 1;
+  for (const ryot::Target* target = ryot::all_targets(); target; target = target->next) {
+    if (target->missing()) continue;
+    std::fprintf(record, "target %s %d\n", target->name, target->bfloat16);
+    record_results(*target);
+  }
+  return std::fclose(record) || failures;
+}
+
 }  // namespace
 
-int main() {
+int main(int count, char** words) {
+  if (count > 1) return record_all(words[1]);
   for (const ryot::Target* target = ryot::all_targets(); target; target = target->next) {
-    if (!target->supported()) continue;
+    if (target->missing()) continue;
     exercise(*target);
     std::printf("%s\n", target->name);
   }
   counters_are_apart();
   waiting_uses_no_processor();
   hooks_run_around_tasks();
+  a_limit_holds_for_later_calls();
   for (long steps : {2L, 3L, 7L})
     for (long vocabulary : {2L, 13L, 40L})
       for (long capacity : {1L, 5L, 64L}) rounds(steps, vocabulary, capacity);

@@ -194,6 +194,17 @@ void hooks_run_around_tasks() {
   require(entered == before, "no hook runs without a task");
 }
 
+void a_limit_holds_for_later_calls() {
+  Pool pool(3);
+  const long before = ryot::worker_limit();
+  for (const long limit : {before, 2L, 0L}) {
+    ryot::worker_limit() = limit;
+    const long workers = ryot::PoolParallel<Pool>(pool).num_workers();
+    require(workers == (limit == before ? 3 : limit == 2 ? 2 : 1), "calls take as many threads as the limit allows");
+  }
+  ryot::worker_limit() = before;
+}
+
 }  // namespace
 
 extern "C" void* __real_aligned_alloc(size_t alignment, size_t size);

@@ -1,15 +1,14 @@
-// Scalar = bfloat16: products by AVX512-BF16, which adds two products to a float32 at a time.
+// Arrays and operands of bfloat16: products by AVX512-BF16, which adds two products to a float32 at a time.
 #ifndef RYOT_KERNELS_CPU_CORE_SCALAR_BFLOAT16_AVX512_H_
 #define RYOT_KERNELS_CPU_CORE_SCALAR_BFLOAT16_AVX512_H_
 
-#include "../kernels.h"
 #include "../lanes.h"
 #include "../vector.h"
+#include "bfloat16_tensors.h"
 
 namespace ryot {
 namespace {
 
-// Loads bfloat16, which tensors may hold too.
 RYOT_INLINE Vector load(const Bfloat16* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return reinterpret_cast<Vector>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -20,29 +19,8 @@ RYOT_INLINE void store(Bfloat16* p, Vector v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(rounded));
 }
 
-// Loads n elements of a tensor from element i on.
-RYOT_INLINE Vector load_some(const Tensor& tensor, long i, long n) {
-  if (tensor.is_bfloat16) return load_some(static_cast<const Bfloat16*>(tensor.data) + i, n);
-  return load_some(static_cast<const float*>(tensor.data) + i, n);
-}
-RYOT_INLINE void store_some(const Tensor& tensor, long i, long n, Vector v) {
-  if (tensor.is_bfloat16) {
-    store_some(static_cast<Bfloat16*>(tensor.data) + i, n, v);
-    return;
-  }
-  store_some(static_cast<float*>(tensor.data) + i, n, v);
-}
-
-// Calls body(data) with a pointer of the tensor's type.
-template <typename Body>
-RYOT_INLINE void with_type(const Tensor& tensor, Body body) {
-  if (tensor.is_bfloat16) return body(static_cast<Bfloat16*>(tensor.data));
-  body(static_cast<float*>(tensor.data));
-}
-
-using Scalar = Bfloat16;
+using Operand = Bfloat16;
 constexpr long kGroup = 2;
-constexpr bool kScalarIsBfloat16 = true;
 
 RYOT_INLINE Vector multiply_add(Vector sum, const Word* left, Vector right) {
   const __m512i splat_left = _mm512_set1_epi32(static_cast<int>(*left));
@@ -81,7 +59,7 @@ RYOT_INLINE void pack_rows(const Number* p, long row_stride, Word* out) {
 }
 
 // Packs kLanes columns of kGroup neighbouring rows, row_stride apart, into kLanes words.
-RYOT_INLINE void pack_vector(const Scalar* p, long row_stride, Word* out) {
+RYOT_INLINE void pack_vector(const Operand* p, long row_stride, Word* out) {
   const __m512i even = reinterpret_cast<__m512i>(load(p)), odd = reinterpret_cast<__m512i>(load(p + row_stride));
   _mm512_storeu_si512(out, _mm512_or_si512(_mm512_srli_epi32(even, 16), odd));
 }

@@ -1,0 +1,3 @@
+// NEON for arrays of bfloat16.
+#define RYOT_SCALAR "scalar/bfloat16_stored.h"
+#include "neon.cc"
