@@ -122,7 +122,9 @@ def _resolved(engine: str, dtype: str, cfg: ModelConfig, platform: str) -> tuple
         raise ConfigError(f"engine = {engine!r}: choose one of auto, {', '.join(ENGINES)}")
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"dtype = {dtype!r}: choose one of auto, float32, bfloat16")
-    wanted = ("bfloat16", "float32") if dtype == "auto" else (dtype,)
+    # Decoding keeps no arrays in memory between its ops: bfloat16 is for products alone.
+    automatic = ("bfloat16", "float32") if cpu.multiplies_bfloat16() else ("float32",)
+    wanted = automatic if dtype == "auto" else (dtype,)
     reasons = [cpu.unavailable_reason(name) for name in wanted]
     if platform != "cpu":
         reasons = [f"the C++ kernels run on the CPU, and the weights are on {platform}"]

@@ -10,16 +10,15 @@ from ryot_jax.kernels import cpu
 from ryot_jax.model import ModelConfig, functional
 from ryot_jax.optimizations import KernelPlan
 
+_MISSING = {
+    "float32": cpu.unavailable_reason(),
+    "bfloat16": None if cpu.multiplies_bfloat16() else "for bfloat16 the kernels here multiply float32, as for float32",
+}
 ENGINES = [
     ("reference", "float32"),
     *(
-        pytest.param(
-            ("cpu", dtype),
-            marks=pytest.mark.skipif(
-                cpu.unavailable_reason(dtype) is not None, reason=str(cpu.unavailable_reason(dtype))
-            ),
-        )
-        for dtype in ("float32", "bfloat16")
+        pytest.param(("cpu", dtype), marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
+        for dtype, reason in _MISSING.items()
     ),
 ]
 KERNELS = ENGINES[1:]

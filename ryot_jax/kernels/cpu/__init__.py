@@ -56,6 +56,11 @@ def emulated_instruction_sets() -> tuple[str, ...]:
     )
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the kernels for bfloat16 arrays multiply bfloat16 operands, and not float32 ones made of the arrays."""
+    return unavailable_reason("bfloat16") is None and packing("bfloat16")[1] > 1
+
+
 def product_rate(dtype: str) -> float:
     """FLOP/s of one thread's matrix products with the kernels for this dtype, in the first-level cache; 0: no kernels.
 

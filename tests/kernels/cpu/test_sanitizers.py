@@ -7,6 +7,8 @@ import pytest
 
 from ryot_jax.kernels import cpu
 
+LEAST = next(reversed(cpu.instruction_sets("float32")), "")
+
 pytestmark = [
     pytest.mark.skipif(cpu.unavailable_reason() is not None, reason="no C++ kernels"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="no g++"),
@@ -17,15 +19,18 @@ pytestmark = [
 def test_no_sanitizer_finds_anything_and_threads_change_no_bit(build, programs, sanitizers):
     try:
         flags = ("-fno-sanitize-recover=all", f"-fsanitize={sanitizers}")
-        program = build.exercise(programs, *flags, targets=build.runnable())
+        # The order of threads is the same code in all targets: one tells.
+        targets = [path for path in build.runnable() if sanitizers != "thread" or path.stem == LEAST]
+        program = build.exercise(programs, *flags, targets=targets)
     except subprocess.CalledProcessError as error:
         if "cannot find" in error.stderr:
             pytest.skip(f"this compiler has no runtime for {sanitizers}")
         raise AssertionError(error.stderr) from error
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    *targets, last = done.stdout.split("\n")[:-1]
+    *run, last = done.stdout.split("\n")[:-1]
     assert last == "0 failures"
     # Of the library's own list, whatever it holds.
-    assert targets
-    assert {*cpu.instruction_sets(), *cpu.emulated_instruction_sets()} == set(targets)
+    assert set(run) == (
+        {LEAST} if sanitizers == "thread" else {*cpu.instruction_sets(), *cpu.emulated_instruction_sets()}
+    )
