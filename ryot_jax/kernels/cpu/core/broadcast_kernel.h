@@ -84,6 +84,7 @@ static void pack_left(const Number* a, long row_stride, long K, long M, Word* pa
   }
 }
 
+#ifndef RYOT_OWN_MULTIPLY_TILE  // by core/row_pair_kernel.h
 template <long kRows>
 RYOT_INLINE void multiply_tile(const Word* a, long a_row, long a_step, const Word* panel, long steps,
                                Vector (&sum)[kRows][kPanelVectors]) {
@@ -110,6 +111,7 @@ RYOT_INLINE void multiply_tile(const Word* a, long a_row, long a_step, const Wor
     for (long i = 0; i < kPointers; ++i) rows[i] += a_step;
   }
 }
+#endif
 
 // A tile of any number of rows, through a buffer: for the edges of a matrix.
 template <long kRows>
@@ -173,6 +175,8 @@ RYOT_INLINE void multiply_stored(const LeftRows& left, long first, long rows, Ri
 }  // namespace
 }  // namespace ryot
 
+#ifndef RYOT_OWN_MULTIPLY_TILE
 #include "broadcast_few_rows.h"
+#endif
 
 #endif  // RYOT_KERNELS_CPU_CORE_BROADCAST_KERNEL_H_
