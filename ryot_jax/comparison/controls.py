@@ -23,6 +23,9 @@ from ryot_jax.comparison.statistics import Interval, ratio_interval, t_interval
 
 CONFIDENCE = 0.99  # of the intervals that judge a control: a correct control fails by chance in 1 % of runs
 _STEPS_PER_EXTRA = 20  # the known delay: one extra step for every twenty
+# Where steps are slow: fewer steps a block, of which the delay is then a larger share, and fewer blocks.
+LEAST_STEPS, LEAST_BLOCKS = 10, 8
+_ARMS = 3  # of the timing controls
 
 
 class Twin(Protocol):
@@ -37,12 +40,33 @@ def delayed_steps(steps: int) -> int:
     return steps - (-steps // _STEPS_PER_EXTRA)
 
 
+def fitted(blocks: int, block_steps: int, *, step_seconds: float, seconds: float) -> tuple[int, int]:
+    """Number of block pairs and of steps per block of the timing controls so that they end in time, or nearly.
+
+    First the steps of a block become fewer, down to LEAST_STEPS, then the blocks, down to LEAST_BLOCKS; smaller numbers
+    stay as they are.
+
+    Args:
+      blocks: number of block pairs if there is time.
+      block_steps: steps per block if there is time.
+      step_seconds: seconds of a step.
+      seconds: seconds that the controls may take.
+    """
+
+    def affordable(other: int) -> int:
+        return int(seconds / (_ARMS * other * step_seconds))
+
+    block_steps = min(block_steps, max(LEAST_STEPS, affordable(blocks)))
+    return min(blocks, max(LEAST_BLOCKS, affordable(block_steps))), block_steps
+
+
 def timing_controls(
     twin: Callable[[str], Twin],
     *,
     blocks: int,
     block_steps: int,
     seed: int,
+    seconds: float = math.inf,
     on_block: Callable[[int], None] | None = None,
 ) -> tuple[Control, Control, float | None]:
     """Runs placebo and known delay: blocks of three arms of one program, in random order, there and back.
@@ -55,31 +79,36 @@ def timing_controls(
       blocks: number of block pairs.
       block_steps: steps per block.
       seed: seed of the order of arms in each block.
+      seconds: seconds that both may take: slow steps get fewer and shorter blocks, see `fitted`.
       on_block: called with the number of finished blocks.
 
     Returns:
       The placebo, the known delay, and the noise floor (see `noise_floor`).
     """
     start = time.perf_counter()
-    steps = {"reference": block_steps, "placebo": block_steps, "delayed": delayed_steps(block_steps)}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    twins = {name: twin(name) for name in steps}
+    names = ("reference", "placebo", "delayed")
+    twins = {name: twin(name) for name in names}
     arms = {name: lambda n, twin=twin: twin.run_block(n).seconds for name, twin in twins.items()}
     for run in arms.values():
         run(1)  # the first execution pays for set-up, which is not measured
+    if math.isfinite(seconds):
+        step_seconds = min(run(1) for run in arms.values())
+        blocks, block_steps = fitted(blocks, block_steps, step_seconds=step_seconds, seconds=seconds)
+    steps = {"reference": block_steps, "placebo": block_steps, "delayed": delayed_steps(block_steps)}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
     order = np.random.default_rng((seed, 0x636F6E74726F6C))  # not the order of the run's own blocks
     for block in range(blocks):
-        names = [str(name) for name in order.permutation(list(steps))]
-        for name, taken in take_turns(arms, there_and_back(names, steps)).items():
-            seconds[name].append(taken)
+        turns = [str(name) for name in order.permutation(list(steps))]
+        for name, seconds_taken in take_turns(arms, there_and_back(turns, steps)).items():
+            taken[name].append(seconds_taken)
         if on_block is not None:
             on_block(block + 1)
     share = (time.perf_counter() - start) / 2
     injected = steps["delayed"] / block_steps
     return (
-        replace(judge_placebo(seconds["placebo"], seconds["reference"]), seconds=share),
-        replace(judge_delay(seconds["delayed"], seconds["reference"], injected), seconds=share),
-        noise_floor(seconds["placebo"], seconds["reference"]),
+        replace(judge_placebo(taken["placebo"], taken["reference"]), seconds=share),
+        replace(judge_delay(taken["delayed"], taken["reference"], injected), seconds=share),
+        noise_floor(taken["placebo"], taken["reference"]),
     )
 
 

@@ -59,6 +59,7 @@ RANGES: Ranges = {
     "comparison.processes": (1, None),
     "comparison.control_blocks": (2, None),
     "comparison.control_steps": (1, None),
+    "comparison.control_seconds": (0.0, None),
     "comparison.loss_margin": (0.0, None),
     "comparison.tight_loss_margin": (0.0, None),
     "metrics.every_steps": (1, None),

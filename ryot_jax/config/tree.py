@@ -85,6 +85,7 @@ def get_default() -> ConfigDict:
                 "controls": True,  # placebo, known delay and shuffled targets, after two arms have been trained
                 "control_blocks": 16,
                 "control_steps": 20,  # in a block of the placebo and of the known delay
+                "control_seconds": 60.0,  # of these two: where steps are slow, blocks are fewer (8) and shorter (10)
                 "beat": "bigram",  # unigram | bigram: the entropy that the final held-out loss must beat
                 "loss_margin": 0.1,  # nats
                 "tight_loss_margin": 0.02,

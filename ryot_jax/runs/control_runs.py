@@ -36,6 +36,7 @@ def run_controls(
         blocks=comparison.control_blocks,
         block_steps=comparison.control_steps,
         seed=schedule.seed,
+        seconds=comparison.control_seconds,
     )
     controls = Controls((placebo, delay, _shuffled(arm, schedule, entropies, settings)), noise_floor)
     for control in controls.items:

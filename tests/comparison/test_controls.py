@@ -8,6 +8,7 @@ import pytest
 from ryot_jax.comparison.controls import (
     CONFIDENCE,
     delayed_steps,
+    fitted,
     judge_delay,
     judge_placebo,
     judge_shuffled,
@@ -46,6 +47,26 @@ def test_an_honest_machine_passes_and_its_noise_is_the_floor():
     assert (placebo, delay) == ("PASS", "PASS")
     assert 0.0 < floor < 0.02
     assert machine.taken["delayed"] == [1, *[11, 10] * 16] and machine.taken["reference"] == [1, *[10, 10] * 16]
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "blocks", "steps"),
+    [(0.01, 16, 20), (0.0625, 16, 20), (0.1, 16, 12), (0.125, 16, 10), (0.2, 10, 10), (0.25, 8, 10), (9.0, 8, 10)],
+)
+def test_slow_steps_get_shorter_blocks_and_then_fewer(step_seconds, blocks, steps):
+    assert fitted(16, 20, step_seconds=step_seconds, seconds=60.0) == (blocks, steps)
+    assert (blocks, steps) == (8, 10) or 3 * blocks * steps * step_seconds <= 60.0
+
+
+def test_what_was_asked_for_is_never_exceeded():
+    assert fitted(4, 6, step_seconds=1e-6, seconds=60.0) == fitted(4, 6, step_seconds=9.0, seconds=60.0) == (4, 6)
+
+
+def test_controls_of_slow_steps_end_in_time_and_still_judge():
+    machine = Machine()
+    placebo, delay, floor = timing_controls(machine.twin, blocks=16, block_steps=20, seed=0, seconds=300.0)
+    assert (placebo.verdict, delay.verdict) == ("PASS", "PASS") and delay.injected == 1.1 and floor is not None
+    assert machine.taken["delayed"] == [1, 1, *[6, 5] * 10] and machine.taken["placebo"] == [1, 1, *[5, 5] * 10]
 
 
 def test_an_arm_that_is_favoured_fails_the_placebo():
