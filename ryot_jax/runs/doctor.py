@@ -22,11 +22,19 @@ def describe_machine(allocator: AllocatorRecord, console: Console) -> int:
     console.line("versions:   " + ", ".join(f"{name} {version}" for name, version in versions().items()))
     console.line(f"allocator:  {allocator.reason}")
     console.line(f"C++:        {cpu.unavailable_reason() or _instruction_sets()}")
+    if cpu.unavailable_reason() is None:
+        console.line(f"rates:      {_rates()}")
     if missing := cpu.missing_instruction_sets():
         console.line("not here:   " + "; ".join(f"{name} needs {what}" for name, what in missing.items()))
     for line in session.resolve().lines():
         console.line(line)
     return 0
+
+
+def _rates() -> str:
+    """The products of one thread, as the C++ kernels compute them."""
+    rates = ((dtype, cpu.product_rate(dtype) / 1e9) for dtype in ("float32", "bfloat16"))
+    return "products of " + ", of ".join(f"{dtype} {rate:,.0f}" for dtype, rate in rates) + " GFLOP/s a thread"
 
 
 def _instruction_sets() -> str:
