@@ -37,6 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
             arm.twin,
             blocks=config.comparison.control_blocks,
             block_steps=config.comparison.control_steps,
+            seconds=config.comparison.control_seconds,
             seed=seed,
         )
         placebos.append(placebo)

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from ryot_jax.comparison.arms import Arm, variants
+from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.variants import Variant
 from ryot_jax.data.pipeline import Corpus
 from ryot_jax.data.tokenizer import NoTokenizer
@@ -76,4 +76,4 @@ def setting(config: ConfigDict, tokens_nBT: np.ndarray | None = None, arms: Sequ
     corpus = Corpus(ids, ids[: ids.size // 2], NoTokenizer(model.vocab_size), "", {})
     setup = build_setup(config, model, corpus)
     setup = dataclasses.replace(setup, dataset=grain.MapDataset.source(batches_of(tokens_nBT)).repeat())
-    return Setting(setup, session.spec, variants(config, session.spec)[0])
+    return Setting(setup, session.spec, session.variants[0])

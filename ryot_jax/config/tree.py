@@ -164,7 +164,16 @@ def from_json(text: str, source: str = "JSON config") -> ConfigDict:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is not JSON: {error}") from error
-    return _conform(tree, source)
+    return _conform(_with_fields_of_today(tree), source)
+
+
+def _with_fields_of_today(tree: Any) -> Any:
+    """A config of an earlier version, as runs keep it: `runtime.tune` was a bool named `tune_kernels`."""
+    runtime = tree.get("runtime") if isinstance(tree, Mapping) else None
+    if isinstance(runtime, Mapping) and isinstance(runtime.get("tune_kernels"), bool) and "tune" not in runtime:
+        kept = {name: value for name, value in runtime.items() if name != "tune_kernels"}
+        return {**tree, "runtime": {**kept, "tune": "ops" if runtime["tune_kernels"] else "off"}}
+    return tree
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:

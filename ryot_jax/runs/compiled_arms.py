@@ -21,14 +21,14 @@ from ryot_jax.data.pipeline import Corpus
 from ryot_jax.kernels.declaration import Evidence
 from ryot_jax.machine.allocator import AllocatorRecord
 from ryot_jax.machine.processor import describe_processor
-from ryot_jax.optimizations import Resolution
+from ryot_jax.optimizations import KernelPlan, Resolution
 from ryot_jax.runs import race, tuning
 from ryot_jax.runs.compression import parse_budget
 from ryot_jax.runs.run import Run
 from ryot_jax.runs.session import Session
 from ryot_jax.runs.stage import Stage, StageResult
 from ryot_jax.runtime import manifest
-from ryot_jax.runtime.errors import CheckpointError
+from ryot_jax.runtime.errors import CheckpointError, ConfigError
 from ryot_jax.runtime.files import write_json
 from ryot_jax.runtime.run_directory import RunDirectory
 from ryot_jax.training.setup import TrainingSetup
@@ -93,6 +93,13 @@ def measure_kernels(session: Session) -> None:
         outcome = tuning.tune(session.config, session.model, session.spec, session.tuning_cache, log=session.log)
         for line in outcome.table():
             session.log(line)
+    session.limit_workers()
+    raced = session.raced if session.kernels_before is None and len(session.config.comparison.arms) > 1 else None
+    if raced is not None and session.resolve().plan == KernelPlan():
+        raise ConfigError(
+            f"nothing to compare: {raced.summary} ({raced.date}). Train one arm, "
+            "--config.comparison.arms=\"('baseline',)\"; or take a fixed order of kernels, --config.runtime.tune=off"
+        )
 
 
 def schedule_of(setup: TrainingSetup, seed: int) -> BlockSchedule:

@@ -32,8 +32,10 @@ SECONDS = 15.0  # of timing in all
 SECONDS_IN_ALL = 30.0  # with compilation: where that takes longer, less is left for timing, but always a third
 _WORKERS_SHARE = 0.2  # of it, for the number of threads
 _MOST_ROUNDS = 12
-_BEHIND = 1.25  # times the leader's median at which a plan is out, after _ROUNDS_IN of its own
-_ROUNDS_IN = 3
+_ROUNDS_IN = 3  # after which a plan may drop out, if
+_BEHIND = 1.25  # times the leader's time is less than its own, beyond noise
+_ENOUGH = 5  # rounds for an interval to tell
+_MATTERS = 1.1  # times as fast: what is undecided below it counts as no gain
 
 REFERENCE = "reference"
 
@@ -42,9 +44,8 @@ def is_needed(session: Session) -> bool:
     """Whether the choice for 'auto' depends on speed, and no earlier measurement tells."""
     if session.kernels_before is not None or session.devices.platform != "cpu" or session.raced is not None:
         return False
-    automatic = [o for o in OPTIMIZATIONS if o in _raced() and session.config.optimizations[o.name] == "auto"]
-    known = (session.tuning_cache.read(o.name, session.spec) for o in automatic if not o.sets)
-    return bool(automatic) and not any(known) and len(plans(session.config, session.spec)) > 1
+    automatic = [o for o in _raced() if session.config.optimizations[o.name] == "auto"]
+    return bool(automatic) and len(plans(session.config, session.spec)) > 1
 
 
 def plans(config: ConfigDict, spec: Spec) -> dict[str, KernelPlan]:
@@ -80,17 +81,21 @@ def plans(config: ConfigDict, spec: Spec) -> dict[str, KernelPlan]:
     return named
 
 
-def race(session: Session, *, seconds: float = SECONDS) -> Entry:
+def race(session: Session, *, seconds: float = SECONDS) -> Entry | None:
     """Times steps of each plan, stores the choice in the session's cache, and tells it to the log.
 
     Args:
       session: a session whose `raced` is None.
-      seconds: the most seconds of timing in all.
+      seconds: the most seconds of timing in all, but for two rounds.
+
+    Returns:
+      What was stored; None if a plan seems faster, but not beyond noise: the static order holds, and the next run races
+      again.
     """
     config, spec = session.config, session.spec
     field = plans(config, spec)
     session.log(
-        f"kernels: no measurement of these sizes on this machine: steps of {', '.join(field)} race for up to "
+        f"kernels: no measurement of these sizes on this machine: steps of {', '.join(field)} race for about "
         f"{seconds:.0f} s, once (--config.runtime.tune=off takes a fixed order)"
     )
     start = time.perf_counter()
@@ -99,16 +104,19 @@ def race(session: Session, *, seconds: float = SECONDS) -> Entry:
     seconds = min(seconds, max(seconds / 3, SECONDS_IN_ALL - (compiled - start)))
     times = laps(calls, seconds=seconds * (1 - _WORKERS_SHARE))
     measured |= {name: _timed(measured[name], times, name) for name in calls}
+    for name, measurement in measured.items():
+        session.log(f"  {name}: {_described(measurement)}")
     chosen = winner(times)
+    took = f"{time.perf_counter() - compiled:.1f} s of timing, {compiled - start:.1f} s of compiling"
+    if chosen is None:
+        session.log(f"kernels: undecided beyond noise: the fixed order holds, and the next run races again; {took}")
+        return None
     workers, threads_text = 0, ""
     if "cpu" in field[chosen].values():
         workers, threads_text = _fewer_workers(calls[chosen], seconds=seconds * _WORKERS_SHARE)
+        took = f"{time.perf_counter() - compiled:.1f} s of timing, {compiled - start:.1f} s of compiling"
     summary = _summary(chosen, measured[chosen], field, spec.dtype) + threads_text
-    for name, measurement in measured.items():
-        session.log(f"  {name}: {_described(measurement)}")
-    session.log(
-        f"kernels: {summary}; {time.perf_counter() - compiled:.1f} s of timing, {compiled - start:.1f} s of compiling"
-    )
+    session.log(f"kernels: {summary}; {took}")
     differing = [name for name in field[chosen] if len({plan[name] for plan in field.values()}) > 1]
     plan = {name: field[chosen][name] for name in differing}
     steps = {name: dataclasses.asdict(measurement) for name, measurement in measured.items()}
@@ -118,7 +126,7 @@ def race(session: Session, *, seconds: float = SECONDS) -> Entry:
 
 
 def laps(calls: Mapping[str, Callable[[], Any]], *, seconds: float, seed: int = 0) -> dict[str, list[float]]:
-    """Seconds of each call, round by round in a newly drawn order; a call that is clearly behind drops out early.
+    """Seconds of each call, round by round in a newly drawn order; a call that is behind beyond noise drops out early.
 
     Args:
       calls: calls that have run once before, as a first call costs more.
@@ -130,6 +138,8 @@ def laps(calls: Mapping[str, Callable[[], Any]], *, seconds: float, seed: int = 
     times: dict[str, list[float]] = {name: [] for name in calls}
     running = list(calls)
     for number in range(_MOST_ROUNDS):
+        if len(running) == 1:
+            break
         if number >= 2 and time.perf_counter() + sum(times[name][-1] for name in running) > deadline:
             break
         for name in order.permutation(running):
@@ -137,22 +147,37 @@ def laps(calls: Mapping[str, Callable[[], Any]], *, seconds: float, seed: int = 
             jax.block_until_ready(calls[name]())
             times[name].append(time.perf_counter() - start)
         if number + 1 >= _ROUNDS_IN:
-            medians = {name: float(np.median(times[name])) for name in running}
-            running = [name for name in running if medians[name] <= _BEHIND * min(medians.values())]
+            leader = min(running, key=lambda name: float(np.median(times[name])))
+            running = [name for name in running if not _is_faster(times[leader], times[name], by=_BEHIND)]
     return times
 
 
-def winner(times: Mapping[str, list[float]]) -> str:
+def winner(times: Mapping[str, list[float]]) -> str | None:
     """The plan to take: the first one, or one that is faster than it by more than noise.
 
-    Of those, a later one wins over an earlier one by more than noise too: the order is that of the least change.
+    Of those, a later one wins over an earlier one by more than noise too: the order is that of the least change. None:
+    no plan wins over the first, although one seems to be faster by more than _MATTERS.
     """
-    best, *others = times
+    first, *others = times
+    best = first
     for name in others:
-        _, interval = _ratio(times[best], times[name])
-        if interval is not None and interval[0] > 1:
+        if _is_faster(times[name], times[best]):
             best = name
+    if best == first and any(_ratio(times[first], times[name])[0] > _MATTERS for name in others):
+        return None
     return best
+
+
+def _is_faster(faster: list[float], slower: list[float], *, by: float = 1.0) -> bool:
+    """Whether the t interval of the ratio lies above 1, and its mean above `by`.
+
+    Of fewer than _ENOUGH rounds, where such intervals are wide: whether every round of the one took less time than any
+    of the other, by a tenth.
+    """
+    mean, interval = _ratio(slower, faster)
+    if len(faster) < _ENOUGH and max(faster) * 1.1 < min(slower):
+        return mean > by
+    return interval is not None and interval[0] > 1 and mean > by
 
 
 def _fewer_workers(call: Callable[[], Any], *, seconds: float) -> tuple[int, str]:
@@ -167,7 +192,7 @@ def _fewer_workers(call: Callable[[], Any], *, seconds: float) -> tuple[int, str
             return jax.block_until_ready(call())
 
     times = laps({"all": call, "half": with_half}, seconds=seconds)
-    if winner(times) == "half":
+    if _is_faster(times["half"], times["all"]):
         return half, f", with {half} of {cores} threads"
     return 0, f", with all {cores} threads"
 

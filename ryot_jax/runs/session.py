@@ -26,6 +26,9 @@ from ryot_jax.optimizations import KernelPlan, Resolution, resolve
 from ryot_jax.runtime.errors import CheckpointError, DataError
 from ryot_jax.training.setup import kernel_spec
 
+# Fields of `training` that are numbers in a step or about how many there are, so that its time does not depend on them.
+_NUMBERS = ("epochs", "steps_per_epoch", "learning_rate", "b1", "b2", "weight_decay", "warmup_steps", "schedule")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Session:
@@ -69,17 +72,24 @@ class Session:
 
     @property
     def raced(self) -> Entry | None:
-        """The outcome of an earlier race of whole steps (`race.py`) on this machine, or None."""
+        """The plan that won by whole steps on this machine, in a race or by `ryot tune`; None: unknown or not asked."""
+        if self.config.runtime.tune == "off":
+            return None
         return self.tuning_cache.read(whole_step(self.config), self.spec)
 
-    def _measured(self, op: str, spec: Spec) -> Choice | None:
-        """The choice by `ryot tune`, or else by the race of whole steps."""
-        if choice := self.tuning_cache.lookup(op, spec):
-            return choice
+    def limit_workers(self) -> None:
+        """Let the C++ kernels of this process use as many threads as the plan that won did, if it is the one in use."""
         raced = self.raced
-        if raced is None or op not in raced.plan:
-            return None
-        return Choice(raced.plan[op], f"measured: {raced.summary}, {raced.date}")
+        used = self.resolve().plan
+        wins = raced is not None and all(used[name] == chosen for name, chosen in raced.plan.items())
+        cpu.limit_workers((raced.workers or None) if raced is not None and wins else None)
+
+    def _measured(self, op: str, spec: Spec) -> Choice | None:
+        """The choice by whole steps, of the last race or `ryot tune`; else by the measurement of this op."""
+        raced = self.raced
+        if raced is not None and op in raced.plan:
+            return Choice(raced.plan[op], f"measured: {raced.summary}, {raced.date}")
+        return self.tuning_cache.lookup(op, spec)
 
     def resolve(self, **changes: str) -> Resolution:
         """Resolves the config's switches to kernels, with some of the switches changed."""
@@ -91,18 +101,15 @@ class Session:
 
     @functools.cached_property
     def variants(self) -> tuple[tuple[Variant, ...], Mapping[str, Resolution]]:
-        """The variants that the config requests, the baseline first, and the resolution of each by its name.
-
-        The C++ kernels of this process take as many threads as the race found to be best from now on.
-        """
-        if (raced := self.raced) is not None:
-            cpu.limit_workers(raced.workers or None)
+        """The variants that the config requests, the baseline first, and the resolution of each by its name."""
         return variants(self.config, self.spec, self.lookup)
 
 
 def whole_step(config: ConfigDict) -> str:
-    """The name of a whole training step in the tuning cache, which depends on the switches left to 'auto'."""
-    return f"training step with {json.dumps(config.optimizations.to_dict(), sort_keys=True)}"
+    """The name of a whole training step in the tuning cache: all that its time depends on and `Spec` does not hold."""
+    training = {name: value for name, value in config.training.to_dict().items() if name not in _NUMBERS}
+    parts = (config.model.to_dict(), training, config.optimizations.to_dict())
+    return f"training step of {json.dumps(parts, sort_keys=True)}"
 
 
 def open_session(

@@ -38,6 +38,7 @@ def _time_blocks(directory: RunDirectory, index: int) -> dict[str, Any]:
 
     config = load(str(directory.config))
     session = open_session(config, _no_output, cached_programs=False, manifest=directory.manifest)
+    session.limit_workers()
     setup = build_setup(
         config, session.model, prepare(config.data, config.tokenizer, config.model.vocab_size, _no_output)
     )

@@ -18,6 +18,7 @@ from ryot_jax.kernels.resolution import measurable
 from ryot_jax.model import ModelConfig
 from ryot_jax.optimizations import OPTIMIZATIONS, KernelPlan, resolve
 from ryot_jax.runs.plan_steps import compiled_steps
+from ryot_jax.runs.session import whole_step
 from ryot_jax.runtime.statistics import CONFIDENCE, ratio_interval
 
 STEP_SECONDS = 20.0  # seconds of timing, for all kernel plans together
@@ -173,6 +174,12 @@ def _store(outcome: Outcome, config: ConfigDict, spec: Spec, cache: TuningCache)
             works = [_after(KernelPlan(), spec), _after(plan, spec)]
         for work in works:
             cache.store(optimization.name, work, Entry(plan[optimization.name], summary, {}, steps))
+    raced = {o.name: plan[o.name] for o in OPTIMIZATIONS if o.plan_without or _is_benchmarked(o)}
+    left = {name: chosen_name for name, chosen_name in raced.items() if config.optimizations[name] == "auto"}
+    told = f"{outcome.chosen} in `ryot tune`" + (
+        f", {chosen.speedup:.2f} times the reference's step" if chosen.speedup else ""
+    )
+    cache.store(whole_step(config), _after(KernelPlan(), spec), Entry(outcome.chosen, told, {}, steps, plan=left))
     if _after(plan, spec) != spec:
         return  # the ops were measured with another dtype between them; for this one the static order holds
     for op, measured in outcome.ops.items():

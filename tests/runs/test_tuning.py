@@ -17,6 +17,7 @@ from ryot_jax.machine.devices import describe_devices
 from ryot_jax.model.config import from_config
 from ryot_jax.optimizations import BY_NAME, KernelPlan, resolve
 from ryot_jax.runs import plan_steps, tuning
+from ryot_jax.runs.session import whole_step
 from ryot_jax.runs.tuning import REFERENCE, STATIC, TUNED, choose
 from ryot_jax.training.setup import kernel_spec
 
@@ -89,6 +90,9 @@ def test_what_is_tuned_is_what_the_next_run_takes(tiny, tmp_path, fastest, plan)
         assert outcome.plan[op] == (outcome.winners[op] if plan == TUNED else "reference")
 
     _, spec = work(tiny)
+    of_step = cache.read(whole_step(tiny), spec)
+    assert of_step.winner == plan and dict(outcome.plan).items() >= of_step.plan.items()
+    assert {"attention", "activations", "optimizer"} <= set(of_step.plan), "so that a session takes no mixture"
     made, resolutions = variants(tiny, spec, TuningCache(tmp_path, said.append).lookup)
     assert made[0].plan == KernelPlan()
     reasons = resolutions["optimized"].reasons
@@ -122,7 +126,7 @@ def test_only_what_is_left_to_auto_is_measured(tiny, tmp_path, fastest, plan):
     expected = {TUNED: KernelPlan(attention="xla", norm=outcome.winners["norm"]), REFERENCE: KernelPlan()}
     if expected[TUNED] != KernelPlan() and TUNED in outcome.steps:
         assert (outcome.chosen, outcome.plan) == (plan, expected[plan])
-    assert len(list((tmp_path / "kernels" / "v2").iterdir())) == 1
+    assert len(list((tmp_path / "kernels" / "v2").iterdir())) == 2, "the op and the whole step"
 
 
 @needs_cpp

@@ -1,6 +1,6 @@
 """On-disk cache of tuning measurements: one JSON file for each op and kind of work.
 
-    <root>/kernels/v1/<sha256 of the key>.json
+    <root>/kernels/v2/<sha256 of the key>.json
 
 The key holds everything that the times depend on; a file with another key is rejected. A defective cache never stops
 a run: the defect is logged, and the static order decides. The measurements themselves are left to `tuning`.
@@ -58,7 +58,8 @@ class TuningCache:
     def __init__(self, root: Path | None, log: Callable[[str], None]):
         self._folder = None if root is None else root / "kernels" / f"v{VERSION}"
         self._log = log
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, Entry] = {}  # stored or read by this process
+        self._refused: set[str] = set()  # files that it told of
 
     def lookup(self, op: str, spec: Spec) -> Choice | None:
         """The implementation measured to be fastest for this work on this machine, or None; a `resolution.Lookup`."""
@@ -73,12 +74,15 @@ class TuningCache:
             return self._entries.get(name)
         path = self._folder / name
         try:
-            return _parse(path.read_text(encoding="utf-8"), wanted)
+            self._entries[name] = _parse(path.read_text(encoding="utf-8"), wanted)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self._log(f"tuned kernels: {path} is not used for {op}: {error}; `ryot tune` writes it anew")
+            if name not in self._refused:
+                self._log(f"tuned kernels: {path} is not used for {op}: {error}; `ryot tune` writes it anew")
+            self._refused.add(name)
             return None
+        return self._entries[name]
 
     def store(self, op: str, spec: Spec, entry: Entry) -> None:
         """Store an entry in memory, and on disk if the folder is writable."""

@@ -31,7 +31,7 @@ def instruction_sets(dtype: str | None = None) -> tuple[str, ...]:
     """The instruction sets of this machine that the C++ kernels can use, best first.
 
     Args:
-      dtype: dtype of the products' operands, 'float32' or 'bfloat16'; None: either, those for bfloat16 first.
+      dtype: dtype of the arrays between ops, 'float32' or 'bfloat16'; None: either, those for bfloat16 first.
 
     Returns:
       Names, up to the cap of RYOT_CPU_ISA or `capped_at`; empty if the C++ kernels are not available.
@@ -128,7 +128,7 @@ def capped_at(name: str) -> Iterator[None]:
 
 
 def instruction_set(dtype: str = "float32") -> str:
-    """The instruction set of the kernels whose products take operands of this dtype.
+    """The instruction set of the kernels for arrays of this dtype.
 
     Returns:
       A name such as 'avx2' or 'avx512bf16'; '' if there are no kernels for this dtype on this machine.

@@ -68,9 +68,11 @@ def test_arrays_of_any_number_are_named_by_their_place():
     assert all(f"operand_index = {i}" in text for i in (2, 4, 5))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", cpu.instruction_sets())
-def test_calls_take_the_capped_instruction_set(name):
-    dtype = "bfloat16" if name in cpu.instruction_sets("bfloat16") else "float32"
+def test_calls_take_the_instruction_set_that_the_cap_names(name, dtype):
+    if name not in cpu.instruction_sets(dtype):
+        pytest.skip(f"{name} has no kernels for {dtype}")
     with cpu.capped_at(name):
         assert cpu.instruction_set(dtype) == name and name in cpu.instruction_sets()
         run, operands = _norm_backward()

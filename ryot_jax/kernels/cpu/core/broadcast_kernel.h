@@ -10,7 +10,7 @@
 // * multiply, multiply_stored, and multiply_row_by_row, whose results for a row do not depend on the number of rows.
 //
 // This one reads left operands in place through two strides, or in the blocks made by `pack_left`. The inner loop keeps
-// a tile of kTileRows x kPanel results in registers: 24 of the 32 vectors of AVX-512, 12 of the 16 of AVX2. Each vector
+// a tile of kTileRows x kPanel results in registers: 24 of the 32 vectors of AVX-512 and of NEON, 12 of the 16 of AVX2. Each vector
 // of a finished tile is passed to an epilogue, which adds a bias, rounds, stores.
 #ifndef RYOT_KERNELS_CPU_CORE_BROADCAST_KERNEL_H_
 #define RYOT_KERNELS_CPU_CORE_BROADCAST_KERNEL_H_

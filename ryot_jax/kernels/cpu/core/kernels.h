@@ -3,7 +3,7 @@
 // All arrays are dense and row-major. "Scalar" is the type of the arrays between a target's kernels, float or bfloat16;
 // sums are float32 in both. A `Tensor` may hold either type if bfloat16 is the Scalar. Results do not depend on the
 // assignment of work to threads: the order of every sum is fixed by the shapes and, for gradients of small weights, by
-// whether there are more than 4 threads.
+// whether there are more than 4 threads, and for that of a vocabulary of more than 11,000 tokens by their number.
 #ifndef RYOT_KERNELS_CPU_CORE_KERNELS_H_
 #define RYOT_KERNELS_CPU_CORE_KERNELS_H_
 

@@ -16,9 +16,9 @@ RYOT_INLINE double seconds_now() {
 // FLOP/s of this thread for products of operands in the first-level cache: the best of several short runs, 10 ms in all,
 // as others may use the core meanwhile.
 static double measure_product_rate() {
-  constexpr long kRows = 2 * 48, kInner = 128, kRuns = 5;  // 16 to 24 KiB of left operands and as much for a panel
+  constexpr long kRows = 2 * 48, kWords = 48, kRuns = 5;  // 18 KiB of left operands, and 3 or 6 for a panel
   constexpr double kRunSeconds = 2e-3;
-  alignas(64) static Word left[kRows * kInner], right[kInner * kPanel];  // zeros: products of them are as fast
+  alignas(64) static Word left[kRows * kWords], right[kWords * kPanel];  // zeros: products of them are as fast
   alignas(64) float sums[kPanel];
   Word *const a = left, *const b = right;
   float* const out = sums;
@@ -30,12 +30,12 @@ static double measure_product_rate() {
     long times = 0;
     do {
       asm volatile("" : : "r"(a), "r"(b), "r"(out) : "memory");  // each product anew
-      multiply(kRows, kPanel, words(kInner), LeftRows{a, words(kInner)}, Right{b, words(kInner)},
+      multiply(kRows, kPanel, kWords, LeftRows{a, kWords}, Right{b, kWords},
                [=](long, long n, Vector sum, long) RYOT_ALWAYS_INLINE { store(out + n, sum); });
       ++times;
       seconds = seconds_now() - start;
     } while (seconds < kRunSeconds);
-    const double rate = 2.0 * kRows * kInner * kPanel * static_cast<double>(times) / seconds;
+    const double rate = 2.0 * kRows * kWords * kGroup * kPanel * static_cast<double>(times) / seconds;
     best = rate > best ? rate : best;
   }
   if (Traits::leave_worker) Traits::leave_worker();

@@ -43,11 +43,12 @@ bool is_usable(const Target& target);
 // FLOP/s of a thread's products with a target that nothing is missing for, measured by the first call.
 double product_rate(const Target& target);
 
-// The best usable target whose Scalar is bfloat16, or else float32; null if there is none. Of several, the order of
-// levels holds but for one whose products are clearly faster here: what an instruction set is for, it need not do fast.
+// The best usable target whose Scalar is bfloat16, or else float32; null if there is none. That at the cap, if there is
+// one; of several below it, the order of levels holds but for one whose products are clearly faster here: what an
+// instruction set is for, it need not do fast.
 const Target* best_target(bool bfloat16);
 
-// The least requirements on the processor for these operands, as display text; "" if no target takes them.
+// The least requirements on the processor for arrays of this type, as display text; "" if no target takes them.
 const char* least_needs(bool bfloat16);
 
 }  // namespace ryot

@@ -54,7 +54,7 @@ extern "C" void ryot_limit_workers(long most) { ryot::worker_limit() = most; }
 extern "C" void ryot_cap_targets(int level) { ryot::cap_targets(level); }
 extern "C" int ryot_is_usable(const ryot::Target* target) { return ryot::is_usable(*target); }
 
-// The target whose products take bfloat16 (1) or float32 (0) operands, or null.
+// The target for arrays of bfloat16 (1) or float32 (0), or null.
 extern "C" const ryot::Target* ryot_best_target(int bfloat16) { return ryot::best_target(bfloat16 != 0); }
 // The requirements of such a target on the processor, as display text.
 extern "C" const char* ryot_least_needs(int bfloat16) { return ryot::least_needs(bfloat16 != 0); }

@@ -1,7 +1,7 @@
 // NEON with BF16 (Armv8.6): products of two rows by two columns of bfloat16 (BFMMLA). Not yet timed on a processor.
-// Compilers have its intrinsics from GCC 10 and Clang 12 on; with an older one the library is built without it.
+// Compilers have its intrinsics within a file from GCC 10 and Clang 16 on; with an older one the library is built without it.
 #if defined(__aarch64__) && (defined(__linux__) || defined(__APPLE__)) && \
-    (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 10)
+    (defined(__clang__) ? __clang_major__ >= 16 : __GNUC__ >= 10)
 
 #if defined(__linux__)
 #include <sys/auxv.h>

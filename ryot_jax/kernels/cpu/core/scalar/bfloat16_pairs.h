@@ -1,5 +1,4 @@
-// Arrays and operands of bfloat16 by the compiler's vector extensions: to test what is made for instructions that take
-// pairs of bfloat16 on processors that lack them.
+// Arrays and operands of bfloat16 by the compiler's vector extensions, for micro-kernels that bring products of their own.
 #ifndef RYOT_KERNELS_CPU_CORE_SCALAR_BFLOAT16_PAIRS_H_
 #define RYOT_KERNELS_CPU_CORE_SCALAR_BFLOAT16_PAIRS_H_
 
