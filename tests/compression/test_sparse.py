@@ -67,7 +67,7 @@ def test_exactly_k_of_a_row_are_kept_and_they_are_the_largest(columns, k):
     chex.assert_trees_all_equal(decoded, np.where(kept_by_hand(np.abs(w), k, columns), w, 0))
 
 
-@settings(max_examples=15, deadline=None)  # every shape is compiled for anew
+@settings(max_examples=5, deadline=None)  # every shape is compiled for anew
 @given(st.data())
 def test_any_pattern_of_any_row(data):
     m = data.draw(st.integers(2, 20), "m")

@@ -61,6 +61,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def instruction_set(request) -> Iterator[str]:
     """The instruction set that C++ kernels take in this case; compiled programs follow it too, as they choose late."""
+    if _takes_cpp(_case(request)):  # a program of calls, in which XLA has nothing to optimize
+        request.getfixturevalue("quick_compilation")
     name = getattr(request, "param", "")
     if not name:
         yield name

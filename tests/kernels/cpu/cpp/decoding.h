@@ -104,6 +104,12 @@ void decode_step(const ryot::Target& target, bool bf16, const Transformer& trans
     }
 }
 
+// A few of the steps below, for an emulator.
+void decode_few_steps(const ryot::Target& target, bool bf16) {
+  const Transformer transformer(target, {68, 2, 130, 70}, ryot::Activation::kGelu, true, false, 64);
+  for (long steps : {3L, 60L}) decode_step(target, bf16, transformer, 1, steps);
+}
+
 void decode_steps(const ryot::Target& target, bool bf16) {
   // Heads of an odd width; one of all; heads that can be turned; more than a panel and than a few vectors.
   for (Sizes sizes : {Sizes{15, 3, 7, 5}, Sizes{1, 1, 1, 1}, Sizes{24, 2, 21, 33}, Sizes{68, 2, 130, 70}})
