@@ -282,9 +282,10 @@ print(f"noise floor:             {1 + noise.results.controls.noise_floor:.3f}, b
 print(f"verdict:                 {noise.verdict}")
 
 # %% [markdown]
-# For a PASS the whole interval of the speed-up would have to be above the noise floor. Two programs that take the
-# same time give INCONCLUSIVE, or FAIL if the interval is below 1. Every protocol is wrong at times: how often this
-# one is, and how often the usual ones are, is measured by `python -m experiments.false_positives`.
+# For a PASS the whole interval of the speed-up would have to be above 1, and the estimate above the noise floor. Two
+# programs that take the same time give INCONCLUSIVE, or FAIL if the interval is below 1. Every protocol is wrong at
+# times: how often this one is, and how often the usual ones are, is measured by
+# `python -m experiments.false_positives`.
 #
 # ## 3. A loss that means nothing
 #

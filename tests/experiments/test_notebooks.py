@@ -188,9 +188,14 @@ def test_is_it_real_lets_no_false_speedup_pass(is_it_real):
     cells = _cells(notebook)
     assert outcome["claim"] > 0 and "times as fast" in _printed(cells["sequential"])
     assert "ConfigError" in _printed(cells["refusal"]) and "compile to the same program" in _printed(cells["refusal"])
-    assert outcome["noise"]["verdict"] in ("INCONCLUSIVE", "FAIL")
-    assert _verdicts(outcome["noise"])["speedup_above_zero"] != "PASS"
-    assert outcome["noise"]["verdict"] in _printed(cells["nudged"])
+    noise = outcome["noise"]
+    assert noise["verdict"] in _printed(cells["nudged"])
+    # Real times of one program twice: by chance, one in some fifty such intervals is above 1 and the noise floor. How
+    # often is a matter of tests/experiments/test_false_positives.py; here nothing else may make it a PASS.
+    low, _ = noise["comparison"]["step_time_speedup"]["ci95"]
+    is_chance = low > 1 and noise["comparison"]["step_time_speedup"]["estimate"] > 1 + noise["controls"]["noise_floor"]
+    assert (_verdicts(noise)["speedup_above_zero"] == "PASS") == is_chance
+    assert is_chance or noise["verdict"] in ("INCONCLUSIVE", "FAIL")
 
 
 def test_is_it_real_lets_no_loss_on_random_labels_pass(is_it_real):

@@ -64,7 +64,7 @@ def multiplies_bfloat16() -> bool:
 def product_rate(dtype: str) -> float:
     """FLOP/s of one thread's matrix products with the kernels for this dtype, in the first-level cache; 0: no kernels.
 
-    Measured by the first call, in about 10 ms; see `core/rate.h`.
+    Measured by the first call, in about 10 ms for each instruction set; see `core/rate.h`.
     """
     library = _library()
     if isinstance(library, str) or not (name := instruction_set(dtype)):

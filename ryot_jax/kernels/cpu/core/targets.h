@@ -16,7 +16,7 @@ struct Target {
   bool bfloat16;      // whether arrays are bfloat16, or else float32
   const char* (*missing)();  // what this processor or system lacks, as display text; null: nothing
   double (*measure_rate)();  // FLOP/s of its products on this thread; only where nothing is missing
-  std::atomic<double>* rate;  // what it returned; 0: not called yet
+  std::atomic<double>* rate;  // the best of what it returned; 0: not called yet
   WorkerHooks hooks;
   Kernels kernels;
   long panel, group;  // columns per panel, and scalars per word, of packed weights
@@ -40,7 +40,7 @@ void cap_targets(int level);
 // Whether this processor can run the target and it is not above the cap.
 bool is_usable(const Target& target);
 
-// FLOP/s of a thread's products with a target that nothing is missing for, measured by the first call.
+// FLOP/s of a thread's products with a target that nothing is missing for; the first call measures all such targets.
 double product_rate(const Target& target);
 
 // The best usable target whose Scalar is bfloat16, or else float32; null if there is none. That at the cap, if there is
