@@ -104,7 +104,9 @@ def _of_temperature(task: Task, temperature: float) -> tuple[Table, list[Criteri
     """The table of all budgets at one temperature, and the criteria of the growing one."""
     sampling = Sampling(temperature)
     right_Pn, tokens_Pn = task.every(MOST, sampling)
-    rows = [_row(f"{n} at once", right_Pn[:, :n].any(axis=1), tokens_Pn[:, :n].sum(axis=1)) for n in range(1, MOST + 1)]
+    rows = [
+        _row(f"{n} at once", np.any(right_Pn[:, :n], axis=1), tokens_Pn[:, :n].sum(axis=1)) for n in range(1, MOST + 1)
+    ]
     growing = task.answered(decoding.growing_budget(MOST), sampling)
     passed_P, tokens_P = (np.array([getattr(one, name) for one in growing]) for name in ("passed", "n_tokens"))
     rows.append(_row(f"growing, up to {MOST}", passed_P, tokens_P))

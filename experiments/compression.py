@@ -38,10 +38,11 @@ from ryot_jax.compression.compress import Compression, allocated, code_bits
 from ryot_jax.compression.compressed import named_leaves
 from ryot_jax.compression.file import to_bytes
 from ryot_jax.config import load
-from ryot_jax.data.pipeline import prepare
+from ryot_jax.data.pipeline import Corpus, prepare
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
 from ryot_jax.runs import checkpoint_of_run
+from ryot_jax.runs.checkpoint_of_run import CheckpointOfRun
 from ryot_jax.runs.chosen_checkpoint import ChosenCheckpoint, best_of
 from ryot_jax.runs.compression import compress_checkpoint, parse_budget
 from ryot_jax.runs.model_functions import ModelFunctions, batches
@@ -111,6 +112,7 @@ class _Change(NamedTuple):
 
 def _file_table(title: str, found: CompressionResult) -> Table:
     change = found.perplexity_change
+    assert found.speed is not None  # the model has positions for new tokens
     rows = [
         ("bytes of the file", f"{found.bytes:,}"),
         ("times smaller than float32", f"{found.ratio:.2f}"),
@@ -146,14 +148,16 @@ def _pareto_table(title: str, found: CompressionResult) -> Table:
 
 
 def _file_criteria(title: str, found: CompressionResult) -> list[Criterion]:
-    upper, speed = found.perplexity_change.ci95[1], found.speed
+    interval, speed = found.perplexity_change.ci95, found.speed
+    assert interval is not None and speed is not None and found.overhead is not None
+    upper = interval[1]
     small = Criterion(
         f"{title}: times smaller than float32 at {MOST_RISE:.0%} perplexity",
         f"at least {LEAST_RATIO:g} (target {TARGET_RATIO:g})",
         f"{found.ratio:.2f}, upper end {upper:+.2%}",
         "PASS" if found.ratio >= LEAST_RATIO and upper <= MOST_RISE else "FAIL",
     )
-    ratio = SpeedUp(speed.estimate, tuple(speed.ci95), 8, None, None, None)
+    ratio = SpeedUp(speed.estimate, speed.ci95, 8, None, None, None)
     return [
         small,
         record.at_most(f"{title}: file / entropy and side information", found.overhead, MOST_OVERHEAD, ".4f"),
@@ -174,7 +178,7 @@ class _Study:
     before: np.ndarray
 
     @classmethod
-    def of(cls, checkpoint: Any, corpus: Any) -> "_Study":
+    def of(cls, checkpoint: CheckpointOfRun, corpus: Corpus) -> "_Study":
         config = checkpoint.config
         model, params = functional.unstack_layers(checkpoint.model, checkpoint.params)
         functions = ModelFunctions.of(checkpoint.session, model)
@@ -225,7 +229,7 @@ def _allocation(title: str, study: _Study) -> tuple[Table, list[Criterion]]:
             (f"{bits} bits: {way}", f"{to_bytes(ways[way])[1].total:,}", f"{found.loss:+.5f}", _percent(found))
             for way, found in changes.items()
         ]
-        less = 1 - changes["measured"]["loss"] / changes["equal bits, this quantizer"]["loss"]
+        less = 1 - changes["measured"].loss / changes["equal bits, this quantizer"].loss
         criteria.append(
             Criterion(
                 f"{title}: rise less than with equal bits, {bits} bits",
@@ -300,6 +304,7 @@ def _first_token(title: str, chosen: ChosenCheckpoint) -> tuple[Table, list[Crit
 
 
 def _percent(change: "Measured | _Change") -> str:
+    assert change.ci95 is not None
     low, high = change.ci95
     return f"{change.estimate:+.2%} ({low:+.2%} to {high:+.2%})"
 

@@ -12,14 +12,13 @@ of the limit; a third of the baseline's memory. Exit code 0: all reached, 3: one
 """
 
 import argparse
-import dataclasses
 import sys
 
 import numpy as np
 
 from experiments import matrix_peak, random_tokens
 from experiments.lib import record
-from experiments.lib.blocks import steps_within
+from experiments.lib.blocks import block_of, steps_within
 from ryot_jax.comparison.arms import Arm
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import speed_up
@@ -88,7 +87,7 @@ def main(words: list[str] | None = None) -> int:
     flops = flops_per_step(setting.model, config.training.batch_size, config.training.seq_len)
     limit = Limit(flops)
 
-    blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
+    blocks = {name: block_of(arm) for name, arm in arms.items()}
     steps = {name: options.block_steps or steps_within(run, options.block_seconds) for name, run in blocks.items()}
     seconds = interleave(
         {**blocks, "limit": limit.run_block},
@@ -109,7 +108,7 @@ def main(words: list[str] | None = None) -> int:
             record.at_least("share of the limit", shares["optimized"], SHARE_OF_LIMIT[config.name]),
             record.at_most("optimized / baseline memory", memory_ratio, MEMORY_RATIO),
         ]
-    plan = dataclasses.asdict(setting.variants[-1].plan)
+    plan = setting.variants[-1].plan
     best_rate = max(limit.best.values())
     # A causal model needs half of the T x T score products that the convention counts.
     causal_flops = flops - 3 * 2 * setting.model.n_layers * config.training.seq_len * setting.model.d_model * (

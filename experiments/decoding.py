@@ -18,6 +18,7 @@ inconclusive.
 
 import argparse
 import contextlib
+import functools
 import json
 import sys
 import tempfile
@@ -30,12 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lib import record
+from experiments.lib.blocks import block_of
 from experiments.lib.checkpoint import best_of_run
 from experiments.lib.record import Table
 from experiments.peers.task import write_weights
 from experiments.peers.worker import Worker, WorkerError, cores
 from ryot_jax import decoding
-from ryot_jax.comparison.criteria import Criterion
+from ryot_jax.comparison.criteria import Criterion, Verdict
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.statistics import SpeedUp, speed_up
 from ryot_jax.kernels import cpu
@@ -88,10 +90,15 @@ def compare_tokens(
                 used = len(prompts_nS) // B * B if how == "greedy" else min(len(prompts_nS), 128) // B * B
                 alike = drafted = accepted = 0
                 for first in range(0, used, B):
-                    arguments = {"max_new_tokens": new_tokens, "sampling": sampling, "key": jax.random.key(first)}
-                    prompt_BS = prompts_nS[first : first + B]
-                    plain = decoding.generate(decoder, prompt_BS, **arguments)
-                    found = decoding.generate(decoder, prompt_BS, speculation=lookup, **arguments)
+                    continued = functools.partial(
+                        decoding.generate,
+                        decoder,
+                        prompts_nS[first : first + B],
+                        max_new_tokens=new_tokens,
+                        sampling=sampling,
+                        key=jax.random.key(first),
+                    )
+                    plain, found = continued(), continued(speculation=lookup)
                     alike += int((plain.ids_BN == found.ids_BN).all(axis=1).sum())
                     drafted, accepted = drafted + int(found.drafted_B.sum()), accepted + int(found.accepted_B.sum())
                     seen |= set(np.unique(plain.ids_BN).tolist()) if how == "greedy" else set()
@@ -99,7 +106,7 @@ def compare_tokens(
                     same, compared = same + alike, compared + used
                 share = f"{accepted / drafted:.2f}" if drafted else "-"
                 rows.append((f"{kind}, {how}, {B} at a time", f"{alike:,} of {used:,}", share))
-    verdict = "PASS" if same == compared else "FAIL"
+    verdict: Verdict = "PASS" if same == compared else "FAIL"
     criterion = Criterion(
         f"greedy texts of {new_tokens} tokens that drafts leave as they are",
         "all",
@@ -176,7 +183,8 @@ def start_torch(
 
 def prompt_loss(trained: CheckpointOfRun, prompt_S: np.ndarray) -> float:
     """Mean cross-entropy in nats of the prompt's own tokens, by the model itself."""
-    batch = {"inputs": prompt_S[None, :-1], "targets": prompt_S[None, 1:]}
+    prompt_1S = jnp.asarray(prompt_S)[None]
+    batch = {"inputs": prompt_1S[:, :-1], "targets": prompt_1S[:, 1:]}
     losses, targets = functional.sequence_losses(trained.graphdef, trained.params, batch)
     return float(losses[0] / targets[0])
 
@@ -225,7 +233,7 @@ def main(words: list[str] | None = None) -> int:
                 loss = prompt_loss(trained, timed_nS["held-out"][0])
                 try:
                     for name, worker in start_torch(options.torch_python, folder, B, stack, loss).items():
-                        blocks[name] = lambda n_calls, worker=worker: worker.run_block(n_calls).seconds
+                        blocks[name] = block_of(worker)
                 except WorkerError as error:
                     raise RyotError(f"PyTorch: {error}") from error
             if B == 1:

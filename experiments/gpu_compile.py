@@ -143,6 +143,7 @@ def compiled(gpu: str, program: str) -> dict[str, Any]:
         executable = jax.jit(function, donate_argnums=0).lower(*map(abstract, arguments)).compile()
     seconds = time.perf_counter() - start
     memory = executable.memory_analysis()
+    assert memory is not None, "XLA:GPU tells the memory of its programs"
     text = executable.as_text() or ""
     parsed = hlo.parse(text)
     targets = parsed.custom_calls

@@ -5,7 +5,7 @@ import functools
 import json
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +17,36 @@ from experiments.peers import tokamax_kernels
 from experiments.peers.worker import REPOSITORY
 from ryot_jax.comparison.criteria import Criterion
 from ryot_jax.comparison.statistics import speed_up
+from ryot_jax.kernels import catalogue
 from ryot_jax.kernels.choice import benchmark as benchmarking
 from ryot_jax.kernels.choice import tuning
-from ryot_jax.kernels.declaration import Spec
+from ryot_jax.kernels.declaration import Benchmark, Spec
 from ryot_jax.kernels.resolution import supported
 from ryot_jax.machine.devices import describe_devices
-from ryot_jax.optimizations import BY_NAME
 
 OPS = ("linear_cross_entropy", "attention", "norm")
 GIB = 2**30
 
+
+class Sizes(TypedDict):
+    """The sizes of the work, as fields of `Spec`."""
+
+    rows: int
+    d_model: int
+    d_ff: int
+    vocab_size: int
+    seq_len: int
+    n_heads: int
+
+
 # Sizes that no tile divides, and timed sizes: the ops of gpt2_small's step with 32 sequences, a wide vocabulary
 # (marin-community/marin#6596), and long sequences (tokamax's published H100 times).
-_ODD = dict(rows=1_002, d_model=384, d_ff=512, vocab_size=5_003, seq_len=334, n_heads=6)
-_GPT2 = dict(rows=32_768, d_model=768, d_ff=3_072, vocab_size=50_304, seq_len=1_024, n_heads=12)
-_WIDE = dict(rows=32_768, d_model=2_560, d_ff=10_240, vocab_size=128_256, seq_len=4_096, n_heads=20)
-_LONG = dict(rows=16_384, d_model=2_048, d_ff=8_192, vocab_size=50_304, seq_len=4_096, n_heads=16)
-_TINY = dict(rows=40, d_model=128, d_ff=128, vocab_size=300, seq_len=20, n_heads=2)
-_TIMED: dict[str, dict[str, dict[str, int]]] = {
+_ODD = Sizes(rows=1_002, d_model=384, d_ff=512, vocab_size=5_003, seq_len=334, n_heads=6)
+_GPT2 = Sizes(rows=32_768, d_model=768, d_ff=3_072, vocab_size=50_304, seq_len=1_024, n_heads=12)
+_WIDE = Sizes(rows=32_768, d_model=2_560, d_ff=10_240, vocab_size=128_256, seq_len=4_096, n_heads=20)
+_LONG = Sizes(rows=16_384, d_model=2_048, d_ff=8_192, vocab_size=50_304, seq_len=4_096, n_heads=16)
+_TINY = Sizes(rows=40, d_model=128, d_ff=128, vocab_size=300, seq_len=20, n_heads=2)
+_TIMED: dict[str, dict[str, Sizes]] = {
     "linear_cross_entropy": {"gpt2_small": _GPT2, "wide vocabulary": _WIDE},
     "attention": {"gpt2_small": _GPT2, "4,096 tokens": _LONG},
     "norm": {"gpt2_small": _GPT2, "2,560 wide": _WIDE},
@@ -53,7 +65,7 @@ class Found:
         return Found(self.tables + other.tables, self.criteria + other.criteria, self.notes + other.notes)
 
 
-def spec(sizes: dict[str, int], *, dry_run: bool = False) -> Spec:
+def spec(sizes: Sizes, *, dry_run: bool = False) -> Spec:
     """The work on this device; in a dry run, on an interpreted Hopper GPU."""
     devices = describe_devices()
     platform, capability = ("gpu", "9.0") if dry_run else (devices.platform, devices.compute_capability)
@@ -62,12 +74,10 @@ def spec(sizes: dict[str, int], *, dry_run: bool = False) -> Spec:
 
 def implementations(op: str, work: Spec, *, dry_run: bool = False) -> list[str]:
     """The implementations that can take the work; in a dry run without cuDNN, a library that cannot be interpreted."""
-    return [name for name in supported(BY_NAME[op], work) if not (dry_run and name == "cudnn")]
+    return [name for name in supported(catalogue.op(op), work) if not (dry_run and name == "cudnn")]
 
 
-def _contenders(
-    op: str, benchmark: benchmarking.Benchmark, work: Spec, *, dry_run: bool = False
-) -> dict[str, benchmarking.Benchmark]:
+def _contenders(op: str, benchmark: Benchmark, work: Spec, *, dry_run: bool = False) -> dict[str, Benchmark]:
     """The benchmarks to compare, by name: our implementations, and tokamax's if it is installed."""
     ours = dict.fromkeys(implementations(op, work, dry_run=dry_run), benchmark)
     other = tokamax_kernels.functions().get(op)
@@ -79,7 +89,7 @@ def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
     rows, criteria, notes = [], [], []
     work = spec(_TINY if dry_run else _ODD, dry_run=dry_run)
     for op in ops:
-        benchmark = BY_NAME[op].benchmark(work, np.random.default_rng(0))
+        benchmark = benchmarking.benchmark(catalogue.op(op), work)
         truth = truth_in_float64(benchmark)
         limit = 0.0
         for name, given in _contenders(op, benchmark, work, dry_run=dry_run).items():
@@ -105,17 +115,17 @@ def correctness(ops: Sequence[str], *, dry_run: bool = False) -> Found:
 
 def eight_bit_products(*, dry_run: bool = False) -> Found:
     """The error of dense products of 8-bit floats, with rounding errors up to 6 % in operands and 12 % in gradients."""
-    work = spec(dict(rows=1_008, d_model=384, d_ff=528, vocab_size=64, seq_len=336, n_heads=6), dry_run=dry_run)
+    work = spec(Sizes(rows=1_008, d_model=384, d_ff=528, vocab_size=64, seq_len=336, n_heads=6), dry_run=dry_run)
     name = "dense, fp8: error against float64"
-    if "fp8" not in supported(BY_NAME["dense"], work):
+    if "fp8" not in supported(catalogue.op("dense"), work):
         return Found([], [], [f"{name}: not on this GPU."])
-    benchmark = BY_NAME["dense"].benchmark(work, np.random.default_rng(0))
+    benchmark = benchmarking.benchmark(catalogue.op("dense"), work)
     program, _ = benchmarking.compiled(benchmark, "fp8")
     error = tuning.relative_error(program(), truth_in_float64(benchmark))
     return Found([], [record.at_most(name, error, 0.1, ".2e")], [])
 
 
-def truth_in_float64(benchmark: benchmarking.Benchmark) -> Any:
+def truth_in_float64(benchmark: Benchmark) -> Any:
     """Outputs and gradients of the reference on the same numbers in float64."""
     given = benchmarking.cotangents(benchmark)
 
@@ -144,7 +154,7 @@ def times(ops: Sequence[str], seconds: float, torch_python: str, *, dry_run: boo
 
 
 def _timed(title: str, op: str, work: Spec, seconds: float, dry_run: bool) -> Found:
-    benchmark = BY_NAME[op].benchmark(work, np.random.default_rng(0))
+    benchmark = benchmarking.benchmark(catalogue.op(op), work)
     programs, memory, notes = {}, {}, []
     for name, given in _contenders(op, benchmark, work, dry_run=dry_run).items():
         if dry_run and name in ("mosaic", "triton"):
@@ -199,7 +209,7 @@ def _goals(title: str, op: str, measured: dict[str, Any], memory: dict[str, int 
     return criteria
 
 
-def _torch(sizes: dict[str, tuple[str, dict[str, int]]], torch_python: str) -> Found:
+def _torch(sizes: dict[str, tuple[str, Sizes]], torch_python: str) -> Found:
     """PyTorch's median times."""
     asked = {
         title: {

@@ -16,7 +16,7 @@ import numpy as np
 from experiments import random_tokens
 from experiments.gpu_kernels import GIB, Found
 from experiments.lib import record
-from experiments.lib.blocks import steps_within
+from experiments.lib.blocks import block_of, steps_within
 from experiments.lib.record import Table
 from experiments.peers import task
 from experiments.peers.worker import Worker, WorkerError
@@ -47,7 +47,7 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
         config.model.update({"vocab_size": 256, "d_model": 64, "d_ff": 64, "n_layers": 2, "n_heads": 1, "max_len": 16})
         config.training.update({"batch_size": 2, "seq_len": 16})
         config.evaluation.update({"sequences": 2, "batch_size": 2})
-    notes = []
+    notes: list[str] = []
     with contextlib.ExitStack() as stack:
         peer = None
         if options.torch_python and not options.dry_run:
@@ -67,12 +67,12 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
                 texts = {"baseline": arms["baseline"].hlo_text(), "optimized": arms[name].hlo_text()}
                 check_active(other.variants, texts, other.spec)
         notes += _losses(config.name, {name: arm.run_block(16).losses for name, arm in arms.items()})
-        blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
+        blocks = {name: block_of(arm) for name, arm in arms.items()}
         if peer is not None:
             try:
                 worker = stack.enter_context(peer.result())
                 worker.run_block(2)
-                blocks["PyTorch"] = lambda n: worker.run_block(n).seconds
+                blocks["PyTorch"] = block_of(worker)
                 notes.append(
                     f"{config.name}, PyTorch {worker.ready.versions['torch']}: {worker.ready.notes}; first loss "
                     f"{worker.ready.initial_loss:.4f}, ours {expected['initial_loss']:.4f}."
@@ -124,8 +124,8 @@ def steps(config_path: str, options: argparse.Namespace) -> Found:
     criteria = []
     if goal := SHARE_OF_PEAK.get(config.name):
         ideal = [flops / rate] * len(seconds["optimized"])
-        share = speed_up(ideal, seconds["optimized"])
-        criteria.append(record.at_least(f"{config.name}: share of the matrix peak", share, goal))
+        of_peak = speed_up(ideal, seconds["optimized"])
+        criteria.append(record.at_least(f"{config.name}: share of the matrix peak", of_peak, goal))
     if goal := BESIDE_TORCH.get(config.name):
         name = f"{config.name}: PyTorch's step / ours"
         if "PyTorch" in seconds:

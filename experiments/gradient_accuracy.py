@@ -28,7 +28,7 @@ from experiments import random_tokens
 from experiments.lib import record
 from experiments.plain_flax_baseline import require_plain
 from experiments.random_tokens import Setting
-from ryot_jax.comparison.criteria import Criterion
+from ryot_jax.comparison.criteria import Criterion, Verdict
 from ryot_jax.config import load
 from ryot_jax.machine.allocator import configure_allocator
 from ryot_jax.model import functional
@@ -165,7 +165,7 @@ def resolved(config: ConfigDict, setting: Setting, instead: Mapping[str, tuple[s
 def judge(name: str, accuracy: Accuracy, low_precision: bool) -> list[Criterion]:
     if not low_precision:
         return [record.at_most(f"{name}: relative error", accuracy.error, FLOAT32_ERROR, ".2g")]
-    verdict = "PASS" if accuracy.cosine >= BFLOAT16_COSINE else "FAIL"
+    verdict: Verdict = "PASS" if accuracy.cosine >= BFLOAT16_COSINE else "FAIL"
     return [
         record.at_most(f"{name}: relative error", accuracy.error, BFLOAT16_ERROR, ".2g"),
         Criterion(f"{name}: cosine", f"at least {BFLOAT16_COSINE}", f"{accuracy.cosine:.6f}", verdict),
@@ -206,9 +206,9 @@ def main(words: list[str] | None = None) -> int:
         accuracy = compare(found, exact)
         # The configured plan is held only to the error that its products' rounding explains.
         criteria += judge(name, accuracy, name not in ("baseline", "optimized, float32"))
-        path, error = accuracy.worst
+        path, largest = accuracy.worst
         difference = f"{loss - exact_loss_value:+.1e}"
-        rows.append((name, f"{accuracy.error:.2e}", f"{accuracy.cosine:.8f}", difference, f"{error:.1e}", path))
+        rows.append((name, f"{accuracy.error:.2e}", f"{accuracy.cosine:.8f}", difference, f"{largest:.1e}", path))
     for name, why in refused.items():
         criteria.append(record.not_measured(f"{name}: relative error", "see the goals", why))
     header = ("plan", "relative error", "cosine", "loss - exact", "worst array", "which")

@@ -17,6 +17,7 @@ table keeps the model and compresses the documents' embeddings: 32 times by thei
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -115,9 +116,13 @@ def models(params: Params, found: Compression) -> dict[str, Callable[[], Any]]:
         f"ours, {BUDGET}": lambda: found.params,
     }
     for multiple in MULTIPLES:
-        fitted[f"ours, {multiple:g} times that rise"] = lambda m=multiple: found.transform(m)(params, found.stats)
+        fitted[f"ours, {multiple:g} times that rise"] = functools.partial(_of_rise, multiple, params, found)
     signs = chain(by_path({"word_embeddings": binary()}), whole_range(8))
     return fitted | {"signs of the word embeddings, 8 bits else": lambda: signs(params)}
+
+
+def _of_rise(multiple: float, params: Params, found: Compression) -> Any:
+    return found.transform(multiple)(params, found.stats)
 
 
 def whole_range(bits: int) -> Transform:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.lib import record
-from experiments.lib.blocks import steps_within
+from experiments.lib.blocks import block_of, steps_within
 from experiments.peers import task
 from experiments.peers.worker import REPOSITORY, Worker, WorkerError
 from ryot_jax.comparison.interleaving import interleave
@@ -77,7 +77,7 @@ def main(words: list[str] | None = None) -> int:
                 log = folder / f"{name}-{arm}.log"
                 workers[name] = stack.enter_context(start(checkout, arm, folder, log))
             losses = {name: worker.run_block(COMPARED_STEPS).loss for name, worker in workers.items()}
-            blocks = {name: lambda n, worker=worker: worker.run_block(n).seconds for name, worker in workers.items()}
+            blocks = {name: block_of(worker) for name, worker in workers.items()}
             steps = dict.fromkeys(blocks, steps_within(blocks["old"], options.block_seconds))
             seconds = interleave(
                 blocks,

@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import random_tokens
 from experiments.lib import record
-from experiments.lib.blocks import steps_within
+from experiments.lib.blocks import block_of, steps_within
 from ryot_jax.comparison.interleaving import interleave
 from ryot_jax.comparison.variants import check_active
 from ryot_jax.config import load
@@ -55,7 +55,7 @@ def main(words: list[str] | None = None) -> int:
         meter.run(rounds * options.peak_seconds)
         return rounds * options.peak_seconds
 
-    blocks = {name: lambda n, arm=arm: arm.run_block(n).seconds for name, arm in arms.items()}
+    blocks = {name: block_of(arm) for name, arm in arms.items()}
     steps = {name: steps_within(run, options.block_seconds) for name, run in blocks.items()}
     seconds = interleave(
         {**blocks, "peaks": measure_peaks},
@@ -69,6 +69,10 @@ def main(words: list[str] | None = None) -> int:
     devices = describe_devices()
     work = run_work.training_steps(setting.setup, setting.variants, medians, devices)
     found = roofline.place(work, meter.peaks(), units=devices.independent_count)
+    criteria = []
+    for name, arm_found in found.arms.items():
+        assert arm_found.share is not None  # set by `place`
+        criteria.append(record.at_most(f"{name}: share of the roof", arm_found.share, 1.0))
     notes = [
         "Operations and bytes are the closed forms of ryot_jax.model.accounting: matrix products without the masked "
         "half of the scores; weights, gradients and optimizer state read and written once, and token ids. The roof is "
@@ -83,7 +87,7 @@ def main(words: list[str] | None = None) -> int:
         f"Roofline of {config.name}",
         command=record.command("experiments.roofline", words),
         tables=[_arms(found, seconds), _peaks(meter)],
-        criteria=[record.at_most(f"{name}: share of the roof", arm.share, 1.0) for name, arm in found.arms.items()],
+        criteria=criteria,
         notes=notes,
         write=options.write,
     )

@@ -8,6 +8,7 @@ import math
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.cluster.vq
@@ -52,7 +53,8 @@ def measure(config: ConfigDict, arm_name: str, seconds: float) -> np.ndarray:
 
 def write(path: Path, name: str, seconds_K: np.ndarray, about: str) -> None:
     """Write a series to an .npz file, as milliseconds of each step in order of execution, with a description."""
-    np.savez_compressed(path, **{name: np.round(1e3 * seconds_K, 2), f"{name}{_ABOUT}": np.array(about)})
+    arrays: dict[str, Any] = {name: np.round(1e3 * seconds_K, 2), f"{name}{_ABOUT}": np.array(about)}
+    np.savez_compressed(path, **arrays)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

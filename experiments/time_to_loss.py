@@ -193,7 +193,7 @@ def _found(
     base = (
         config.training.epochs * config.training.steps_per_epoch * config.training.batch_size * config.training.seq_len
     )
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, plan in arms.items():
         first = trained[name][0]
         rows.append(
@@ -207,7 +207,7 @@ def _found(
                 str(len(first.schedule.programs())),
             )
         )
-    header = ("arm", "phases", "recipe", "rate", "tokens", "steps", "programs")
+    header: tuple[str, ...] = ("arm", "phases", "recipe", "rate", "tokens", "steps", "programs")
     tables = [Table("plans", header, rows)]
     rows = []
     for name, found in trained.items():

@@ -30,7 +30,7 @@ class Table:
 
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def at_least(name: str, ratio: SpeedUp, goal: float) -> Criterion:

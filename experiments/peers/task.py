@@ -10,6 +10,7 @@ loss on the first batch by the reference kernels.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,7 +50,9 @@ def write(folder: Path, config: ConfigDict) -> dict[str, float]:
 def write_weights(folder: Path, params: functional.Params) -> dict[str, np.ndarray]:
     """Write the weights of a task, and return them by name."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    weights = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    weights: dict[str, Any] = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves
+    }
     np.savez(folder / "weights.npz", **weights)
     return weights
 

@@ -10,6 +10,8 @@ GPU, and nothing of this repository.
 import json
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 
 def main() -> None:
@@ -47,7 +49,11 @@ def main() -> None:
 
         return lambda: torch.autograd.backward(normed(), (y_gradient, s_gradient)), (x_ND, scale_D, bias_D)
 
-    makers = {"linear_cross_entropy": linear_cross_entropy, "attention": attention, "norm": norm}
+    makers: dict[str, Callable[..., Any]] = {
+        "linear_cross_entropy": linear_cross_entropy,
+        "attention": attention,
+        "norm": norm,
+    }
     found = {}
     for name, sizes in json.loads(sys.argv[1]).items():
         call, leaves = makers[sizes["op"]](**sizes)
