@@ -4,13 +4,16 @@ JAX runs as it ships: one CPU device, default flags. What needs several devices 
 with `run_python`, so that the rest is tested in the configuration that people use. Rank promotion raises.
 
 All processes of a session (xdist's workers, and what tests start) share one cache of compiled programs, as most of the
-suite's time is XLA's. It begins empty, unless RYOT_TEST_PROGRAMS names a folder that is kept between sessions.
+suite's time is XLA's. It is kept between sessions, for each version of jaxlib and processor apart, in the user's folder
+of caches or in the one that RYOT_TEST_PROGRAMS names; RYOT_TEST_PROGRAMS=none begins with an empty one.
 """
 
 import collections
 import contextlib
 import gc
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 import pytest
+
+from ryot_jax.machine.processor import fingerprint
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -35,6 +41,8 @@ ORACLE_OPTIONS = {
 # function lives: 3 for a sine, 54 for the gradient of three small layers. At the limit XLA ends the process with a
 # segmentation fault, mostly where JAX writes a program to its cache.
 MAPPINGS_KEPT = 10_000
+
+PROGRAMS_KEPT_BYTES = 1 << 30  # beyond, the kept programs are those of many revisions: they are dropped
 
 # Files that take a minute of a core or more, the longest first: they are begun first, so that no worker is left with
 # one at the end, and are marked `slow`.
@@ -83,6 +91,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter):
             terminalreporter.line(f"{count:5d}  {reason}")
 
 
+def kept_programs() -> Path | None:
+    """The folder of compiled programs that sessions share; None: each begins with an empty one."""
+    named = os.environ.get("RYOT_TEST_PROGRAMS")
+    if named == "none":
+        return None
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    compiler = hashlib.sha256(f"{jaxlib.__version__}|{fingerprint()}".encode()).hexdigest()[:16]
+    return (Path(named) if named else caches / "ryot_jax-tests") / compiler
+
+
+def pytest_sessionstart(session: pytest.Session):
+    """Bounds the kept programs, and drops those that a killed process had begun to write."""
+    folder = kept_programs()
+    if folder is None or hasattr(session.config, "workerinput") or not folder.is_dir():
+        return
+    sizes = {path: path.stat().st_size for path in folder.iterdir()}
+    if sum(sizes.values()) > PROGRAMS_KEPT_BYTES:
+        shutil.rmtree(folder)
+        return
+    for path in (path for path, size in sizes.items() if size == 0):
+        path.unlink()
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of the session have in common; who writes there must expect another to do so too."""
@@ -97,7 +128,7 @@ def _private_caches(shared_folder: Path):
     """No test reads or writes the caches of the person who runs it."""
     # JAX takes the folder that is set when it compiles its first program, in this process for good.
     programs = {
-        "jax_compilation_cache_dir": os.environ.get("RYOT_TEST_PROGRAMS") or str(shared_folder / "programs"),
+        "jax_compilation_cache_dir": str(kept_programs() or shared_folder / "programs"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

@@ -15,8 +15,9 @@ def write(directory: pathlib.Path, results: Results) -> list[pathlib.Path]:
       directory: an existing folder, the run directory.
       results: the results of the run.
     """
-    pictures = plots.write(directory, results)
+    drawn = plots.draw(results)
     page, text = directory / "report.html", directory / "report.md"
-    write_text(page, html.render(results))
+    write_text(page, html.render(results, drawn))
+    pictures = {name: plot.save(directory) for name, plot in drawn.items()}
     write_text(text, markdown.render(results, pictures))
     return [page, text, *(directory / name for name in pictures.values())]

@@ -1,8 +1,9 @@
 """`report.html`: the report of a run as one self-contained page without scripts.
 
-A pure function of the results. Jinja2 escapes all text; only the plots of `plots.svg` are inserted unescaped.
+A pure function of the results. Jinja2 escapes all text; only the plots' SVG elements are inserted unescaped.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -30,18 +31,19 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-def render(results: Results) -> str:
+def render(results: Results, drawn: Mapping[str, plots.Drawn] | None = None) -> str:
     """Renders the report as an HTML page.
 
     Args:
       results: the results of the run.
+      drawn: their plots, if they are drawn already.
     """
     sections = document.sections(results)
     return _TEMPLATES.get_template("report.html").render(
         name=results.name,
         verdict=results.verdict,
         sections=sections,
-        drawn=_drawn(sections, results),
+        drawn=_elements(sections, plots.draw(results) if drawn is None else drawn),
     )
 
 
@@ -56,10 +58,9 @@ def framed(results: Results, height: str = "40rem") -> Markup:
     return Markup(frame).format(_printable(results.name), render(results), height)
 
 
-def _drawn(sections: list[Section], results: Results) -> dict[str, Markup]:
+def _elements(sections: list[Section], drawn: Mapping[str, plots.Drawn]) -> dict[str, Markup]:
     """The plots of the sections that have data, by name."""
     names = [
         name for section in sections for part in section.parts if isinstance(part, Pictures) for name in part.names
     ]
-    elements = {name: plots.svg(name, results) for name in names}
-    return {name: Markup(element) for name, element in elements.items() if element is not None}
+    return {name: Markup(drawn[name].svg()) for name in names if name in drawn}

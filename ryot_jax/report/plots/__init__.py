@@ -1,12 +1,12 @@
 """The plots of a report, drawn from the results by matplotlib without a display.
 
-`write` saves the plots of `report.md` as PNG files; `svg` renders a plot as an element of HTML.
+`draw` draws them; each is then saved as a PNG file for `report.md` and rendered as an element of HTML.
 """
 
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import matplotlib
@@ -54,35 +54,46 @@ PLOTS = {
 }
 
 
-def write(directory: pathlib.Path, results: Results) -> dict[str, str]:
-    """Draws every plot that has data as a PNG file; returns file names in `directory` by plot name."""
+class Drawn:
+    """A plot's figure, drawn and laid out once for both formats."""
+
+    def __init__(self, name: str, figure: Figure, description: str):
+        self._name, self._figure, self._description = name, figure, description
+
+    def svg(self) -> str:
+        """The plot as an SVG element with title and description."""
+        with self._saving():
+            return to_svg(self._figure, f"plot-{self._name}", PLOTS[self._name].title, self._description)
+
+    def save(self, directory: pathlib.Path) -> str:
+        """Saves the plot as a PNG file in `directory`; returns the file's name."""
+        file = f"{self._name}.png"
+        with self._saving():
+            # No creation date or version in the file, so that equal results give equal bytes.
+            self._figure.savefig(directory / file, dpi=DOTS_PER_INCH, metadata={"Software": None})
+        return file
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        with _style(self._name):
+            yield
+        # The layout takes longer than drawing does, and is the same for both formats.
+        self._figure.set_layout_engine("none")
+
+
+def draw(results: Results) -> dict[str, Drawn]:
+    """Draws every plot that has data; returns them by name."""
     drawn = {}
     for name, plot in PLOTS.items():
-        with _style():
-            figure = _titled(plot, results)
+        with _style(name):
+            figure = plot.draw(results)
             if figure is not None:
-                drawn[name] = f"{name}.png"
-                # No creation date or version in the file, so that equal results give equal bytes.
-                figure.savefig(directory / drawn[name], dpi=DOTS_PER_INCH, metadata={"Software": None})
+                figure.suptitle(plot.title, fontsize="medium")
+                drawn[name] = Drawn(name, figure, plot.describe(results))
     return drawn
 
 
-def svg(name: str, results: Results) -> str | None:
-    """The plot `name` as an SVG element with title and description; None if `results` has no data for it."""
-    plot = PLOTS[name]
-    with _style(name):
-        figure = _titled(plot, results)
-        return None if figure is None else to_svg(figure, f"plot-{name}", plot.title, plot.describe(results))
-
-
-def _style(salt: str = "") -> contextlib.AbstractContextManager[None]:
+def _style(salt: str) -> contextlib.AbstractContextManager[None]:
     """A context with the matplotlib settings for one plot. Ids in an SVG are hashes salted with `salt`."""
     settings: dict[Any, Any] = {**STYLE, "svg.hashsalt": salt}
     return matplotlib.rc_context(settings)
-
-
-def _titled(plot: Plot, results: Results) -> Figure | None:
-    figure = plot.draw(results)
-    if figure is not None:
-        figure.suptitle(plot.title, fontsize="medium")
-    return figure
