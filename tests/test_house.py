@@ -27,7 +27,7 @@ ROWS = (
     ("config",),
     ("training",),
     ("model", "decoding"),
-    ("optimizations",),
+    ("optimizations", "rewriting"),
     ("kernels", "compression", "scaling", "data"),
     ("machine", "runtime"),
     ("version",),  # the package's own __init__

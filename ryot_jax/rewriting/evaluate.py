@@ -1,0 +1,97 @@
+"""Evaluation of a graph with ops in the place of what they compute."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from ryot_jax.rewriting.graph import REMAT, Node, Value
+from ryot_jax.rewriting.plan import Plan
+from ryot_jax.rewriting.sites import Site
+
+Run = Callable[..., jax.Array]
+
+
+def evaluate(plan: Plan, args: Sequence[Any], run: Callable[[Site, Sequence[jax.Array]], jax.Array]) -> list[Any]:
+    """The results of a graph.
+
+    Args:
+      plan: the graph and its sites.
+      args: its arguments, flattened.
+      run: computes a site from its operands.
+    """
+    known: dict[Value, Any] = dict(zip(plan.graph.inputs, args, strict=True))
+
+    def read(value: Value) -> Any:
+        if value.constant is None:
+            return known[value]
+        # A literal may be a Python number.
+        return value.constant if hasattr(value.constant, "shape") else jnp.asarray(value.constant, value.dtype)
+
+    for node in plan.needed:
+        at = {value: plan.sites[value] for value in node.outputs if value in plan.sites}
+        for value, site in at.items():
+            arrays = [operand.arranged(jnp.asarray(read(operand.value))) for operand in site.operands]
+            with jax.named_scope(site.op):
+                known[value] = run(site, arrays)
+        if len(at) < len(node.outputs) or not at:
+            results = _evaluated(node, [read(value) for value in node.inputs], plan, run)
+            for value, result in zip(node.outputs, results, strict=True):
+                known.setdefault(value, result)
+    return [read(value) for value in plan.graph.outputs]
+
+
+def _evaluated(node: Node, operands: list[Any], plan: Plan, run: Any) -> Sequence[Any]:
+    bodies = plan.bodies.get(node, ())
+    if any(body.all_sites for body in bodies):
+        return _with_bodies(node, operands, bodies, run)
+    return node.evaluate(operands)
+
+
+def _with_bodies(node: Node, operands: list[Any], bodies: tuple[Plan, ...], run: Any) -> Sequence[Any]:
+    """A call of functions that hold sites, by the public function that makes such a call."""
+    params = node.params
+
+    def function(body: Plan) -> Callable[..., list[Any]]:
+        return lambda *args: evaluate(body, args, run)
+
+    match node.primitive:
+        case name if name in REMAT:
+            call = jax.checkpoint(function(bodies[0]), prevent_cse=params["prevent_cse"], policy=params["policy"])
+            return list(call(*operands))
+        case "cond":
+            index, *rest = operands
+            return list(jax.lax.switch(index, [function(body) for body in bodies], *rest))
+        case "while":
+            n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+            of_cond, of_body = operands[:n_cond], operands[n_cond : n_cond + n_body]
+            condition = core.jaxpr_as_fun(params["cond_jaxpr"])
+            return jax.lax.while_loop(
+                lambda carry: condition(*of_cond, *carry)[0],
+                lambda carry: function(bodies[0])(*of_body, *carry),
+                operands[n_cond + n_body :],
+            )
+        case "scan":
+            n_consts, n_carry = params["num_consts"], params["num_carry"]
+            consts, carry, xs = (
+                operands[:n_consts],
+                operands[n_consts : n_consts + n_carry],
+                operands[n_consts + n_carry :],
+            )
+
+            def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+                results = function(bodies[0])(*consts, *carry, *x)
+                return results[:n_carry], results[n_carry:]
+
+            carry, ys = jax.lax.scan(
+                body,
+                carry,
+                xs,
+                length=params["length"],
+                reverse=params["reverse"],
+                unroll=params["unroll"],
+            )
+            return [*carry, *ys]
+    raise AssertionError(f"{node.primitive} has no bodies")

@@ -1,0 +1,173 @@
+"""Softmax cross-entropy of a product with the output weights, by integer targets."""
+
+import dataclasses
+import functools
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ryot_jax import kernels
+from ryot_jax.rewriting.graph import Graph, Node, Value
+from ryot_jax.rewriting.sites import Site, operand, pattern, reaches
+from ryot_jax.rewriting.unify import unify
+from ryot_jax.rewriting.views import base
+
+_DEPTH, _DEPTH_OF_LOG = 24, 8  # equations between the losses and the product, and the logarithm
+
+
+def _logits(x: jax.Array, w: jax.Array) -> jax.Array:
+    return jnp.einsum("...d,vd->...v", x, w)
+
+
+def _optax(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    import optax
+
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+def _taken_from_logits(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    taken = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - taken
+
+
+# Logarithms of probabilities, whose negatives are the losses.
+def _taken(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    return jnp.take_along_axis(logs, targets[..., None], axis=-1)
+
+
+def _indexed(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(logits, axis=-1)[jnp.arange(targets.shape[0]), targets]
+
+
+def _one_hot(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.sum(jax.nn.one_hot(targets, logits.shape[-1]) * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+
+
+def _wrapped(targets: jax.Array, classes: int) -> jax.Array:
+    """As indexing does: negative targets count from the end, and others beyond the classes give NaN."""
+    wrapped = jnp.where(targets < 0, targets + classes, targets)
+    return jnp.where(wrapped < 0, classes, wrapped)
+
+
+def _dropped(targets: jax.Array, classes: int) -> jax.Array:
+    """As a one-hot code does: targets beyond the classes are all zeros, and add nothing."""
+    return jnp.where((targets < 0) | (targets >= classes), -1, targets)
+
+
+def _one_hot_total(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.sum(jax.nn.one_hot(targets, logits.shape[-1]) * jax.nn.log_softmax(logits, axis=-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spelling:
+    """A way to write losses.
+
+    Attributes:
+      function: of logits and targets.
+      roots: primitives of its result.
+      sign: times the losses it is the result.
+      normalized: targets as the op takes them.
+    """
+
+    function: Callable[..., jax.Array]
+    roots: tuple[str, ...]
+    sign: int
+    normalized: Callable[[jax.Array, int], jax.Array]
+
+
+_SPELLINGS = (
+    _Spelling(_optax, ("sub",), 1, _wrapped),
+    _Spelling(_taken_from_logits, ("sub",), 1, _wrapped),
+    _Spelling(_taken, ("gather",), -1, _wrapped),
+    _Spelling(_indexed, ("gather",), -1, _wrapped),
+    _Spelling(_one_hot, ("reduce_sum",), -1, _dropped),
+    _Spelling(_one_hot_total, ("reduce_sum",), -1, _dropped),
+)
+ROOTS = {root for spelling in _SPELLINGS for root in spelling.roots}
+
+
+def _of_product(spelling: Callable[..., jax.Array], x: jax.Array, w: jax.Array, targets: jax.Array) -> jax.Array:
+    return spelling(_logits(x, w), targets)
+
+
+@functools.cache
+def _whole(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    return functools.partial(_of_product, function)
+
+
+def find(value: Value, graph: Graph) -> Site | None:
+    """The losses, one for each target, that the value is."""
+    del graph
+    if value.node is None or not reaches(value, ("log",), _DEPTH_OF_LOG):
+        return None
+    for dot in itertools.islice(_products_below(value), 2):
+        contracted, batch = dot.params["dimension_numbers"]
+        rows, classes = dot.outputs[0].shape[:-1], dot.outputs[0].shape[-1]
+        rows = _squeezed(rows)
+        if batch[0] or len(contracted[0]) != 1 or _squeezed(value.shape) not in (rows, ()) or not rows:
+            continue
+        shapes = {
+            "x": ((*rows, dot.inputs[0].shape[contracted[0][0]]), "float32"),
+            "w": ((classes, dot.inputs[0].shape[contracted[0][0]]), "float32"),
+            "targets": (rows, "int32"),
+        }
+        places = [axis for axis, size in enumerate(value.shape) if size != 1]
+        for spelling in _SPELLINGS:
+            if value.node.primitive not in spelling.roots or (spelling.function is _indexed and len(rows) != 1):
+                continue
+            if (spelling.function is _one_hot_total) != (_squeezed(value.shape) == ()):
+                continue
+            traced = pattern(_whole(spelling.function), shapes, (), (), {"x", "w", "targets"})
+            found = unify(traced, value, [*places, *[0] * (len(traced.root.shape) - len(places))])
+            if found is not None:
+                return Site(
+                    "linear_cross_entropy",
+                    value,
+                    tuple(operand(found.arrays[name], shape) for name, (shape, _) in shapes.items()),
+                    functools.partial(_call, spelling, value.shape, value.dtype),
+                    "projection + cross-entropy",
+                )
+    return None
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _products_below(value: Value) -> Iterator[Node]:
+    """The products that a value is computed from, nearest first."""
+    pending, seen = deque([(value, 0)]), set()
+    while pending:
+        found, depth = pending.popleft()
+        node = base(found).node
+        if node is None or node in seen or depth > _DEPTH:
+            continue
+        seen.add(node)
+        if node.primitive == "dot_general":
+            yield node
+        else:
+            pending.extend((operand, depth + 1) for operand in node.inputs)
+
+
+def _call(
+    spelling: _Spelling,
+    shape: tuple[int, ...],
+    dtype: str,
+    implementation: str,
+    x: jax.Array,
+    w: jax.Array,
+    targets: jax.Array,
+) -> jax.Array:
+    losses = kernels.linear_cross_entropy(
+        x.reshape(-1, x.shape[-1]),
+        w,
+        spelling.normalized(targets.reshape(-1).astype(jnp.int32), w.shape[0]),
+        reduction="none" if shape else "sum",
+        implementation=implementation,
+    )
+    losses = losses if shape else losses[0]
+    return (spelling.sign * losses).reshape(shape).astype(dtype)

@@ -1,0 +1,195 @@
+"""Dense layers: a product with weights, its bias, its activation and the sum with a residual."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+
+from ryot_jax import kernels
+from ryot_jax.rewriting.graph import Graph, Node, Value
+from ryot_jax.rewriting.sites import Site, operand, pattern, reaches
+from ryot_jax.rewriting.unify import unify
+from ryot_jax.rewriting.views import base
+
+_DEPTH = 14  # equations between a root and its product
+
+
+def _product(n_summed: int, axes: tuple[int, ...], x: jax.Array, w: jax.Array) -> jax.Array:
+    return jnp.transpose(jnp.tensordot(x, w, n_summed), axes)
+
+
+def _bias(rows: int, axes: tuple[int, ...], bias: jax.Array) -> jax.Array:
+    return jnp.transpose(jnp.reshape(bias, (1,) * rows + bias.shape), axes)
+
+
+def _layer(
+    activation: Callable[[jax.Array], jax.Array],
+    rows: int,
+    n_summed: int,
+    axes: tuple[int, ...],
+    x: jax.Array,
+    w: jax.Array,
+    bias: jax.Array,
+    residual: jax.Array | None = None,
+) -> jax.Array:
+    y = activation(_product(n_summed, axes, x, w) + _bias(rows, axes, bias))
+    return y if residual is None else y + residual
+
+
+def _none(h: jax.Array) -> jax.Array:
+    return h
+
+
+def _gelu(h: jax.Array) -> jax.Array:
+    return jax.nn.gelu(h, approximate=True)
+
+
+def _relu2(h: jax.Array) -> jax.Array:
+    return jnp.square(jnp.maximum(h, 0.0))
+
+
+_ACTIVATIONS = {"gelu": _gelu, "relu2": _relu2, "none": _none}
+_ROOTS_OF = {"gelu": {"mul"}, "relu2": {"square", "integer_pow", "mul"}, "none": {"add", "dot_general"}}
+
+
+ROOTS = set().union(*_ROOTS_OF.values())
+
+
+@functools.cache
+def _spelling(name: str, rows: int, n_summed: int, axes: tuple[int, ...]) -> Callable[..., jax.Array]:
+    return functools.partial(_layer, _ACTIVATIONS[name], rows, n_summed, axes)
+
+
+def find(value: Value, graph: Graph) -> Site | None:
+    """The layer whose result the value is, the largest one."""
+    del graph
+    if value.node is None or value.dtype == "float64":
+        return None
+    if value.node.primitive == "mul" and not reaches(value, ("tanh", "max"), 6):
+        return None
+    for dot in itertools.islice(_products_below(value), 2):
+        for x, w, x_axes, w_axes in _orientations(dot):
+            site = _at(value, dot, x, w, x_axes, w_axes)
+            if site is not None:
+                return site
+    return None
+
+
+def _products_below(value: Value) -> Iterator[Node]:
+    """Products that the value is computed from elementwise, nearest first."""
+    pending, seen = [(value, 0)], set()
+    while pending:
+        found, depth = pending.pop(0)
+        node = base(found).node
+        if node is None or node in seen or depth > _DEPTH:
+            continue
+        seen.add(node)
+        if node.primitive == "dot_general":
+            yield node
+        elif node.primitive in _LOOKED_THROUGH:
+            pending += [(operand, depth + 1) for operand in node.inputs]
+
+
+_LOOKED_THROUGH = {"add", "mul", "tanh", "integer_pow", "square", "max", "sub", "neg", "div"}
+
+
+def _orientations(dot: Node) -> Iterator[tuple[Value, Value, tuple[int, ...], tuple[int, ...]]]:
+    """Both operands as rows and as weights, the likelier one first, with the axes of each that are summed over."""
+    contracted, batch = dot.params["dimension_numbers"]
+    if batch[0]:
+        return
+    left, right = dot.inputs
+    sides = [(left, right, tuple(contracted[0]), tuple(contracted[1]))]
+    sides.append((right, left, tuple(contracted[1]), tuple(contracted[0])))
+    # Weights are arguments of the function; the rows were computed.
+    sides.sort(key=lambda side: not _is_given(side[1]))
+    yield sides[0]
+
+
+def _is_given(value: Value) -> bool:
+    return base(value).node is None
+
+
+def _at(
+    value: Value, dot: Node, x: Value, w: Value, x_summed: tuple[int, ...], w_summed: tuple[int, ...]
+) -> Site | None:
+    summed = [x.shape[axis] for axis in x_summed]
+    rows = [size for axis, size in enumerate(x.shape) if axis not in x_summed]
+    outs = [size for axis, size in enumerate(w.shape) if axis not in w_summed]
+    result = rows + outs
+    if not rows or not outs or math.prod(outs) == 1 or math.prod(summed) == 1 or math.prod(rows) == 1:
+        return None
+    # The result's axes in the order of the product's: rows first where they are its left operand.
+    n = len(outs)
+    axes = tuple(range(len(result))) if x is dot.inputs[0] else (*range(len(rows), len(result)), *range(len(rows)))
+    shape = tuple(result[axis] for axis in axes)
+    if _squeezed(shape) != _squeezed(value.shape):
+        return None
+    places = _places(shape, value.shape)
+    for activation, roots in _ROOTS_OF.items():
+        if value.node is None or value.node.primitive not in roots:
+            continue
+        shapes = {
+            "x": ((*rows, *summed), "float32"),
+            "w": ((*summed, *outs), "float32"),
+            "bias": (tuple(outs), "float32"),
+        }
+        residuals = [{"residual": (shape, "float32")}, {}] if activation == "none" else [{}]
+        for residual in residuals:
+            spelling = _spelling(activation, len(rows), len(summed), axes)
+            found = unify(pattern(spelling, shapes | residual, (), {"bias"}, {"x", "w", "residual"}), value, places)
+            if found is None or (residual and value.node is dot):
+                continue
+            names = [name for name in ("x", "w", "bias", "residual") if name in found.arrays]
+            all_shapes = shapes | residual
+            call = functools.partial(_call, activation, tuple(names), n, len(summed), axes, value.shape, value.dtype)
+            return Site(
+                "dense",
+                value,
+                tuple(operand(found.arrays[name], all_shapes[name][0]) for name in names),
+                call,
+                " + ".join(["dense", *([activation] if activation != "none" else []), *list(residual)]),
+            )
+    return None
+
+
+def _squeezed(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _places(shape: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, ...]:
+    """The axis of the value for each axis of the pattern's result; both have the same sizes but for ones."""
+    kept = iter([axis for axis, size in enumerate(given) if size != 1])
+    return tuple(0 if size == 1 else next(kept) for size in shape)
+
+
+def _call(
+    activation: str,
+    names: tuple[str, ...],
+    n_outs: int,
+    n_summed: int,
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+    dtype: str,
+    implementation: str,
+    *arrays: jax.Array,
+) -> jax.Array:
+    given = dict(zip(names, arrays, strict=True))
+    x, w, bias, residual = given["x"], given["w"], given.get("bias"), given.get("residual")
+    rows, outs = x.shape[: x.ndim - n_summed], w.shape[n_summed:]
+    result = (*rows, *outs)
+    if residual is not None:
+        order = sorted(range(len(axes)), key=lambda i: axes[i])
+        residual = jnp.transpose(residual, order).reshape(*rows, -1)
+    y = kernels.dense(
+        x.reshape(*rows, -1),
+        w.reshape(-1, math.prod(outs)),
+        None if bias is None else bias.reshape(-1),
+        activation=activation,
+        residual=residual,
+        implementation=implementation,
+    )
+    return jnp.transpose(y.reshape(result), axes).reshape(shape).astype(dtype)

@@ -1,0 +1,139 @@
+"""The choice of sites of a graph, from its results down: the largest first, and none whose inside others need."""
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ryot_jax.rewriting import patterns
+from ryot_jax.rewriting.graph import Graph, Node, Value, consumers
+from ryot_jax.rewriting.sites import Refused, Site
+
+# Ops in the order in which they are looked for at a value.
+_ORDER = ("cross_entropy", "attention", "norm", "dense")
+_EXPENSIVE = {"dot_general", "conv_general_dilated", "scan", "while", "custom_vjp_call", "ragged_dot_general"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A graph with the sites that ops take, and what they leave.
+
+    Attributes:
+      graph: the graph.
+      sites: by the value that each computes.
+      refused: places that look like an op's and are left alone.
+      needed: nodes to evaluate, in order.
+      bodies: plans of the graphs within, by node.
+    """
+
+    graph: Graph
+    sites: dict[Value, Site]
+    refused: list[Refused]
+    needed: list[Node]
+    bodies: dict[Node, tuple["Plan", ...]]
+
+    @property
+    def all_sites(self) -> list[Site]:
+        """The sites of this graph and of those within."""
+        return [*self.sites.values(), *(s for plans in self.bodies.values() for plan in plans for s in plan.all_sites)]
+
+    @property
+    def all_refused(self) -> list[Refused]:
+        """The places left alone in this graph and in those within."""
+        within = (r for plans in self.bodies.values() for plan in plans for r in plan.all_refused)
+        return [*self.refused, *within]
+
+
+@functools.cache
+def _modules() -> dict[str, Any]:
+    names = [module.name for module in pkgutil.iter_modules(patterns.__path__) if not module.name.startswith("_")]
+    return {name: importlib.import_module(f"{patterns.__name__}.{name}") for name in names}
+
+
+def plan(graph: Graph, wanted: Callable[[Site], Site | Refused], ops: Collection[str] | None = None) -> Plan:
+    """Chooses sites.
+
+    Args:
+      graph: the graph.
+      wanted: takes a site as it is, or says why it is left alone.
+      ops: names of the ops to look for; None: all.
+    """
+    modules = _modules()
+    finders = [modules[name] for name in (*_ORDER, *sorted(set(modules) - set(_ORDER)))]
+    _, readers = consumers(graph)
+    results = set(graph.outputs)
+    sites: dict[Value, Site] = {}
+    refused: list[Refused] = []
+    needed: set[Value] = set(graph.outputs)
+    effects = [node for node in graph.nodes if node.eqn.effects]
+    needed.update(value for node in effects for value in node.inputs)
+    covered: set[Node] = set()
+    kept: set[Node] = set(effects)
+    for node in reversed(graph.nodes):
+        for value in node.outputs:
+            if value not in needed:
+                continue
+            site = _site(value, graph, finders) if node not in kept else None
+            if isinstance(site, Site):
+                site = _owned(site, readers, results, covered)
+            if isinstance(site, Site):
+                site = wanted(site) if ops is None or site.op in ops else None
+            if isinstance(site, Refused):
+                refused.append(site)
+            if isinstance(site, Site):
+                sites[value] = site
+                covered.update(site.covered())
+                needed.update(operand.value for operand in site.operands)
+            else:
+                kept.add(node)
+        if node in kept:
+            needed.update(node.inputs)
+    bodies = {
+        node: tuple(plan(body, wanted, ops) for body in node.bodies)
+        for node in graph.nodes
+        if node in kept and node.bodies
+    }
+    order = [node for node in graph.nodes if node in kept or any(value in sites for value in node.outputs)]
+    return Plan(graph, sites, _unique(refused, covered), order, bodies)
+
+
+def _site(value: Value, graph: Graph, finders: list[Any]) -> Site | Refused | None:
+    assert value.node is not None
+    found: Site | Refused | None = None
+    for module in finders:
+        if value.node.primitive in module.ROOTS:
+            outcome = module.find(value, graph)
+            if isinstance(outcome, Site):
+                return outcome
+            found = found or outcome
+    return found
+
+
+def _owned(site: Site, readers: dict[Value, list[Node]], results: set[Value], covered: set[Node]) -> Site | Refused:
+    """The site, unless something expensive within it is needed elsewhere too and would be computed twice."""
+    inside = set(site.covered())
+    pending = [
+        node
+        for node in inside
+        if node is not site.root.node
+        and any(
+            value in results or any(reader not in inside and reader not in covered for reader in readers.get(value, ()))
+            for value in node.outputs
+        )
+    ]
+    seen: set[Node] = set()
+    while pending:  # all that is needed elsewhere, and what it is computed from
+        node = pending.pop()
+        if node in seen or node not in inside:
+            continue
+        if node.primitive in _EXPENSIVE:
+            return Refused(site.op, site.root, "a product within it is used elsewhere too")
+        seen.add(node)
+        pending += [value.node for value in node.inputs if value.node is not None]
+    return site
+
+
+def _unique(refused: list[Refused], covered: set[Node]) -> list[Refused]:
+    return [one for one in refused if one.root.node not in covered]

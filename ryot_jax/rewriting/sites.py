@@ -1,0 +1,159 @@
+"""Sites: places of a graph that an op of `kernels` computes, and the patterns by which they are found."""
+
+import dataclasses
+import functools
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ryot_jax.rewriting.graph import Graph, Node, Value, build
+from ryot_jax.rewriting.unify import Bound, Pattern
+from ryot_jax.rewriting.views import base
+
+Shapes = Mapping[str, tuple[tuple[int, ...], str]]
+"""Shape and dtype of each input of a pattern, by name."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operand:
+    """An argument of an op: a value of the graph with its axes in the order of the op's.
+
+    Attributes:
+      value: the value.
+      labels: for each of its axes the op's axis, None where it has size 1.
+      shape: the op's shape; axes that the value lacks are repeated.
+    """
+
+    value: Value
+    labels: tuple[Any, ...]
+    shape: tuple[int, ...]
+
+    def arranged(self, array: jax.Array) -> jax.Array:
+        """The array in the op's order of axes and shape."""
+        kept = [axis for axis, label in enumerate(self.labels) if label is not None]
+        array = jnp.reshape(array, [array.shape[axis] for axis in kept])
+        labels = [self.labels[axis] for axis in kept]
+        order = sorted(range(len(labels)), key=lambda i: labels[i])
+        array = jnp.transpose(array, order)
+        places = {labels[i]: self.shape[labels[i]] for i in order}
+        array = jnp.reshape(array, [places.get(axis, 1) for axis in range(len(self.shape))])
+        return jnp.broadcast_to(array, self.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Site:
+    """A place that an op computes.
+
+    Attributes:
+      op: name of the op.
+      root: the value that it computes.
+      operands: its arguments.
+      call: (implementation, *arrays) -> the root's array, in any dtype.
+      words: what it is, for people: `attention, causal`.
+    """
+
+    op: str
+    root: Value
+    operands: tuple[Operand, ...]
+    call: Callable[..., jax.Array]
+    words: str
+
+    @property
+    def key(self) -> str:
+        """The text that names it among the sites of a function that is traced again."""
+        assert self.root.node is not None
+        return f"{self.op} {self.words} {self.root.shape} {self.root.node.place} {self.root.source}"
+
+    def covered(self) -> list[Node]:
+        """The nodes that it replaces, from the root down to the operands, in no order."""
+        ends = {operand.value for operand in self.operands}
+        found: dict[Node, None] = {}
+        pending = [self.root]
+        while pending:
+            value = pending.pop()
+            if (value in ends and value is not self.root) or value.node is None or value.node in found:
+                continue
+            found[value.node] = None
+            pending += value.node.inputs
+            if value.inside is not None:
+                pending.append(value.inside)
+        return list(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """A place that looked like an op's, and the reason why it is left as it is."""
+
+    op: str
+    root: Value
+    reason: str
+
+
+Finder = Callable[[Value, Graph], "Site | Refused | None"]
+"""What is at a value: a site whose root it is, a place that is left alone, or nothing of this op."""
+
+
+def pattern(
+    function: Callable[..., Any],
+    shapes: Shapes,
+    numbers: Iterable[str] = (),
+    optional: Iterable[str] = (),
+    whole: Iterable[str] = (),
+    weighted: Iterable[str] = (),
+) -> Pattern:
+    """A reference function as a pattern.
+
+    Args:
+      function: a JAX function of its inputs by name, hashable, the same object for each use.
+      shapes: its inputs that are arrays.
+      numbers: its inputs that stand for numbers.
+      optional: arrays that a sum or a product may lack.
+      whole: arrays that have all their axes; others may be the same along some of them.
+      weighted: arrays that may be a multiple of a value.
+    """
+    entries = tuple((name, tuple(shape), dtype) for name, (shape, dtype) in shapes.items())
+    return _pattern(function, entries, frozenset(numbers), frozenset(optional), frozenset(whole), frozenset(weighted))
+
+
+@functools.lru_cache(maxsize=4096)
+def _pattern(
+    function: Callable[..., Any],
+    shapes: tuple[tuple[str, tuple[int, ...], str], ...],
+    numbers: frozenset[str],
+    optional: frozenset[str],
+    whole: frozenset[str],
+    weighted: frozenset[str],
+) -> Pattern:
+    shapes = (*shapes, *((name, (), "float32") for name in sorted(numbers)))
+    names = [name for name, _, _ in shapes]
+    structs = [jax.ShapeDtypeStruct(shape, dtype) for _, shape, dtype in shapes]
+    with jax.numpy_rank_promotion("allow"):
+        closed = jax.make_jaxpr(lambda *arrays: function(**dict(zip(names, arrays, strict=True))))(*structs)
+    graph = build(closed)
+    for name, value in zip(names, graph.inputs, strict=True):
+        value.name = name
+    return Pattern(graph.outputs[0], numbers, optional, whole, weighted)
+
+
+def reaches(value: Value, primitives: Collection[str], depth: int) -> bool:
+    """Whether one of these primitives is at most so many equations above a value, views not counted."""
+    pending, seen = deque([(value, 0)]), set()
+    while pending:
+        found, distance = pending.popleft()
+        node = base(found).node
+        if node is None or node in seen:
+            continue
+        if node.primitive in primitives:
+            return True
+        seen.add(node)
+        if distance < depth and node.primitive != "dot_general":
+            pending.extend((operand, distance + 1) for operand in node.inputs)
+    return False
+
+
+def operand(bound: Bound, shape: Sequence[int]) -> Operand:
+    """The argument that stands for an input of this shape."""
+    return Operand(bound.value, bound.labels, tuple(shape))
