@@ -94,6 +94,8 @@ def _named(tree: ast.AST) -> Iterator[tuple[str, bool]]:
 def _misplaced(path: str, text: str) -> set[str]:
     """The optimizations that a module names which is neither their own nor a place where they are called."""
     own = Path(path).parts[2:3] if path.startswith("kernels/ops/") else ()
+    if path.startswith("rewriting/patterns/"):
+        own = (Path(path).stem,)
     if path.startswith("optimizations/"):
         return set()
     is_caller = path.startswith(("model/", "training/"))

@@ -86,6 +86,13 @@ def _generated(names):
     assert found.accepted_B.shape == (2,)
 
 
+def _explained(names):
+    assert "projection + cross-entropy" in str(names["fast_loss"].explain(names["params"], names["batch"]))
+    np.testing.assert_allclose(
+        names["fast_loss"](names["params"], names["batch"]), names["loss"](names["params"], names["batch"]), rtol=1e-5
+    )
+
+
 CASES = {
     # By the last name that the snippet's first line imports: what it is given, and what must have come of it.
     "compare": (
@@ -97,6 +104,10 @@ CASES = {
             "heldout_losses": lambda w: _losses(w, _batch(10_000)),
         },
         _compared,
+    ),
+    "optimize": (
+        lambda: {"params": _trained(), "loss": _loss, "batch": _batch(0)},
+        _explained,
     ),
     "save": (
         lambda: {"params": _trained(), "loss_fn": _loss, "batches": [_batch(i) for i in range(32)]},

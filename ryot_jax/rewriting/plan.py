@@ -11,8 +11,6 @@ from ryot_jax.rewriting import patterns
 from ryot_jax.rewriting.graph import Graph, Node, Value, consumers
 from ryot_jax.rewriting.sites import Refused, Site
 
-# Ops in the order in which they are looked for at a value.
-_ORDER = ("cross_entropy", "attention", "norm", "dense")
 _EXPENSIVE = {"dot_general", "conv_general_dilated", "scan", "while", "custom_vjp_call", "ragged_dot_general"}
 
 
@@ -47,9 +45,11 @@ class Plan:
 
 
 @functools.cache
-def _modules() -> dict[str, Any]:
+def _finders() -> tuple[Any, ...]:
+    """The modules of patterns, in the order in which they are asked."""
     names = [module.name for module in pkgutil.iter_modules(patterns.__path__) if not module.name.startswith("_")]
-    return {name: importlib.import_module(f"{patterns.__name__}.{name}") for name in names}
+    modules = [importlib.import_module(f"{patterns.__name__}.{name}") for name in names]
+    return tuple(sorted(modules, key=lambda module: module.PLACE))
 
 
 def plan(graph: Graph, wanted: Callable[[Site], Site | Refused], ops: Collection[str] | None = None) -> Plan:
@@ -60,8 +60,6 @@ def plan(graph: Graph, wanted: Callable[[Site], Site | Refused], ops: Collection
       wanted: takes a site as it is, or says why it is left alone.
       ops: names of the ops to look for; None: all.
     """
-    modules = _modules()
-    finders = [modules[name] for name in (*_ORDER, *sorted(set(modules) - set(_ORDER)))]
     _, readers = consumers(graph)
     results = set(graph.outputs)
     sites: dict[Value, Site] = {}
@@ -75,7 +73,7 @@ def plan(graph: Graph, wanted: Callable[[Site], Site | Refused], ops: Collection
         for value in node.outputs:
             if value not in needed:
                 continue
-            site = _site(value, graph, finders) if node not in kept else None
+            site = _site(value, graph) if node not in kept else None
             if isinstance(site, Site):
                 site = _owned(site, readers, results, covered)
             if isinstance(site, Site):
@@ -99,10 +97,10 @@ def plan(graph: Graph, wanted: Callable[[Site], Site | Refused], ops: Collection
     return Plan(graph, sites, _unique(refused, covered), order, bodies)
 
 
-def _site(value: Value, graph: Graph, finders: list[Any]) -> Site | Refused | None:
+def _site(value: Value, graph: Graph) -> Site | Refused | None:
     assert value.node is not None
     found: Site | Refused | None = None
-    for module in finders:
+    for module in _finders():
         if value.node.primitive in module.ROOTS:
             outcome = module.find(value, graph)
             if isinstance(outcome, Site):

@@ -17,6 +17,7 @@ from ryot_jax.rewriting.sites import Operand, Refused, Site, operand, pattern
 from ryot_jax.rewriting.unify import Binding, unify
 from ryot_jax.rewriting.views import base
 
+PLACE = 2  # ops of larger parts of a function are looked for first
 ROOTS = {"dot_general"}
 
 

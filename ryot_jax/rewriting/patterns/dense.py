@@ -55,6 +55,7 @@ _ACTIVATIONS = {"gelu": _gelu, "relu2": _relu2, "none": _none}
 _ROOTS_OF = {"gelu": {"mul"}, "relu2": {"square", "integer_pow", "mul"}, "none": {"add", "dot_general"}}
 
 
+PLACE = 4  # ops of larger parts of a function are looked for first
 ROOTS = set().union(*_ROOTS_OF.values())
 
 

@@ -12,6 +12,7 @@ from ryot_jax.rewriting.graph import Graph, Value
 from ryot_jax.rewriting.sites import Site, operand, pattern, reaches
 from ryot_jax.rewriting.unify import unify
 
+PLACE = 3  # ops of larger parts of a function are looked for first
 ROOTS = {"add", "mul", "sub", "div"}
 _DEPTH = 4  # equations between a norm and its root
 

@@ -87,7 +87,12 @@ _SPELLINGS = (
     _Spelling(_one_hot, ("reduce_sum",), -1, _dropped),
     _Spelling(_one_hot_total, ("reduce_sum",), -1, _dropped),
 )
-ROOTS = {root for spelling in _SPELLINGS for root in spelling.roots}
+PLACE = 1  # ops of larger parts of a function are looked for first
+ROOTS = {"reduce_sum", *(root for spelling in _SPELLINGS for root in spelling.roots)}
+
+
+def _sum_of_product(spelling: Callable[..., jax.Array], x: jax.Array, w: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.sum(spelling(_logits(x, w), targets))
 
 
 def _of_product(spelling: Callable[..., jax.Array], x: jax.Array, w: jax.Array, targets: jax.Array) -> jax.Array:
@@ -95,12 +100,12 @@ def _of_product(spelling: Callable[..., jax.Array], x: jax.Array, w: jax.Array, 
 
 
 @functools.cache
-def _whole(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    return functools.partial(_of_product, function)
+def _whole(function: Callable[..., jax.Array], is_sum: bool) -> Callable[..., jax.Array]:
+    return functools.partial(_sum_of_product if is_sum and function is not _one_hot_total else _of_product, function)
 
 
 def find(value: Value, graph: Graph) -> Site | None:
-    """The losses, one for each target, that the value is."""
+    """The losses that the value is, or their sum."""
     del graph
     if value.node is None or not reaches(value, ("log",), _DEPTH_OF_LOG):
         return None
@@ -117,11 +122,14 @@ def find(value: Value, graph: Graph) -> Site | None:
         }
         places = [axis for axis, size in enumerate(value.shape) if size != 1]
         for spelling in _SPELLINGS:
-            if value.node.primitive not in spelling.roots or (spelling.function is _indexed and len(rows) != 1):
+            is_sum = _squeezed(value.shape) == ()
+            if value.node.primitive not in (("reduce_sum",) if is_sum else spelling.roots):
                 continue
-            if (spelling.function is _one_hot_total) != (_squeezed(value.shape) == ()):
+            if (spelling.function is _indexed and len(rows) != 1) or (
+                spelling.function is _one_hot_total and not is_sum
+            ):
                 continue
-            traced = pattern(_whole(spelling.function), shapes, (), (), {"x", "w", "targets"})
+            traced = pattern(_whole(spelling.function, is_sum), shapes, (), (), {"x", "w", "targets"})
             found = unify(traced, value, [*places, *[0] * (len(traced.root.shape) - len(places))])
             if found is not None:
                 return Site(
