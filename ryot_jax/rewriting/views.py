@@ -32,6 +32,8 @@ def step(value: Value) -> tuple[Value, tuple[int | None, ...]] | None:
         return None
     if value.inside is not None:
         return value.inside, tuple(range(len(value.shape)))
+    if node.primitive == "dot_general":
+        return _times_one(node)
     if len(node.inputs) != 1:
         same = _neutral(node)
         return None if same is None or same.shape != value.shape else (same, tuple(range(len(value.shape))))
@@ -49,6 +51,20 @@ def step(value: Value) -> tuple[Value, tuple[int | None, ...]] | None:
             return source, tuple(range(len(value.shape)))
         case name if name in _SAME:
             return source, tuple(range(len(value.shape)))
+    return None
+
+
+def _times_one(node: Node) -> tuple[Value, tuple[int | None, ...]] | None:
+    """The operand of a product that sums over nothing and multiplies with 1: heads with a mask of ones."""
+    contracted, batch = node.params["dimension_numbers"]
+    if contracted[0]:
+        return None
+    for side in (0, 1):
+        one, other = node.inputs[side], node.inputs[1 - side]
+        if len(batch[side]) == len(one.shape) and number(one) == 1.0:
+            shared = [int(axis) for axis in batch[1 - side]]
+            order = [*shared, *(axis for axis in range(len(other.shape)) if axis not in shared)]
+            return other, tuple(order.index(axis) for axis in range(len(order)))
     return None
 
 
@@ -97,6 +113,7 @@ def base(value: Value) -> Value:
 
 _LARGEST = 1 << 16  # elements of a constant that is looked through
 
+_PARTS = {"slice", "dynamic_slice", "rev", "convert_element_type"}  # all elements of one number are that number
 _FOLDED: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -110,7 +127,6 @@ _FOLDED: dict[str, Callable[..., float]] = {
     "square": lambda a: a * a,
     "exp": math.exp,
     "log": math.log,
-    "convert_element_type": lambda a: a,
     "gt": lambda a, b: float(a > b),
     "lt": lambda a, b: float(a < b),
     "ge": lambda a, b: float(a >= b),
@@ -134,11 +150,15 @@ def _number(value: Value) -> float | None:
         return number(value.outer)
     if value.constant is not None:
         return _of_constant(value)
-    if value.node is None or (value.shape != () and step(value) is None):
+    if value.node is None or (value.shape != () and step(value) is None and value.node.primitive not in _PARTS):
         # Folding is for scalars and views of them: what is computed elementwise from arrays of one number is rare.
         return None
     if (found := step(value)) is not None:
         return number(found[0])
+    if value.node.primitive in _PARTS:
+        whole = number(value.node.inputs[0])
+        is_same = whole is None or value.dtype in _FLOATS or whole in (0.0, 1.0)
+        return whole if is_same else None
     if value.node.primitive == "integer_pow":
         base = number(value.node.inputs[0])
         return None if base is None else base ** value.node.params["y"]

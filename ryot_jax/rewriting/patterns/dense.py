@@ -123,12 +123,28 @@ def _at(
     result = rows + outs
     if not rows or not outs or math.prod(outs) == 1 or math.prod(summed) == 1 or math.prod(rows) == 1:
         return None
-    # The result's axes in the order of the product's: rows first where they are its left operand.
-    n = len(outs)
-    axes = tuple(range(len(result))) if x is dot.inputs[0] else (*range(len(rows), len(result)), *range(len(rows)))
-    shape = tuple(result[axis] for axis in axes)
-    if _squeezed(shape) != _squeezed(value.shape):
-        return None
+    n_rows = len(rows)
+    rows_first, outs_first = tuple(range(len(result))), (*range(n_rows, len(result)), *range(n_rows))
+    # The order of the product's axes may have been turned since.
+    orders = (rows_first, outs_first) if x is dot.inputs[0] else (outs_first, rows_first)
+    for axes in orders:
+        shape = tuple(result[axis] for axis in axes)
+        if _squeezed(shape) == _squeezed(value.shape):
+            site = _in_order(value, dot, rows, summed, outs, axes, shape)
+            if site is not None:
+                return site
+    return None
+
+
+def _in_order(
+    value: Value,
+    dot: Node,
+    rows: list[int],
+    summed: list[int],
+    outs: list[int],
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> Site | None:
     places = _places(shape, value.shape)
     for activation, roots in _ROOTS_OF.items():
         if value.node is None or value.node.primitive not in roots:
@@ -146,7 +162,9 @@ def _at(
                 continue
             names = [name for name in ("x", "w", "bias", "residual") if name in found.arrays]
             all_shapes = shapes | residual
-            call = functools.partial(_call, activation, tuple(names), n, len(summed), axes, value.shape, value.dtype)
+            call = functools.partial(
+                _call, activation, tuple(names), len(outs), len(summed), axes, value.shape, value.dtype
+            )
             return Site(
                 "dense",
                 value,

@@ -91,17 +91,39 @@ PLACE = 1  # ops of larger parts of a function are looked for first
 ROOTS = {"reduce_sum", *(root for spelling in _SPELLINGS for root in spelling.roots)}
 
 
-def _sum_of_product(spelling: Callable[..., jax.Array], x: jax.Array, w: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.sum(spelling(_logits(x, w), targets))
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """The part of the rows that has losses, such as all places but the last one: bounds of a slice of the logits."""
+
+    start: tuple[int, ...]
+    limit: tuple[int, ...]
+    strides: tuple[int, ...] | None
+
+    def of_rows(self, x: jax.Array) -> jax.Array:
+        """The part of an array with the axes of rows and one more."""
+        rows = x.ndim - 1
+        strides = None if self.strides is None else (*self.strides[:rows], 1)
+        return jax.lax.slice(x, (*self.start[:rows], 0), (*self.limit[:rows], x.shape[-1]), strides)
 
 
-def _of_product(spelling: Callable[..., jax.Array], x: jax.Array, w: jax.Array, targets: jax.Array) -> jax.Array:
-    return spelling(_logits(x, w), targets)
+def _of_product(
+    spelling: Callable[..., jax.Array],
+    is_sum: bool,
+    cut: _Cut | None,
+    x: jax.Array,
+    w: jax.Array,
+    targets: jax.Array,
+) -> jax.Array:
+    logits = _logits(x, w)
+    if cut is not None:
+        logits = jax.lax.slice(logits, cut.start, cut.limit, cut.strides)
+    losses = spelling(logits, targets)
+    return jnp.sum(losses) if is_sum else losses
 
 
 @functools.cache
-def _whole(function: Callable[..., jax.Array], is_sum: bool) -> Callable[..., jax.Array]:
-    return functools.partial(_sum_of_product if is_sum and function is not _one_hot_total else _of_product, function)
+def _whole(function: Callable[..., jax.Array], is_sum: bool, cut: _Cut | None) -> Callable[..., jax.Array]:
+    return functools.partial(_of_product, function, is_sum and function is not _one_hot_total, cut)
 
 
 def find(value: Value, graph: Graph) -> Site | None:
@@ -111,34 +133,58 @@ def find(value: Value, graph: Graph) -> Site | None:
         return None
     for dot in itertools.islice(_products_below(value), 2):
         contracted, batch = dot.params["dimension_numbers"]
-        rows, classes = dot.outputs[0].shape[:-1], dot.outputs[0].shape[-1]
-        rows = _squeezed(rows)
-        if batch[0] or len(contracted[0]) != 1 or _squeezed(value.shape) not in (rows, ()) or not rows:
+        if batch[0] or len(contracted[0]) != 1:
             continue
-        shapes = {
-            "x": ((*rows, dot.inputs[0].shape[contracted[0][0]]), "float32"),
-            "w": ((classes, dot.inputs[0].shape[contracted[0][0]]), "float32"),
-            "targets": (rows, "int32"),
-        }
-        places = [axis for axis, size in enumerate(value.shape) if size != 1]
-        for spelling in _SPELLINGS:
-            is_sum = _squeezed(value.shape) == ()
-            if value.node.primitive not in (("reduce_sum",) if is_sum else spelling.roots):
-                continue
-            if (spelling.function is _indexed and len(rows) != 1) or (
-                spelling.function is _one_hot_total and not is_sum
-            ):
-                continue
-            traced = pattern(_whole(spelling.function, is_sum), shapes, (), (), {"x", "w", "targets"})
-            found = unify(traced, value, [*places, *[0] * (len(traced.root.shape) - len(places))])
-            if found is not None:
-                return Site(
-                    "linear_cross_entropy",
-                    value,
-                    tuple(operand(found.arrays[name], shape) for name, (shape, _) in shapes.items()),
-                    functools.partial(_call, spelling, value.shape, value.dtype),
-                    "projection + cross-entropy",
-                )
+        width, sizes = dot.inputs[0].shape[contracted[0][0]], dot.outputs[0].shape
+        for axis in dict.fromkeys((len(sizes) - 1, 0)):  # of the classes: that of the left or of the right operand
+            rows = tuple(size for place, size in enumerate(sizes) if place != axis)
+            for cut in (_cut(value, dot) if axis == len(sizes) - 1 else None, None):
+                site = _at(value, _squeezed(rows) if cut is None else rows, width, sizes[axis], cut)
+                if site is not None:
+                    return site
+    return None
+
+
+def _cut(value: Value, dot: Node) -> _Cut | None:
+    """The slice of the product that the losses are of."""
+    for node in _below(value):
+        if node.primitive == "slice" and base(node.inputs[0]).node is dot:
+            params, whole = node.params, node.inputs[0].shape
+            if whole != dot.outputs[0].shape or params["limit_indices"][-1] - params["start_indices"][-1] != whole[-1]:
+                return None
+            return _Cut(params["start_indices"], params["limit_indices"], params["strides"])
+    return None
+
+
+def _at(value: Value, rows: tuple[int, ...], width: int, classes: int, cut: _Cut | None) -> Site | None:
+    kept = rows
+    if cut is not None:
+        kept = jax.eval_shape(cut.of_rows, jax.ShapeDtypeStruct((*rows, width), "float32")).shape[:-1]
+    if not rows or _squeezed(value.shape) not in (_squeezed(kept), ()):
+        return None
+    shapes = {
+        "x": ((*rows, width), "float32"),
+        "w": ((classes, width), "float32"),
+        "targets": (kept, "int32"),
+    }
+    is_sum = _squeezed(value.shape) == ()
+    places = [axis for axis, size in enumerate(value.shape) if size != 1]
+    assert value.node is not None
+    for spelling in _SPELLINGS:
+        if value.node.primitive not in (("reduce_sum",) if is_sum else spelling.roots):
+            continue
+        if (spelling.function is _indexed and len(kept) != 1) or (spelling.function is _one_hot_total and not is_sum):
+            continue
+        traced = pattern(_whole(spelling.function, is_sum, cut), shapes, (), (), {"x", "w", "targets"})
+        found = unify(traced, value, [*places, *[0] * (len(traced.root.shape) - len(places))])
+        if found is not None:
+            return Site(
+                "linear_cross_entropy",
+                value,
+                tuple(operand(found.arrays[name], shape) for name, (shape, _) in shapes.items()),
+                functools.partial(_call, spelling, cut, value.shape, value.dtype),
+                "projection + cross-entropy",
+            )
     return None
 
 
@@ -148,6 +194,11 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _products_below(value: Value) -> Iterator[Node]:
     """The products that a value is computed from, nearest first."""
+    return (node for node in _below(value) if node.primitive == "dot_general")
+
+
+def _below(value: Value) -> Iterator[Node]:
+    """The nodes that a value is computed from, nearest first, and nothing beyond products."""
     pending, seen = deque([(value, 0)]), set()
     while pending:
         found, depth = pending.popleft()
@@ -155,14 +206,14 @@ def _products_below(value: Value) -> Iterator[Node]:
         if node is None or node in seen or depth > _DEPTH:
             continue
         seen.add(node)
-        if node.primitive == "dot_general":
-            yield node
-        else:
+        yield node
+        if node.primitive != "dot_general":
             pending.extend((operand, depth + 1) for operand in node.inputs)
 
 
 def _call(
     spelling: _Spelling,
+    cut: _Cut | None,
     shape: tuple[int, ...],
     dtype: str,
     implementation: str,
@@ -170,6 +221,7 @@ def _call(
     w: jax.Array,
     targets: jax.Array,
 ) -> jax.Array:
+    x = x if cut is None else cut.of_rows(x)
     losses = kernels.linear_cross_entropy(
         x.reshape(-1, x.shape[-1]),
         w,
