@@ -91,7 +91,7 @@ class Optimized:
     def _planned(self, arguments: Arguments, chooser: Chooser) -> tuple[Plan, Any]:
         """The plan for arguments, and the tree of the results."""
         closed, shapes = jax.make_jaxpr(arguments.bind(self._function), return_shape=True)(*arguments.arrays)
-        return plan(graph.build(closed), chooser.wanted, self._ops), jax.tree.structure(shapes)
+        return plan(graph.build(closed), chooser.wanted, chooser.implementation, self._ops), jax.tree.structure(shapes)
 
 
 def optimize(

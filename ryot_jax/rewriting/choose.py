@@ -41,6 +41,10 @@ class Chooser:
         """
         return _resolved(site.op, self.implementations.get(site.op, "auto"), self._spec(site), bool(self.precision))
 
+    def implementation(self, site: Site) -> str:
+        """The name of the implementation for a site."""
+        return self.choice(site).implementation
+
     def wanted(self, site: Site) -> Site | Refused:
         """The site, or the reason why no implementation is worth taking."""
         if self.keys is not None and site.key not in self.keys:
@@ -59,7 +63,11 @@ class Chooser:
     def run(self, site: Site, arrays: Sequence[jax.Array]) -> jax.Array:
         """Computes a site."""
         dtype = self._dtype(site)
-        cast = [x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in arrays]
+        names = site.names or ("",) * len(arrays)
+        cast = [
+            x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) and name not in site.exact else x
+            for name, x in zip(names, arrays, strict=True)
+        ]
         return site.call(self.choice(site).implementation, *cast).astype(site.root.dtype)
 
     def _dtype(self, site: Site) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ryot_jax.rewriting import patterns
+from ryot_jax.rewriting.fuse import fused
 from ryot_jax.rewriting.graph import Graph, Node, Value, consumers
 from ryot_jax.rewriting.sites import Refused, Site
 
@@ -52,12 +53,18 @@ def _finders() -> tuple[Any, ...]:
     return tuple(sorted(modules, key=lambda module: module.PLACE))
 
 
-def plan(graph: Graph, wanted: Callable[[Site], Site | Refused], ops: Collection[str] | None = None) -> Plan:
+def plan(
+    graph: Graph,
+    wanted: Callable[[Site], Site | Refused],
+    choice: Callable[[Site], str],
+    ops: Collection[str] | None = None,
+) -> Plan:
     """Chooses sites.
 
     Args:
       graph: the graph.
       wanted: takes a site as it is, or says why it is left alone.
+      choice: the implementation of a site.
       ops: names of the ops to look for; None: all.
     """
     _, readers = consumers(graph)
@@ -89,11 +96,12 @@ def plan(graph: Graph, wanted: Callable[[Site], Site | Refused], ops: Collection
         if node in kept:
             needed.update(node.inputs)
     bodies = {
-        node: tuple(plan(body, wanted, ops) for body in node.bodies)
+        node: tuple(plan(body, wanted, choice, ops) for body in node.bodies)
         for node in graph.nodes
         if node in kept and node.bodies
     }
     order = [node for node in graph.nodes if node in kept or any(value in sites for value in node.outputs)]
+    sites, order = fused(sites, order, graph.outputs, choice)
     return Plan(graph, sites, _unique(refused, covered), order, bodies)
 
 

@@ -53,6 +53,9 @@ class Site:
       operands: its arguments.
       call: (implementation, *arrays) -> the root's array, in any dtype.
       words: what it is, for people: `attention, causal`.
+      names: names of the operands, where a fused op may take them.
+      about: what else a fused op has to know; None: no fused op takes the place.
+      exact: names of operands that are not rounded to another precision: what is added up from layer to layer.
     """
 
     op: str
@@ -60,6 +63,13 @@ class Site:
     operands: tuple[Operand, ...]
     call: Callable[..., jax.Array]
     words: str
+    names: tuple[str, ...] = ()
+    about: Any = None
+    exact: tuple[str, ...] = ("residual",)
+
+    def part(self, name: str) -> Operand | None:
+        """The operand of this name, if there is one."""
+        return dict(zip(self.names, self.operands, strict=True)).get(name)
 
     @property
     def key(self) -> str:

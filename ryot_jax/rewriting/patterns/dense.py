@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ryot_jax import kernels
+from ryot_jax.rewriting.fuse import LayerAbout
 from ryot_jax.rewriting.graph import Graph, Node, Value
 from ryot_jax.rewriting.sites import Site, operand, pattern, reaches
 from ryot_jax.rewriting.unify import unify
@@ -171,6 +172,8 @@ def _in_order(
                 tuple(operand(found.arrays[name], all_shapes[name][0]) for name in names),
                 call,
                 " + ".join(["dense", *([activation] if activation != "none" else []), *list(residual)]),
+                tuple(names),
+                LayerAbout(activation, len(summed)) if axes == tuple(range(len(axes))) == places else None,
             )
     return None
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ryot_jax import kernels
+from ryot_jax.rewriting.fuse import NormAbout
 from ryot_jax.rewriting.graph import Graph, Value
 from ryot_jax.rewriting.sites import Site, operand, pattern, reaches
 from ryot_jax.rewriting.unify import unify
@@ -67,6 +68,9 @@ def find(value: Value, graph: Graph) -> Site | None:
                 tuple(operand(found.arrays[name], shapes[name][0]) for name in names),
                 functools.partial(_call, function, tuple(names), found.numbers["epsilon"], value.dtype),
                 function.__name__.replace("_", " "),
+                tuple(names),
+                NormAbout(found.numbers["epsilon"], function is kernels.layer_norm),
+                ("x", "scale", "bias"),
             )
     return None
 
