@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.lib.spellings import CAUSAL, TARGETS, B, D, F, H, K, T, V
 from ryot_jax.kernels import cpu
 from ryot_jax.rewriting import optimize
-from tests.rewriting.spellings import CAUSAL, TARGETS, B, D, F, H, K, T, V
 
 pytestmark = [
     pytest.mark.usefixtures("file_compiled_quickly"),

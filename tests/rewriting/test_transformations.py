@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.lib.spellings import CAUSAL, TARGETS, B, D, F, H, K, T, V
 from ryot_jax.kernels import cpu
 from ryot_jax.rewriting import api, optimize
 from ryot_jax.rewriting.check import MismatchError
 from ryot_jax.rewriting.sites import Site
 from ryot_jax.runtime.errors import ConfigError
-from tests.rewriting.spellings import CAUSAL, TARGETS, B, D, F, H, K, T, V
 
 pytestmark = [
     pytest.mark.usefixtures("file_compiled_quickly"),

@@ -10,9 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
-SWAPPED = {
+from experiments.lib.spellings import KINDS, OPERANDS
+from ryot_jax.rewriting import optimize
+
+SWAPPED: dict[str, Callable[..., jax.Array]] = {
     "add": jax.lax.sub,
     "sub": jax.lax.add,
     "mul": jax.lax.add,
@@ -111,7 +115,10 @@ def _evaluate(closed: Any, args: Sequence[Any], place: int, change: str) -> tupl
         known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
         def read(atom: Any) -> Any:
-            return jnp.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else known[atom]
+            if not isinstance(atom, core.Literal):
+                return known[atom]
+            aval: Any = atom.aval
+            return jnp.asarray(atom.val, aval.dtype)
 
         for eqn in jaxpr.eqns:
             operands = [read(atom) for atom in eqn.invars]
@@ -139,3 +146,22 @@ def _evaluate(closed: Any, args: Sequence[Any], place: int, change: str) -> tupl
         return [read(atom) for atom in jaxpr.outvars]
 
     return run(closed.jaxpr, closed.consts, args), count, kept
+
+
+def compare(kind: str, name: str, place: int, change: str, reuses: bool, seed: int) -> tuple[int, float]:
+    """Compares a changed program with its optimized one.
+
+    Returns:
+      The number of ops in the optimized one, and the largest relative error of results and gradients.
+
+    Raises:
+      MismatchError: rounding does not explain the error.
+    """
+    function, _ = KINDS[kind][name]
+    rng = np.random.default_rng(seed)
+    operands = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in OPERANDS[kind]]
+    count = equations(function, *operands)
+    program = mutated(function, place % count, change, reuses, *operands)
+    fast = optimize(program, verify=False)
+    found = fast.check(*operands)
+    return len(fast.plan(*operands).all_sites), max(found.result, found.gradient)

@@ -246,3 +246,15 @@ def logits_taken(x, w):
 @_loss()
 def one_hot(x, w):
     return -jnp.sum(jax.nn.one_hot(TARGETS, V) * jax.nn.log_softmax(x @ w.T)) / (B * T)
+
+
+OPERANDS = {
+    "NORMS": ((B, T, D), (D,), (D,)),
+    "ATTENTIONS": ((B, T, H, K),) * 3,
+    "LAYERS": ((B, T, D), (D, F), (F,)),
+    "LOSSES": ((B, T, D), (V, D)),
+}
+"""Shapes of the operands of each kind."""
+
+KINDS = {"NORMS": NORMS, "ATTENTIONS": ATTENTIONS, "LAYERS": LAYERS, "LOSSES": LOSSES}
+CASES = [(kind, name) for kind, functions in KINDS.items() for name in functions]
