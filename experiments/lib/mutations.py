@@ -126,7 +126,13 @@ def _evaluate(closed: Any, args: Sequence[Any], place: int, change: str) -> tupl
                 inner = eqn.params["jaxpr"]
                 results = run(inner.jaxpr, inner.consts, operands)
             elif "jaxpr" in str(list(eqn.params)):
-                jaxpr_of_one = core.Jaxpr([], list(eqn.invars), list(eqn.outvars), [eqn])
+                jaxpr_of_one = core.Jaxpr(
+                    [],
+                    list(eqn.invars),
+                    list(eqn.outvars),
+                    [eqn],
+                    debug_info=closed.jaxpr.debug_info.with_unknown_names(),
+                )
                 results = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr_of_one, []))(*operands)
             else:
                 results = eqn.primitive.bind(*operands, **eqn.params)

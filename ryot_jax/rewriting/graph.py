@@ -6,6 +6,7 @@ too, but its outputs know the values `inside` that they are equal to, for patter
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -120,12 +121,18 @@ def build(closed: core.ClosedJaxpr) -> Graph:
     return Graph(inputs, outputs, builder.nodes)
 
 
+@functools.cache
+def _nameless() -> Any:
+    """The debugging information of a jaxpr whose arguments have no names."""
+    return jax.make_jaxpr(lambda: 0)().jaxpr.debug_info.with_unknown_names()
+
+
 def _function_of(eqn: Any) -> Callable[..., list[Any]]:
     """An equation as a function of its operands: a jaxpr of one, so that JAX itself knows how to call its primitive."""
     places = {atom: i for i, atom in enumerate(eqn.invars) if not isinstance(atom, core.Literal)}
     kept = [i for i, variable in enumerate(eqn.outvars) if type(variable).__name__ != "DropVar"]
     outvars = [eqn.outvars[i] for i in kept]
-    jaxpr = core.Jaxpr(constvars=[], invars=list(places), outvars=outvars, eqns=[eqn], effects=eqn.effects)
+    jaxpr = core.Jaxpr([], list(places), outvars, [eqn], effects=eqn.effects, debug_info=_nameless())
     function = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, []))
 
     def evaluate(*operands: Any) -> list[Any]:
