@@ -65,6 +65,8 @@ SLOW_FILES = (
     "commands/test_compress.py",
     "training/test_qat.py",
     "experiments/test_peers.py",
+    "rewriting/test_mutations.py",
+    "rewriting/test_transformations.py",
     "model/test_cache.py",
     "comparison/test_arms.py",
     "commands/test_generate.py",
