@@ -17,13 +17,6 @@ def mirrored(node: Node) -> tuple[str, tuple[Value, ...]]:
     return node.primitive, node.inputs
 
 
-def elementwise(operand: Value, value: Value, labels: Labels) -> Labels:
-    """The labels of an operand of an elementwise operation."""
-    if len(operand.shape) != len(value.shape):
-        return (None,) * len(operand.shape)
-    return axes_of(operand.shape, labels)
-
-
 def reduced(node: Node) -> tuple[int, ...]:
     """The axes that a reduction sums over, without those of size 1."""
     return tuple(int(axis) for axis in node.params["axes"] if node.inputs[0].shape[int(axis)] != 1)

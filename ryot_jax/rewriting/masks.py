@@ -13,7 +13,7 @@ import numpy as np
 
 from ryot_jax.rewriting.graph import Value
 from ryot_jax.rewriting.normal import product, total
-from ryot_jax.rewriting.views import Labels, number, strip
+from ryot_jax.rewriting.views import Labels, number, of_operand, strip
 
 HIDDEN = -1e9  # fill values and summands from here on leave nothing of a score
 REPLACES = -1e30  # summands from here on leave the same sum whatever the score is
@@ -69,11 +69,11 @@ def _conjuncts(value: Value, labels: Labels) -> Iterator[tuple[Value, Labels]]:
     node = value.node
     if node is not None and node.primitive == "and":
         for operand in node.inputs:
-            yield from _conjuncts(operand, _fitting(operand, value, labels))
+            yield from _conjuncts(operand, of_operand(operand, value, labels))
         return
     if node is not None and node.primitive in ("gt", "ne") and number(node.inputs[1]) == 0.0:
         operand = node.inputs[0]
-        factors = list(_factors(operand, _fitting(operand, value, labels)))
+        factors = list(_factors(operand, of_operand(operand, value, labels)))
         if all(factor.dtype == "bool" or _is_no_less(factor) for factor, _ in factors):
             for factor, its_labels in factors:
                 yield from _conjuncts(factor, its_labels)
@@ -86,7 +86,7 @@ def _factors(value: Value, labels: Labels) -> Iterator[tuple[Value, Labels]]:
     node = value.node
     if node is not None and node.primitive == "mul":
         for operand in node.inputs:
-            yield from _factors(operand, _fitting(operand, value, labels))
+            yield from _factors(operand, of_operand(operand, value, labels))
     elif node is not None and node.primitive == "convert_element_type" and node.inputs[0].dtype == "bool":
         yield strip(node.inputs[0], labels)
     else:
@@ -141,7 +141,7 @@ def _of_term(value: Value, labels: Labels, weight: float, query: Hashable, key: 
     if node.primitive == "select_n" and len(node.inputs) == 3:
         fills = [number(operand) for operand in node.inputs[1:]]
         if fills[1] == 0.0 and fills[0] is not None and fills[0] * weight <= HIDDEN:
-            mask = of_bool(node.inputs[0], _fitting(node.inputs[0], value, labels), query, key)
+            mask = of_bool(node.inputs[0], of_operand(node.inputs[0], value, labels), query, key)
             return None if mask is None else (mask, fills[0] * weight)
     form = product(value, labels)
     if form.number * weight <= HIDDEN and len(form.factors) == 1:  # (1 - mask) * -1e9
@@ -152,12 +152,6 @@ def _of_term(value: Value, labels: Labels, weight: float, query: Hashable, key: 
                 mask = of_bool(*parts[0], query, key)
                 return None if mask is None else (mask, form.number * weight)
     return None
-
-
-def _fitting(operand: Value, value: Value, labels: Labels) -> Labels:
-    if len(operand.shape) != len(value.shape):
-        return (None,) * len(operand.shape)
-    return tuple(None if size == 1 else label for size, label in zip(operand.shape, labels, strict=True))
 
 
 def _classified(known: Sequence[tuple[np.ndarray, Labels]], query: Hashable, key: Hashable) -> Mask | None:

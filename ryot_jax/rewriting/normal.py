@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 from ryot_jax.rewriting.graph import Value
-from ryot_jax.rewriting.views import Labels, number, strip
+from ryot_jax.rewriting.views import Labels, number, of_operand, strip
 
 MULTIPLICATIVE = {"mul", "div", "neg", "integer_pow", "square", "sqrt", "rsqrt"}
 ADDITIVE = {"add", "sub", "add_any"}
@@ -133,7 +133,7 @@ def _stripped(factor: Factor) -> Factor:
 
 
 def _part(factor: Factor, operand: Value, weight: Fraction | float) -> Factor:
-    return _stripped(Factor(operand, _of_operand(operand, factor.value, factor.labels), weight))
+    return _stripped(Factor(operand, of_operand(operand, factor.value, factor.labels), weight))
 
 
 def _factors(factor: Factor) -> Form | None:
@@ -193,12 +193,5 @@ def unscaled(value: Value, labels: Labels | None = None) -> tuple[float, Value, 
             case _:
                 break
         coefficient *= factor
-        value, labels = strip(node.inputs[kept], _of_operand(node.inputs[kept], value, labels))
+        value, labels = strip(node.inputs[kept], of_operand(node.inputs[kept], value, labels))
     return coefficient, value, labels
-
-
-def _of_operand(operand: Value, value: Value, labels: Labels) -> Labels:
-    """The labels of an elementwise operation's operand, whose axes may have size 1 where the result's do not."""
-    if len(operand.shape) != len(value.shape):
-        return (None,) * len(operand.shape)  # a scalar
-    return tuple(label if size != 1 else None for size, label in zip(operand.shape, labels, strict=True))

@@ -80,7 +80,7 @@ def plan(
         for value in node.outputs:
             if value not in needed:
                 continue
-            site = _site(value, graph) if node not in kept else None
+            site = _site(value) if node not in kept else None
             if isinstance(site, Site):
                 site = _owned(site, readers, results, covered)
             if isinstance(site, Site):
@@ -105,12 +105,12 @@ def plan(
     return Plan(graph, sites, _unique(refused, covered), order, bodies)
 
 
-def _site(value: Value, graph: Graph) -> Site | Refused | None:
+def _site(value: Value) -> Site | Refused | None:
     assert value.node is not None
     found: Site | Refused | None = None
     for module in _finders():
         if value.node.primitive in module.ROOTS:
-            outcome = module.find(value, graph)
+            outcome = module.find(value)
             if isinstance(outcome, Site):
                 return outcome
             found = found or outcome

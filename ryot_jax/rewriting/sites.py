@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ryot_jax.rewriting.graph import Graph, Node, Value, build
+from ryot_jax.rewriting.graph import Node, Value, build
 from ryot_jax.rewriting.unify import Bound, Pattern
 from ryot_jax.rewriting.views import base
 
@@ -102,10 +102,6 @@ class Refused:
     reason: str
 
 
-Finder = Callable[[Value, Graph], "Site | Refused | None"]
-"""What is at a value: a site whose root it is, a place that is left alone, or nothing of this op."""
-
-
 def pattern(
     function: Callable[..., Any],
     shapes: Shapes,
@@ -148,20 +144,39 @@ def _pattern(
     return Pattern(graph.outputs[0], numbers, optional, whole, weighted)
 
 
-def reaches(value: Value, primitives: Collection[str], depth: int) -> bool:
-    """Whether one of these primitives is at most so many equations above a value, views not counted."""
+def above(value: Value, depth: int, through: Collection[str] | None = None) -> Iterator[Node]:
+    """The nodes that a value is computed from, nearest first, and nothing beyond products of matrices.
+
+    Args:
+      value: the value.
+      depth: the number of equations between it and the last nodes; views do not count.
+      through: primitives whose operands are looked at; None: all.
+    """
     pending, seen = deque([(value, 0)]), set()
     while pending:
         found, distance = pending.popleft()
         node = base(found).node
-        if node is None or node in seen:
+        if node is None or node in seen or distance > depth:
             continue
-        if node.primitive in primitives:
-            return True
         seen.add(node)
-        if distance < depth and node.primitive != "dot_general":
+        yield node
+        if node.primitive != "dot_general" and (through is None or node.primitive in through):
             pending.extend((operand, distance + 1) for operand in node.inputs)
-    return False
+
+
+def products_above(value: Value, depth: int, through: Collection[str] | None = None) -> Iterator[Node]:
+    """The products of matrices among the nodes of `above`."""
+    return (node for node in above(value, depth, through) if node.primitive == "dot_general")
+
+
+def reaches(value: Value, primitives: Collection[str], depth: int) -> bool:
+    """Whether one of these primitives is among the nodes of `above`."""
+    return any(node.primitive in primitives for node in above(value, depth))
+
+
+def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without its axes of size 1."""
+    return tuple(size for size in shape if size != 1)
 
 
 def operand(bound: Bound, shape: Sequence[int]) -> Operand:

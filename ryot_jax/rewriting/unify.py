@@ -12,10 +12,10 @@ from fractions import Fraction
 from typing import Any
 
 from ryot_jax.rewriting import normal
-from ryot_jax.rewriting.axes import elementwise, fits, inserted, mirrored, reduced, same_params, sides, with_summed
+from ryot_jax.rewriting.axes import fits, inserted, mirrored, reduced, same_params, sides, with_summed
 from ryot_jax.rewriting.graph import Node, Value
 from ryot_jax.rewriting.normal import ADDITIVE, MULTIPLICATIVE, Factor
-from ryot_jax.rewriting.views import Labels, axes_of, number, strip
+from ryot_jax.rewriting.views import Labels, axes_of, number, of_operand, strip
 
 _COMMUTATIVE = {"max", "min", "and", "or", "eq", "ne", "mul", "add"}
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or"}
@@ -234,7 +234,7 @@ class _Unifier:
             orders = [g_inputs, g_inputs[::-1]] if p_name in _COMMUTATIVE else [g_inputs]
             for order in orders:
                 pairs = [
-                    (x, elementwise(x, p, p_labels), y, elementwise(y, g, g_labels))
+                    (x, of_operand(x, p, p_labels), y, of_operand(y, g, g_labels))
                     for x, y in zip(p_inputs, order, strict=True)
                 ]
                 yield from self._all(pairs, b)

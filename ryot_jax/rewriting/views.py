@@ -25,6 +25,13 @@ def axes_of(shape: Sequence[int], labels: Sequence[Hashable | None]) -> Labels:
     return tuple(None if size == 1 else label for size, label in zip(shape, labels, strict=True))
 
 
+def of_operand(operand: Value, value: Value, labels: Labels) -> Labels:
+    """The labels of an elementwise operation's operand: a scalar, or with axes of size 1 where the result's are not."""
+    if len(operand.shape) != len(value.shape):
+        return (None,) * len(operand.shape)
+    return axes_of(operand.shape, labels)
+
+
 def step(value: Value) -> tuple[Value, tuple[int | None, ...]] | None:
     """The value that this one is a view of, and for each of its axes the axis here; None: it is no view."""
     node = value.node

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ryot_jax.rewriting import masks
-from ryot_jax.rewriting.graph import Graph, Node, Value
+from ryot_jax.rewriting.graph import Node, Value
 from ryot_jax.rewriting.masks import Mask
 from ryot_jax.rewriting.patterns._attention_op import Layout, call
 from ryot_jax.rewriting.sites import Operand, Refused, Site, operand, pattern
@@ -97,9 +97,8 @@ def _spelling(softmax: Any, masked: Any, letters: _Letters) -> Callable[..., jax
     return functools.partial(_attention, softmax, masked, letters)
 
 
-def find(value: Value, graph: Graph) -> Site | Refused | None:
+def find(value: Value) -> Site | Refused | None:
     """The attention whose result the value is."""
-    del graph
     node = value.node
     assert node is not None
     for weights_first in (True, False):

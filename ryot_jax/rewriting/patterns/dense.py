@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from ryot_jax import kernels
 from ryot_jax.rewriting.fuse import LayerAbout
-from ryot_jax.rewriting.graph import Graph, Node, Value
-from ryot_jax.rewriting.sites import Site, operand, pattern, reaches
+from ryot_jax.rewriting.graph import Node, Value
+from ryot_jax.rewriting.sites import Site, operand, pattern, products_above, reaches, squeezed
 from ryot_jax.rewriting.unify import unify
 from ryot_jax.rewriting.views import base
 
+_LOOKED_THROUGH = {"add", "mul", "tanh", "integer_pow", "square", "max", "sub", "neg", "div"}
 _DEPTH = 14  # equations between a root and its product
 
 
@@ -65,37 +66,18 @@ def _spelling(name: str, rows: int, n_summed: int, axes: tuple[int, ...]) -> Cal
     return functools.partial(_layer, _ACTIVATIONS[name], rows, n_summed, axes)
 
 
-def find(value: Value, graph: Graph) -> Site | None:
+def find(value: Value) -> Site | None:
     """The layer whose result the value is, the largest one."""
-    del graph
     if value.node is None or value.dtype == "float64":
         return None
     if value.node.primitive == "mul" and not reaches(value, ("tanh", "max"), 6):
         return None
-    for dot in itertools.islice(_products_below(value), 2):
+    for dot in itertools.islice(products_above(value, _DEPTH, _LOOKED_THROUGH), 2):
         for x, w, x_axes, w_axes in _orientations(dot):
             site = _at(value, dot, x, w, x_axes, w_axes)
             if site is not None:
                 return site
     return None
-
-
-def _products_below(value: Value) -> Iterator[Node]:
-    """Products that the value is computed from elementwise, nearest first."""
-    pending, seen = [(value, 0)], set()
-    while pending:
-        found, depth = pending.pop(0)
-        node = base(found).node
-        if node is None or node in seen or depth > _DEPTH:
-            continue
-        seen.add(node)
-        if node.primitive == "dot_general":
-            yield node
-        elif node.primitive in _LOOKED_THROUGH:
-            pending += [(operand, depth + 1) for operand in node.inputs]
-
-
-_LOOKED_THROUGH = {"add", "mul", "tanh", "integer_pow", "square", "max", "sub", "neg", "div"}
 
 
 def _orientations(dot: Node) -> Iterator[tuple[Value, Value, tuple[int, ...], tuple[int, ...]]]:
@@ -130,7 +112,7 @@ def _at(
     orders = (rows_first, outs_first) if x is dot.inputs[0] else (outs_first, rows_first)
     for axes in orders:
         shape = tuple(result[axis] for axis in axes)
-        if _squeezed(shape) == _squeezed(value.shape):
+        if squeezed(shape) == squeezed(value.shape):
             site = _in_order(value, dot, rows, summed, outs, axes, shape)
             if site is not None:
                 return site
@@ -176,10 +158,6 @@ def _in_order(
                 LayerAbout(activation, len(summed)) if axes == tuple(range(len(axes))) == places else None,
             )
     return None
-
-
-def _squeezed(shape: tuple[int, ...]) -> list[int]:
-    return [size for size in shape if size != 1]
 
 
 def _places(shape: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, ...]:

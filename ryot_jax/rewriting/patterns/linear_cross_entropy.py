@@ -3,15 +3,14 @@
 import dataclasses
 import functools
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from ryot_jax import kernels
-from ryot_jax.rewriting.graph import Graph, Node, Value
-from ryot_jax.rewriting.sites import Site, operand, pattern, reaches
+from ryot_jax.rewriting.graph import Node, Value
+from ryot_jax.rewriting.sites import Site, above, operand, pattern, products_above, reaches, squeezed
 from ryot_jax.rewriting.unify import unify
 from ryot_jax.rewriting.views import base
 
@@ -126,12 +125,11 @@ def _whole(function: Callable[..., jax.Array], is_sum: bool, cut: _Cut | None) -
     return functools.partial(_of_product, function, is_sum and function is not _one_hot_total, cut)
 
 
-def find(value: Value, graph: Graph) -> Site | None:
+def find(value: Value) -> Site | None:
     """The losses that the value is, or their sum."""
-    del graph
     if value.node is None or not reaches(value, ("log",), _DEPTH_OF_LOG):
         return None
-    for dot in itertools.islice(_products_below(value), 2):
+    for dot in itertools.islice(products_above(value, _DEPTH), 2):
         contracted, batch = dot.params["dimension_numbers"]
         if batch[0] or len(contracted[0]) != 1:
             continue
@@ -139,7 +137,7 @@ def find(value: Value, graph: Graph) -> Site | None:
         for axis in dict.fromkeys((len(sizes) - 1, 0)):  # of the classes: that of the left or of the right operand
             rows = tuple(size for place, size in enumerate(sizes) if place != axis)
             for cut in (_cut(value, dot) if axis == len(sizes) - 1 else None, None):
-                site = _at(value, _squeezed(rows) if cut is None else rows, width, sizes[axis], cut)
+                site = _at(value, squeezed(rows) if cut is None else rows, width, sizes[axis], cut)
                 if site is not None:
                     return site
     return None
@@ -147,7 +145,7 @@ def find(value: Value, graph: Graph) -> Site | None:
 
 def _cut(value: Value, dot: Node) -> _Cut | None:
     """The slice of the product that the losses are of."""
-    for node in _below(value):
+    for node in above(value, _DEPTH):
         if node.primitive == "slice" and base(node.inputs[0]).node is dot:
             params, whole = node.params, node.inputs[0].shape
             if whole != dot.outputs[0].shape or params["limit_indices"][-1] - params["start_indices"][-1] != whole[-1]:
@@ -160,14 +158,14 @@ def _at(value: Value, rows: tuple[int, ...], width: int, classes: int, cut: _Cut
     kept = rows
     if cut is not None:
         kept = jax.eval_shape(cut.of_rows, jax.ShapeDtypeStruct((*rows, width), "float32")).shape[:-1]
-    if not rows or _squeezed(value.shape) not in (_squeezed(kept), ()):
+    if not rows or squeezed(value.shape) not in (squeezed(kept), ()):
         return None
     shapes = {
         "x": ((*rows, width), "float32"),
         "w": ((classes, width), "float32"),
         "targets": (kept, "int32"),
     }
-    is_sum = _squeezed(value.shape) == ()
+    is_sum = squeezed(value.shape) == ()
     places = [axis for axis, size in enumerate(value.shape) if size != 1]
     assert value.node is not None
     for spelling in _SPELLINGS:
@@ -186,29 +184,6 @@ def _at(value: Value, rows: tuple[int, ...], width: int, classes: int, cut: _Cut
                 "projection + cross-entropy",
             )
     return None
-
-
-def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
-
-
-def _products_below(value: Value) -> Iterator[Node]:
-    """The products that a value is computed from, nearest first."""
-    return (node for node in _below(value) if node.primitive == "dot_general")
-
-
-def _below(value: Value) -> Iterator[Node]:
-    """The nodes that a value is computed from, nearest first, and nothing beyond products."""
-    pending, seen = deque([(value, 0)]), set()
-    while pending:
-        found, depth = pending.popleft()
-        node = base(found).node
-        if node is None or node in seen or depth > _DEPTH:
-            continue
-        seen.add(node)
-        yield node
-        if node.primitive != "dot_general":
-            pending.extend((operand, depth + 1) for operand in node.inputs)
 
 
 def _call(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ryot_jax import kernels
 from ryot_jax.rewriting.fuse import NormAbout
-from ryot_jax.rewriting.graph import Graph, Value
+from ryot_jax.rewriting.graph import Value
 from ryot_jax.rewriting.sites import Site, operand, pattern, reaches
 from ryot_jax.rewriting.unify import unify
 
@@ -51,9 +51,8 @@ _SPELLINGS: list[tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = [
 ]
 
 
-def find(value: Value, graph: Graph) -> Site | None:
+def find(value: Value) -> Site | None:
     """The norm whose result the value is."""
-    del graph
     if not value.shape or value.shape[-1] < 2 or not reaches(value, ("rsqrt", "sqrt"), _DEPTH):
         return None
     width = value.shape[-1:]
