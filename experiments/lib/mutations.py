@@ -93,7 +93,15 @@ def _is_float(aval: Any) -> bool:
 
 def equations(function: Callable[..., Any], *args: Any) -> int:
     """The number of equations that can be changed."""
-    return _evaluate(jax.make_jaxpr(function)(*args), args, -1, "unchanged")[1]
+    closed, count = jax.make_jaxpr(function)(*args), 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal count
+        results, count, _ = _evaluate(closed, args, -1, "unchanged")
+        return results
+
+    jax.eval_shape(counted, *args)
+    return count
 
 
 def mutated(function: Callable[..., Any], place: int, change: str, reuses: bool, *args: Any) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ NORMS: dict[str, tuple[Callable[..., jax.Array], str]] = {}
 ATTENTIONS: dict[str, tuple[Callable[..., jax.Array], str]] = {}
 LAYERS: dict[str, tuple[Callable[..., jax.Array], str]] = {}
 LOSSES: dict[str, tuple[Callable[..., jax.Array], str]] = {}
+LOOK_UPS: dict[str, tuple[Callable[..., jax.Array], str]] = {}
 
 
 def _norm(words: str):
@@ -200,6 +201,19 @@ def squared_relu(x, w, b):
     return jnp.square(jax.nn.relu(x @ w + b))
 
 
+@_layer("dense + swiglu")
+def swiglu(x, w, b):
+    x = jnp.tanh(x)
+    return nn.silu(x @ w[:, :8] + b[:8]) * (x @ w[:, 4:])
+
+
+@_layer("dense + swiglu")
+def swiglu_by_hand(x, w, b):
+    x = jnp.tanh(x)
+    gate = jnp.einsum("btd,df->btf", x, w[:, :8])
+    return (x @ w[:, 4:] + b[4:]) * (gate / (1 + jnp.exp(-gate)))
+
+
 @_layer("dense + residual")
 def residual(x, w, b):
     return jnp.concatenate([x, x[..., :4]], -1) + (x @ w + b)
@@ -248,13 +262,80 @@ def one_hot(x, w):
     return -jnp.sum(jax.nn.one_hot(TARGETS, V) * jax.nn.log_softmax(x @ w.T)) / (B * T)
 
 
+@_loss("projection + cross-entropy + soft cap")
+def with_soft_cap(x, w):
+    logits = 3.0 * jnp.tanh(jnp.einsum("btd,vd->btv", x, w) / 3.0)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, TARGETS).mean()
+
+
+@_loss("projection + cross-entropy + z-loss")
+def with_z_loss(x, w):
+    logits = x @ w.T
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, TARGETS)
+    return jnp.mean(losses + 1e-2 * jax.nn.logsumexp(logits, axis=-1) ** 2)
+
+
+@_loss("projection + cross-entropy + z-loss")
+def with_z_loss_of_means(x, w):
+    logits = x @ w.T
+    loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), TARGETS[..., None], axis=-1).mean()
+    return loss + 1e-2 * jnp.mean(jnp.square(jax.nn.logsumexp(logits, axis=-1)))
+
+
+@_loss("projection + cross-entropy + label smoothing")
+def with_label_smoothing(x, w):
+    logs = jax.nn.log_softmax(x @ w.T)
+    chosen = jnp.take_along_axis(logs, TARGETS[..., None], axis=-1)[..., 0]
+    return jnp.mean(-0.9 * chosen - 0.1 * logs.mean(axis=-1))
+
+
+@_loss("projection + bias + cross-entropy")
+def with_bias(x, w):
+    logits = nn.Dense(V).apply({"params": {"kernel": w.T, "bias": w[:, 0]}}, x)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, TARGETS).mean()
+
+
+@_loss("projection + bias + cross-entropy + soft cap + label smoothing + z-loss")
+def with_everything(x, w):
+    logits = 2.5 * jnp.tanh((x @ w.T + w[:, 1]) / 2.5)
+    logs = jax.nn.log_softmax(logits)
+    chosen = jnp.take_along_axis(logs, TARGETS[..., None], axis=-1)[..., 0]
+    losses = -0.8 * chosen - 0.2 * logs.mean(axis=-1) + 1e-2 * jax.nn.logsumexp(logits, axis=-1) ** 2
+    return jnp.sum(losses * (TARGETS != 5))
+
+
+def _look_up(words: str):
+    return lambda function: LOOK_UPS.setdefault(function.__name__, (function, words)) and function
+
+
+@_look_up("embedding")
+def look_up_linen(table, positions):
+    return nn.Embed(V, D).apply({"params": {"embedding": table}}, TARGETS) + 0 * positions[0]
+
+
+@_look_up("embedding")
+def look_up_by_index(table, positions):
+    return jnp.tanh(table[TARGETS]) + 0 * positions[0]
+
+
+@_look_up("embedding")
+def look_up_clipped(table, positions):
+    return jnp.take(table, 2 * TARGETS, axis=0, mode="clip") + 0 * positions[0]
+
+
+@_look_up("embedding + positions")
+def look_up_with_positions(table, positions):
+    return positions[None] + jnp.take(table, TARGETS, axis=0)
+
+
 OPERANDS = {
     "NORMS": ((B, T, D), (D,), (D,)),
     "ATTENTIONS": ((B, T, H, K),) * 3,
     "LAYERS": ((B, T, D), (D, F), (F,)),
     "LOSSES": ((B, T, D), (V, D)),
+    "LOOK_UPS": ((V, D), (T, D)),
 }
 """Shapes of the operands of each kind."""
 
-KINDS = {"NORMS": NORMS, "ATTENTIONS": ATTENTIONS, "LAYERS": LAYERS, "LOSSES": LOSSES}
+KINDS = {"NORMS": NORMS, "ATTENTIONS": ATTENTIONS, "LAYERS": LAYERS, "LOSSES": LOSSES, "LOOK_UPS": LOOK_UPS}
 CASES = [(kind, name) for kind, functions in KINDS.items() for name in functions]

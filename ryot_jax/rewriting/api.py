@@ -59,7 +59,7 @@ class Optimized:
     def check(self, *args: Any, **kwargs: Any) -> check.Comparison:
         """Compares results and gradients with the original function's.
 
-        The gradients are those of all results, weighted at random, with respect to all float arguments.
+        The gradients are those of all results, weighted unevenly, with respect to all float arguments.
 
         Args:
           *args: the function's arguments.

@@ -25,7 +25,7 @@ class Chooser:
       platform: the platform that the function will run on.
       precision: dtype that operands are rounded to; '': their own.
       implementations: op -> the name of an implementation, or 'auto'; ops not named: 'auto'.
-      keys: keys of the sites that may be taken, see `Site.key`; None: all.
+      keys: keys of the sites that may be taken, see `Site.keys`; None: all.
     """
 
     platform: str
@@ -47,7 +47,7 @@ class Chooser:
 
     def wanted(self, site: Site) -> Site | Refused:
         """The site, or the reason why no implementation is worth taking."""
-        if self.keys is not None and site.key not in self.keys:
+        if self.keys is not None and not self.keys.issuperset(site.keys):
             return Refused(site.op, site.root, "not asked for")
         wide = [operand for operand in site.operands if operand.value.dtype in ("float64", "complex64")]
         if wide or site.root.dtype not in ("float32", "bfloat16", "float16"):
@@ -60,15 +60,16 @@ class Chooser:
             return Refused(site.op, site.root, found.reason)
         return site
 
-    def run(self, site: Site, arrays: Sequence[jax.Array]) -> jax.Array:
-        """Computes a site."""
+    def run(self, site: Site, arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
+        """Computes a site: its root, and the operand x where it passes that on."""
         dtype = self._dtype(site)
-        names = site.names or ("",) * len(arrays)
         cast = [
             x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) and name not in site.exact else x
-            for name, x in zip(names, arrays, strict=True)
+            for name, x in zip(site.names, arrays, strict=True)
         ]
-        return site.call(self.choice(site).implementation, *cast).astype(site.root.dtype)
+        outcome = site.call(self.choice(site).implementation, *cast)
+        y, *passed = outcome if site.passes else (outcome,)
+        return y.astype(site.root.dtype), *passed
 
     def _dtype(self, site: Site) -> str:
         return self.precision or site.operands[0].value.dtype

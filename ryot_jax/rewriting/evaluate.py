@@ -10,17 +10,18 @@ from jax.extend import core
 from ryot_jax.rewriting.graph import REMAT, Node, Value
 from ryot_jax.rewriting.plan import Plan
 from ryot_jax.rewriting.sites import Site
+from ryot_jax.rewriting.steps import Cut
 
-Run = Callable[..., jax.Array]
+Run = Callable[[Site, Sequence[jax.Array]], Sequence[jax.Array]]
 
 
-def evaluate(plan: Plan, args: Sequence[Any], run: Callable[[Site, Sequence[jax.Array]], jax.Array]) -> list[Any]:
+def evaluate(plan: Plan, args: Sequence[Any], run: Run) -> list[Any]:
     """The results of a graph.
 
     Args:
       plan: the graph and its sites.
       args: its arguments, flattened.
-      run: computes a site from its operands.
+      run: computes a site from its operands: its root, and its first operand where it passes that on.
     """
     known: dict[Value, Any] = dict(zip(plan.graph.inputs, args, strict=True))
 
@@ -30,27 +31,31 @@ def evaluate(plan: Plan, args: Sequence[Any], run: Callable[[Site, Sequence[jax.
         # A literal may be a Python number.
         return value.constant if hasattr(value.constant, "shape") else jnp.asarray(value.constant, value.dtype)
 
-    for node in plan.needed:
-        at = {value: plan.sites[value] for value in node.outputs if value in plan.sites}
-        for value, site in at.items():
-            arrays = [operand.arranged(jnp.asarray(read(operand.value))) for operand in site.operands]
-            with jax.named_scope(site.op):
-                known[value] = run(site, arrays)
-        if len(at) < len(node.outputs) or not at:
-            results = _evaluated(node, [read(value) for value in node.inputs], plan, run)
-            for value, result in zip(node.outputs, results, strict=True):
-                known.setdefault(value, result)
+    for step in plan.steps:
+        match step:
+            case Site():
+                arrays = [operand.arranged(jnp.asarray(read(operand.value))) for operand in step.operands]
+                with jax.named_scope(step.op):
+                    known[step.root], *passed = run(step, arrays)
+                if passed:
+                    (known[step.operands[0].value],) = passed
+            case Cut():
+                known[step.value] = step.of(known[step.source])
+            case Node():
+                results = _evaluated(step, [read(value) for value in step.inputs], plan, run)
+                for value, result in zip(step.outputs, results, strict=True):
+                    known.setdefault(value, result)
     return [read(value) for value in plan.graph.outputs]
 
 
-def _evaluated(node: Node, operands: list[Any], plan: Plan, run: Any) -> Sequence[Any]:
+def _evaluated(node: Node, operands: list[Any], plan: Plan, run: Run) -> Sequence[Any]:
     bodies = plan.bodies.get(node, ())
     if any(body.all_sites for body in bodies):
         return _with_bodies(node, operands, bodies, run)
     return node.evaluate(operands)
 
 
-def _with_bodies(node: Node, operands: list[Any], bodies: tuple[Plan, ...], run: Any) -> Sequence[Any]:
+def _with_bodies(node: Node, operands: list[Any], bodies: tuple[Plan, ...], run: Run) -> Sequence[Any]:
     """A call of functions that hold sites, by the public function that makes such a call."""
     params = node.params
 

@@ -171,7 +171,7 @@ def _classified(known: Sequence[tuple[np.ndarray, Labels]], query: Hashable, key
         square = square & one
     if square.all():
         return Mask()
-    if square.shape[0] != square.shape[1]:
+    if square.shape[0] != square.shape[1] or not square.any():
         return None
     distance = np.subtract.outer(np.arange(len(square)), np.arange(len(square)))
     for window in (None, int(square[-1].sum())):

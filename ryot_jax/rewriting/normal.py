@@ -26,7 +26,7 @@ class Factor:
       value: the value.
       labels: of its axes.
       weight: the power or the multiple.
-      bare: for a product of matrices: without the numbers that its operands are multiplied with.
+      bare: for a product of matrices or the sum of an array: without the numbers that its operands are multiplied with.
     """
 
     value: Value
@@ -159,6 +159,9 @@ def _factors(factor: Factor) -> Form | None:
             return Form(1.0, (_part(factor, first, -power / 2),))
         case "dot_general" if power == 1 and not factor.bare:
             coefficient = unscaled(first)[0] * unscaled(node.inputs[1])[0]
+            return None if coefficient == 1.0 else Form(coefficient, (dataclasses.replace(factor, bare=True),))
+        case "reduce_sum" if power == 1 and not factor.bare:
+            coefficient = unscaled(first)[0]
             return None if coefficient == 1.0 else Form(coefficient, (dataclasses.replace(factor, bare=True),))
     return None
 

@@ -10,7 +10,11 @@ from typing import Any
 from ryot_jax.rewriting import patterns
 from ryot_jax.rewriting.fuse import fused
 from ryot_jax.rewriting.graph import Graph, Node, Value, consumers
+from ryot_jax.rewriting.merge import merged
+from ryot_jax.rewriting.packing import packed
+from ryot_jax.rewriting.passing import passing
 from ryot_jax.rewriting.sites import Refused, Site
+from ryot_jax.rewriting.steps import Step, in_order
 
 _EXPENSIVE = {"dot_general", "conv_general_dilated", "scan", "while", "custom_vjp_call", "ragged_dot_general"}
 
@@ -21,22 +25,30 @@ class Plan:
 
     Attributes:
       graph: the graph.
-      sites: by the value that each computes.
+      steps: what is evaluated, in order.
       refused: places that look like an op's and are left alone.
-      needed: nodes to evaluate, in order.
       bodies: plans of the graphs within, by node.
     """
 
     graph: Graph
-    sites: dict[Value, Site]
+    steps: tuple[Step, ...]
     refused: list[Refused]
-    needed: list[Node]
     bodies: dict[Node, tuple["Plan", ...]]
+
+    @property
+    def sites(self) -> list[Site]:
+        """The places that ops take."""
+        return [step for step in self.steps if isinstance(step, Site)]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The equations that are evaluated as they were written."""
+        return [step for step in self.steps if isinstance(step, Node)]
 
     @property
     def all_sites(self) -> list[Site]:
         """The sites of this graph and of those within."""
-        return [*self.sites.values(), *(s for plans in self.bodies.values() for plan in plans for s in plan.all_sites)]
+        return [*self.sites, *(s for plans in self.bodies.values() for plan in plans for s in plan.all_sites)]
 
     @property
     def all_refused(self) -> list[Refused]:
@@ -76,15 +88,18 @@ def plan(
     needed.update(value for node in effects for value in node.inputs)
     covered: set[Node] = set()
     kept: set[Node] = set(effects)
+
+    def accepted(site: Site) -> Site | Refused | None:
+        if ops is not None and site.op not in ops:
+            return None
+        owned = _owned(site, readers, results, covered)
+        return wanted(owned) if isinstance(owned, Site) else owned
+
     for node in reversed(graph.nodes):
         for value in node.outputs:
             if value not in needed:
                 continue
-            site = _site(value) if node not in kept else None
-            if isinstance(site, Site):
-                site = _owned(site, readers, results, covered)
-            if isinstance(site, Site):
-                site = wanted(site) if ops is None or site.op in ops else None
+            site = _site(value, accepted) if node not in kept else None
             if isinstance(site, Refused):
                 refused.append(site)
             if isinstance(site, Site):
@@ -100,21 +115,28 @@ def plan(
         for node in graph.nodes
         if node in kept and node.bodies
     }
-    order = [node for node in graph.nodes if node in kept or any(value in sites for value in node.outputs)]
-    sites, order = fused(sites, order, graph.outputs, choice)
-    return Plan(graph, sites, _unique(refused, covered), order, bodies)
+    steps: list[Step] = []
+    for node in graph.nodes:
+        steps += [sites[value] for value in node.outputs if value in sites]
+        steps += [node] if node in kept else []
+    whole = in_order(packed(merged(steps, choice), choice), graph.outputs)
+    whole = in_order(fused(whole, graph.outputs, choice), graph.outputs)
+    return Plan(graph, passing(whole, graph.outputs), _unique(refused, covered), bodies)
 
 
-def _site(value: Value) -> Site | Refused | None:
+def _site(value: Value, accepted: Callable[[Site], Site | Refused | None]) -> Site | Refused | None:
+    """The largest site that is accepted of those whose result the value is, or why there is none."""
     assert value.node is not None
-    found: Site | Refused | None = None
+    refused: Refused | None = None
     for module in _finders():
         if value.node.primitive in module.ROOTS:
             outcome = module.find(value)
             if isinstance(outcome, Site):
+                outcome = accepted(outcome)
+            if isinstance(outcome, Site):
                 return outcome
-            found = found or outcome
-    return found
+            refused = refused or outcome
+    return refused
 
 
 def _owned(site: Site, readers: dict[Value, list[Node]], results: set[Value], covered: set[Node]) -> Site | Refused:

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ryot_jax.rewriting.bindings import Bound, Pattern
 from ryot_jax.rewriting.graph import Node, Value, build
-from ryot_jax.rewriting.unify import Bound, Pattern
 from ryot_jax.rewriting.views import base
 
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
@@ -30,6 +30,12 @@ class Operand:
     value: Value
     labels: tuple[Any, ...]
     shape: tuple[int, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the value as it is."""
+        axes = enumerate(self.value.shape)
+        return self.shape == self.value.shape and self.labels == tuple(None if n == 1 else axis for axis, n in axes)
 
     def arranged(self, array: jax.Array) -> jax.Array:
         """The array in the op's order of axes and shape."""
@@ -53,32 +59,43 @@ class Site:
       operands: its arguments.
       call: (implementation, *arrays) -> the root's array, in any dtype.
       words: what it is, for people: `attention, causal`.
-      names: names of the operands, where a fused op may take them.
-      about: what else a fused op has to know; None: no fused op takes the place.
+      names: names of the operands.
+      about: what a fused op has to know; None: no fused op takes the place.
       exact: names of operands that are not rounded to another precision: what is added up from layer to layer.
+      made_of: the sites that it is made of; none: it was found as it is.
+      passing: a call that returns the operand `x` besides, through which other uses of it are to be read, so that all
+        its gradients meet in one pass; None: there is none.
+      passes: whether `call` is that call.
     """
 
     op: str
     root: Value
     operands: tuple[Operand, ...]
-    call: Callable[..., jax.Array]
+    call: Callable[..., Any]
     words: str
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...]
     about: Any = None
     exact: tuple[str, ...] = ("residual",)
+    made_of: "tuple[Site, ...]" = ()
+    passing: Callable[..., Any] | None = None
+    passes: bool = False
 
     def part(self, name: str) -> Operand | None:
         """The operand of this name, if there is one."""
         return dict(zip(self.names, self.operands, strict=True)).get(name)
 
     @property
-    def key(self) -> str:
-        """The text that names it among the sites of a function that is traced again."""
+    def keys(self) -> list[str]:
+        """Texts that name what it is made of among the sites of a function that is traced again."""
+        if self.made_of:
+            return [key for site in self.made_of for key in site.keys]
         assert self.root.node is not None
-        return f"{self.op} {self.words} {self.root.shape} {self.root.node.place} {self.root.source}"
+        return [f"{self.op} {self.words} {self.root.shape} {self.root.node.place} {self.root.source}"]
 
     def covered(self) -> list[Node]:
         """The nodes that it replaces, from the root down to the operands, in no order."""
+        if self.made_of:
+            return list(dict.fromkeys(node for site in self.made_of for node in site.covered()))
         ends = {operand.value for operand in self.operands}
         found: dict[Node, None] = {}
         pending = [self.root]
@@ -177,6 +194,12 @@ def reaches(value: Value, primitives: Collection[str], depth: int) -> bool:
 def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape without its axes of size 1."""
     return tuple(size for size in shape if size != 1)
+
+
+def whole(value: Value) -> Operand:
+    """An argument that is a value as it is."""
+    labels = tuple(None if size == 1 else axis for axis, size in enumerate(value.shape))
+    return Operand(value, labels, value.shape)
 
 
 def operand(bound: Bound, shape: Sequence[int]) -> Operand:

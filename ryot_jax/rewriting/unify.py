@@ -7,12 +7,13 @@ tells which axis of the input it is; inputs declared as numbers are bound to num
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 from ryot_jax.rewriting import normal
 from ryot_jax.rewriting.axes import fits, inserted, mirrored, reduced, same_params, sides, with_summed
+from ryot_jax.rewriting.bindings import Binding, Bound, Pattern
 from ryot_jax.rewriting.graph import Node, Value
 from ryot_jax.rewriting.normal import ADDITIVE, MULTIPLICATIVE, Factor
 from ryot_jax.rewriting.views import Labels, axes_of, number, of_operand, strip
@@ -25,57 +26,6 @@ _ELEMENTWISE = _COMMUTATIVE | {
     *("floor", "convert_element_type", "clamp", "stop_gradient", "sin", "cos", "cbrt", "rem"),
 }
 _TOLERANCE = 1e-5  # of numbers: those of float32 programs are rounded
-
-
-@dataclasses.dataclass(frozen=True)
-class Bound:
-    """A multiple of a value of the graph, in the place of a pattern's input.
-
-    Attributes:
-      value: the value.
-      labels: for each of its axes the input's.
-      weight: the factor.
-    """
-
-    value: Value
-    labels: Labels
-    weight: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Binding:
-    """A state of a match: bound inputs and numbers, and the nodes of the graph that the pattern covers."""
-
-    arrays: Mapping[str, Bound] = dataclasses.field(default_factory=dict)
-    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pattern:
-    """A traced reference function.
-
-    Attributes:
-      root: its result.
-      numbers: inputs that stand for numbers.
-      optional: inputs that a product or a sum may lack.
-      whole: inputs that have all their axes; others may be the same along some of them.
-      weighted: terms of a sum that may be a multiple of a value.
-      forms: the cache of `form`.
-    """
-
-    root: Value
-    numbers: frozenset[str]
-    optional: frozenset[str] = frozenset()
-    whole: frozenset[str] = frozenset()
-    weighted: frozenset[str] = frozenset()
-    forms: dict[Any, normal.Form] = dataclasses.field(default_factory=dict, repr=False)
-
-    def form(self, finest: Callable[[Value, Labels], normal.Form], value: Value, labels: Labels) -> normal.Form:
-        """The finest form of one of its values, kept for the next place."""
-        key = finest, value, labels
-        if key not in self.forms:
-            self.forms[key] = finest(value, labels)
-        return self.forms[key]
 
 
 def unify(pattern: Pattern, value: Value, axes: Sequence[int] | None = None) -> Binding | None:
@@ -156,19 +106,28 @@ class _Unifier:
             if found is not None:
                 yield from self._multiset(terms, form.factors, found)
 
-    def _product(self, p: Value, p_labels: Labels, g: Value, g_labels: Labels, b: Binding) -> Iterator[Binding]:
+    def _has_number(self, term: Factor) -> bool:
+        """Whether a term of a sum is a multiple that the pattern leaves open."""
+        if isinstance(term.weight, Fraction) or term.value.node is None or not normal.is_float(term.value):
+            return False
+        form = self._pattern.form(normal.product, term.value, term.labels)
+        return any(factor.value.name in self._numbers and factor.weight == 1 for factor in form.factors)
+
+    def _product(
+        self, p: Value, p_labels: Labels, g: Value, g_labels: Labels, b: Binding, times: float = 1.0
+    ) -> Iterator[Binding]:
         wanted = self._pattern.form(normal.product, p, p_labels)
         symbols = [factor for factor in wanted.factors if factor.value.name in self._numbers]
         factors = [factor for factor in wanted.factors if factor not in symbols]
         for form in normal.products(g, g_labels, len(factors)):
             if symbols:
                 (symbol,) = symbols
-                ratio, power = form.number / wanted.number, float(symbol.weight)
+                ratio, power = times * form.number / wanted.number, float(symbol.weight)
                 if ratio <= 0 and power != 1:
                     continue
                 found = self._number(symbol, ratio if power == 1 else ratio ** (1 / power), b)
             else:
-                found = b if _close(wanted.number, form.number) else None
+                found = b if _close(wanted.number, times * form.number) else None
             if found is not None:
                 yield from self._multiset(factors, form.factors, found)
 
@@ -196,6 +155,10 @@ class _Unifier:
                     arrays = {**found.arrays, first.value.name: scaled}
                     others = [*g_all[:i], *g_all[i + 1 :]]
                     yield from self._multiset(rest, others, dataclasses.replace(found, arrays=arrays))
+            elif self._has_number(first):
+                ratio = float(candidate.weight) / float(first.weight)
+                for found in self._product(first.value, first.labels, candidate.value, candidate.labels, b, ratio):
+                    yield from self._multiset(rest, [*g_all[:i], *g_all[i + 1 :]], found)
             elif _close(float(first.weight), float(candidate.weight)):
                 others = [*g_all[:i], *g_all[i + 1 :]]
                 for found in self._factor(first, candidate, b):
@@ -210,6 +173,9 @@ class _Unifier:
             # The pattern's factor is no product itself: it is a sum, a product of matrices or any other node.
             if p.value.node.primitive == "dot_general" == g.value.node.primitive:
                 yield from self._dot(p, g, b)
+            elif g.bare:
+                if p.value.node.primitive == "reduce_sum" == g.value.node.primitive:
+                    yield from self._reduction(p.value.node, p.labels, g.value.node, g.labels, b, is_bare=True)
             elif p.value.node.primitive in ADDITIVE and normal.is_float(p.value):
                 yield from self._sum(p.value, p.labels, g.value, g.labels, b)
             else:
@@ -247,15 +213,18 @@ class _Unifier:
                 pairs.append((x, labels, y, labels))
             yield from self._all(pairs, b)
 
-    def _reduction(self, p: Node, p_labels: Labels, g: Node, g_labels: Labels, b: Binding) -> Iterator[Binding]:
+    def _reduction(
+        self, p: Node, p_labels: Labels, g: Node, g_labels: Labels, b: Binding, *, is_bare: bool = False
+    ) -> Iterator[Binding]:
         p_axes, g_axes = (reduced(node) for node in (p, g))
         if len(p_axes) != len(g_axes):
             return
         fresh = self._new(len(p_axes))
         for order in itertools.permutations(fresh) if len(fresh) < 4 else [tuple(fresh)]:
             x, y = p.inputs[0], g.inputs[0]
-            pairs = [(x, inserted(x, p, p_labels, p_axes, fresh), y, inserted(y, g, g_labels, g_axes, order))]
-            yield from self._all(pairs, b)
+            summed = y, inserted(y, g, g_labels, g_axes, order)
+            summed = normal.unscaled(*summed)[1:] if is_bare else summed
+            yield from self.match(x, inserted(x, p, p_labels, p_axes, fresh), *summed, b)
 
     def _dot(self, p: Factor, g: Factor, b: Binding) -> Iterator[Binding]:
         assert p.value.node is not None and g.value.node is not None

@@ -72,6 +72,10 @@ MISSES = {
         lambda q: _values(jax.nn.softmax(jnp.where(CAUSAL.at[3, 4].set(True), _scores(q), -1e30)), q),
         Q,
     ),
+    "attention: every key hidden": (  # found by the programs drawn at random
+        lambda q: _values(jax.nn.softmax(_scores(q) - 1e10 * (1.0 + CAUSAL.astype(jnp.float32))), q),
+        Q,
+    ),
     "attention: fill of -100": (lambda q: _values(jax.nn.softmax(jnp.where(CAUSAL, _scores(q), -100.0)), q), Q),
     "attention: summand of -10": (lambda q: _values(jax.nn.softmax(_scores(q) + jnp.where(CAUSAL, 0.0, -10.0)), q), Q),
     "attention: mask after the softmax": (lambda q: _values(jnp.where(CAUSAL, jax.nn.softmax(_scores(q)), 0.0), q), Q),
@@ -132,18 +136,81 @@ def test_logits_that_are_used_twice_are_computed_once():
     fast.check(X)
 
 
-def test_smoothed_labels_and_a_bias_of_the_head_are_no_loss_of_ours():
-    def smoothed(x):
-        codes = optax.smooth_labels(jax.nn.one_hot(TARGETS, V), 0.1)
-        return optax.softmax_cross_entropy(x @ TABLE.T, codes).mean()
+def _losses(logits):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, TARGETS)
 
-    def biased(x):
-        return optax.softmax_cross_entropy_with_integer_labels(x @ TABLE.T + jnp.arange(V) / 7, TARGETS).mean()
 
-    for loss in (smoothed, biased):
-        fast = optimize(loss, verify=False)
-        assert [site.op for site in fast.plan(X).all_sites] == ["dense"]
-        fast.check(X)
+def _squares(logits):
+    return jax.nn.logsumexp(logits, axis=-1) ** 2
+
+
+ALMOST_LOSSES = {
+    "smoothed codes, of which something is left where a target is no class": lambda x: optax.softmax_cross_entropy(
+        x @ TABLE.T, optax.smooth_labels(jax.nn.one_hot(TARGETS, V), 0.1)
+    ).mean(),
+    "a cap of two numbers": lambda x: _losses(3.0 * jnp.tanh(x @ TABLE.T / 2.0)).mean(),
+    "a cap below zero": lambda x: _losses(-3.0 * jnp.tanh(x @ TABLE.T / 3.0)).mean(),
+    "a summand for each row": lambda x: _losses(x @ TABLE.T + x[..., :1]).mean(),
+    "squares of other logits": lambda x: jnp.mean(_losses(x @ TABLE.T) + 1e-2 * _squares(2 * (x @ TABLE.T))),
+    "squares of other rows": lambda x: jnp.mean(_losses(x @ TABLE.T) + 1e-2 * _squares((x @ TABLE.T)[:, ::-1])),
+    "more than the whole of a probability": lambda x: jnp.mean(
+        -1.2 * jnp.take_along_axis(jax.nn.log_softmax(x @ TABLE.T), TARGETS[..., None], -1)[..., 0]
+        + 0.1 * jax.nn.log_softmax(x @ TABLE.T).mean(-1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALMOST_LOSSES)
+def test_what_is_almost_a_loss_of_the_op_is_computed_as_it_is_written(name):
+    fast = optimize(ALMOST_LOSSES[name], verify=False)
+    assert "linear_cross_entropy" not in [site.op for site in fast.plan(X).all_sites]
+    fast.check(X)
+
+
+def test_weights_of_a_loss_that_are_not_one_in_all_are_a_factor():
+    def loss(x):
+        logs = jax.nn.log_softmax(x @ TABLE.T)
+        return jnp.mean(-1.5 * jnp.take_along_axis(logs, TARGETS[..., None], -1)[..., 0] - 0.5 * logs.mean(-1))
+
+    fast = optimize(loss, verify=False)
+    assert [site.words for site in fast.plan(X).all_sites] == ["projection + cross-entropy + label smoothing"]
+    assert fast.check(X).gradient < 2e-5  # sums in another order
+
+
+INDICES = jnp.array([[0, 3, -1], [V, -V - 1, 10**6]])
+LOOK_UPS = {
+    "filled": lambda table: jnp.take(table, INDICES, axis=0),
+    "clipped": lambda table: jnp.take(table, INDICES, axis=0, mode="clip"),
+    "wrapped": lambda table: jnp.take(table, INDICES, axis=0, mode="wrap"),
+    "small integers": lambda table: table[jnp.array([1, 200, 3], jnp.uint8) % V],
+}
+
+
+@pytest.mark.parametrize("name", LOOK_UPS)
+def test_indices_beyond_a_table_are_what_the_look_up_makes_of_them(name):
+    fast = optimize(LOOK_UPS[name], verify=False)
+    assert [site.op for site in fast.plan(TABLE).all_sites] == ["embedding"]
+    np.testing.assert_array_equal(fast(TABLE), LOOK_UPS[name](TABLE))
+    found, expected = (
+        jax.grad(lambda table, f=f: jnp.nansum(jnp.sin(f(table))))(TABLE) for f in (fast, LOOK_UPS[name])
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)  # gradients of one row in another order
+
+
+@pytest.mark.parametrize(
+    "look_up",
+    [
+        lambda table: jnp.take(table, jnp.array([0, 3]), axis=1),
+        lambda table: jnp.take(table, INDICES, axis=0, mode="fill", fill_value=7.0),
+        lambda table: table.reshape(V, 2, D // 2)[jnp.array([0, 3])],
+        lambda table: table[jnp.array([0, 3]), jnp.array([1, 2])],
+        lambda table: jax.vmap(lambda row, i: row[i])(table[:2], jnp.array([0, 3])),
+    ],
+)
+def test_other_look_ups_are_left(look_up):
+    fast = optimize(look_up, verify=False)
+    assert not fast.plan(TABLE).all_sites
+    np.testing.assert_array_equal(fast(TABLE), look_up(TABLE))
 
 
 @pytest.mark.parametrize("targets", [[-1, 0], [-11, 10], [-12, 3], [11, 3], [100, -100]])

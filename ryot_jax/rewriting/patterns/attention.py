@@ -10,15 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from ryot_jax.rewriting import masks
+from ryot_jax.rewriting.bindings import Binding, Bound
 from ryot_jax.rewriting.graph import Node, Value
 from ryot_jax.rewriting.masks import Mask
-from ryot_jax.rewriting.patterns._attention_op import Layout, call
-from ryot_jax.rewriting.sites import Operand, Refused, Site, operand, pattern
-from ryot_jax.rewriting.unify import Binding, unify
+from ryot_jax.rewriting.normal import unscaled
+from ryot_jax.rewriting.patterns._attention_op import AttentionAbout, Layout, call, factor_of
+from ryot_jax.rewriting.sites import Operand, Refused, Site, operand, pattern, reaches
+from ryot_jax.rewriting.unify import unify
 from ryot_jax.rewriting.views import base
 
 PLACE = 2  # ops of larger parts of a function are looked for first
 ROOTS = {"dot_general"}
+_RANDOM = ("random_bits", "threefry2x32", "shift_right_logical")
+_DEPTH_OF_SCORES = 12  # equations between the weights and the product of queries and keys
 
 
 def _softmax(scores: jax.Array) -> jax.Array:
@@ -112,8 +116,11 @@ def _at(value: Value, dot: Node, weights_first: bool) -> Site | Refused | None:
     contracted, batch = dot.params["dimension_numbers"]
     side = 0 if weights_first else 1
     weights, v = dot.inputs[side], dot.inputs[1 - side]
-    if len(contracted[0]) != 1 or not _has_exponential(weights):
+    if len(contracted[0]) != 1:
         return None
+    if not _has_exponential(weights):
+        is_dropped = reaches(weights, _RANDOM, _DEPTH_OF_SCORES) and reaches(weights, ("exp",), _DEPTH_OF_SCORES)
+        return Refused("attention", value, "there is dropout between softmax and values") if is_dropped else None
     sizes = {
         "batch": [weights.shape[axis] for axis in batch[side] if weights.shape[axis] != 1],
         "queries": _free(weights, contracted[side], batch[side]),
@@ -142,6 +149,8 @@ def _at(value: Value, dot: Node, weights_first: bool) -> Site | Refused | None:
             )
             if found is not None:
                 return _site(value, found, sizes, keys, weights_first)
+    if reaches(weights, ("tanh",), _DEPTH_OF_SCORES):
+        return Refused("attention", value, "its scores have a soft cap, which no kernel has")
     return Refused(
         "attention", value, "its softmax or its mask is spelled in a way that is not known, or is no softmax"
     )
@@ -197,12 +206,27 @@ def _site(value: Value, found: Binding, sizes: dict[str, list[int]], keys: int, 
         "k": (*sizes["batch"], keys, sizes["width"][0]),
         "v": (*sizes["batch"], keys, sizes["width"][0]),
     }
-    operands = [operand(found.arrays[name], shapes[name]) for name in ("q", "k", "v")]
+    scale = found.numbers["scale"]
+    bounds = {name: found.arrays[name] for name in ("q", "k", "v")}
+    for name in ("q", "k"):  # queries that are divided by the root of the width before the product
+        coefficient, base_value, labels = unscaled(bounds[name].value, bounds[name].labels)
+        bounds[name] = Bound(base_value, labels)
+        scale *= coefficient
+    operands = [operand(bounds[name], shapes[name]) for name in bounds]
     layout = Layout(n_batch, head, query, group_axis, weights_first, value.shape, value.dtype)
-    computed = functools.partial(call, layout, mask.causal, mask.window, found.numbers["scale"], fill == -math.inf)
+    factor = factor_of(scale, sizes["width"][0])
+    about = AttentionAbout(layout, mask.causal, mask.window, factor, fill == -math.inf)
     what = [("causal" if mask.causal else "not causal"), *([f"window {mask.window}"] if mask.window else [])]
     what += ["padding mask"] if parts else []
-    return Site("attention", value, (*operands, *parts), computed, ", ".join(["attention", *what]))
+    return Site(
+        "attention",
+        value,
+        (*operands, *parts),
+        functools.partial(call, about),
+        ", ".join(["attention", *what]),
+        ("q", "k", "v", *(f"hiding.{i}" for i in range(len(parts)))),
+        about,
+    )
 
 
 def _mask(found: Binding, query: int, key: int) -> Mask | None:

@@ -1,5 +1,6 @@
 """Dense layers: a product with weights, its bias, its activation and the sum with a residual."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -8,14 +9,13 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from ryot_jax import kernels
-from ryot_jax.rewriting.fuse import LayerAbout
 from ryot_jax.rewriting.graph import Node, Value
+from ryot_jax.rewriting.layers import LayerAbout, call_layer, is_piece, piece
 from ryot_jax.rewriting.sites import Site, operand, pattern, products_above, reaches, squeezed
 from ryot_jax.rewriting.unify import unify
 from ryot_jax.rewriting.views import base
 
-_LOOKED_THROUGH = {"add", "mul", "tanh", "integer_pow", "square", "max", "sub", "neg", "div"}
+_LOOKED_THROUGH = {"add", "mul", "tanh", "integer_pow", "square", "max", "sub", "neg", "div", "logistic", "exp"}
 _DEPTH = 14  # equations between a root and its product
 
 
@@ -41,6 +41,25 @@ def _layer(
     return y if residual is None else y + residual
 
 
+def _gated(
+    silu: Callable[[jax.Array], jax.Array],
+    rows: int,
+    n_summed: int,
+    axes: tuple[int, ...],
+    x: jax.Array,
+    w: jax.Array,
+    bias: jax.Array,
+    w_1: jax.Array,
+    bias_1: jax.Array,
+) -> jax.Array:
+    gate = _product(n_summed, axes, x, w) + _bias(rows, axes, bias)
+    return silu(gate) * (_product(n_summed, axes, x, w_1) + _bias(rows, axes, bias_1))
+
+
+def _silu_by_hand(h: jax.Array) -> jax.Array:
+    return h / (1 + jnp.exp(-h))
+
+
 def _none(h: jax.Array) -> jax.Array:
     return h
 
@@ -53,24 +72,44 @@ def _relu2(h: jax.Array) -> jax.Array:
     return jnp.square(jnp.maximum(h, 0.0))
 
 
-_ACTIVATIONS = {"gelu": _gelu, "relu2": _relu2, "none": _none}
-_ROOTS_OF = {"gelu": {"mul"}, "relu2": {"square", "integer_pow", "mul"}, "none": {"add", "dot_general"}}
+@dataclasses.dataclass(frozen=True)
+class _Spelling:
+    """A way to write a layer.
+
+    Attributes:
+      activation: the op's.
+      function: the layer, of the numbers of rows' and of summed axes, the order of the result's axes, and arrays.
+      roots: primitives of its result.
+      pieces: the number of its matrices of weights.
+    """
+
+    activation: str
+    function: Callable[..., jax.Array]
+    roots: tuple[str, ...]
+    pieces: int = 1
 
 
+_SPELLINGS = (
+    _Spelling("gelu", functools.partial(_layer, _gelu), ("mul",)),
+    _Spelling("relu2", functools.partial(_layer, _relu2), ("square", "integer_pow", "mul")),
+    _Spelling("swiglu", functools.partial(_gated, jax.nn.silu), ("mul",), 2),
+    _Spelling("swiglu", functools.partial(_gated, _silu_by_hand), ("mul", "div"), 2),
+    _Spelling("none", functools.partial(_layer, _none), ("add", "dot_general")),
+)
 PLACE = 4  # ops of larger parts of a function are looked for first
-ROOTS = set().union(*_ROOTS_OF.values())
+ROOTS = {root for spelling in _SPELLINGS for root in spelling.roots}
 
 
 @functools.cache
-def _spelling(name: str, rows: int, n_summed: int, axes: tuple[int, ...]) -> Callable[..., jax.Array]:
-    return functools.partial(_layer, _ACTIVATIONS[name], rows, n_summed, axes)
+def _traced(spelling: _Spelling, rows: int, n_summed: int, axes: tuple[int, ...]) -> Callable[..., jax.Array]:
+    return functools.partial(spelling.function, rows, n_summed, axes)
 
 
 def find(value: Value) -> Site | None:
     """The layer whose result the value is, the largest one."""
     if value.node is None or value.dtype == "float64":
         return None
-    if value.node.primitive == "mul" and not reaches(value, ("tanh", "max"), 6):
+    if value.node.primitive in ("mul", "div") and not reaches(value, ("tanh", "max", "logistic", "exp"), 6):
         return None
     for dot in itertools.islice(products_above(value, _DEPTH, _LOOKED_THROUGH), 2):
         for x, w, x_axes, w_axes in _orientations(dot):
@@ -129,33 +168,40 @@ def _in_order(
     shape: tuple[int, ...],
 ) -> Site | None:
     places = _places(shape, value.shape)
-    for activation, roots in _ROOTS_OF.items():
-        if value.node is None or value.node.primitive not in roots:
+    is_in_order = axes == tuple(range(len(axes))) == places
+    for spelling in _SPELLINGS:
+        if (
+            value.node is None
+            or value.node.primitive not in spelling.roots
+            or (spelling.pieces > 1 and not is_in_order)
+        ):
             continue
-        shapes = {
-            "x": ((*rows, *summed), "float32"),
-            "w": ((*summed, *outs), "float32"),
-            "bias": (tuple(outs), "float32"),
-        }
-        residuals = [{"residual": (shape, "float32")}, {}] if activation == "none" else [{}]
+        shapes = {"x": ((*rows, *summed), "float32")}
+        for i in range(spelling.pieces):
+            shapes |= {piece("w", i): ((*summed, *outs), "float32"), piece("bias", i): (tuple(outs), "float32")}
+        residuals = [{"residual": (shape, "float32")}, {}] if spelling.activation == "none" else [{}]
         for residual in residuals:
-            spelling = _spelling(activation, len(rows), len(summed), axes)
-            found = unify(pattern(spelling, shapes | residual, (), {"bias"}, {"x", "w", "residual"}), value, places)
+            traced = pattern(
+                _traced(spelling, len(rows), len(summed), axes),
+                shapes | residual,
+                (),
+                {name for name in shapes if is_piece(name, "bias")},
+                {"residual", *(name for name in shapes if not is_piece(name, "bias"))},
+            )
+            found = unify(traced, value, places)
             if found is None or (residual and value.node is dot):
                 continue
-            names = [name for name in ("x", "w", "bias", "residual") if name in found.arrays]
             all_shapes = shapes | residual
-            call = functools.partial(
-                _call, activation, tuple(names), len(outs), len(summed), axes, value.shape, value.dtype
-            )
+            names = tuple(name for name in all_shapes if name in found.arrays)
+            activation = spelling.activation
             return Site(
                 "dense",
                 value,
                 tuple(operand(found.arrays[name], all_shapes[name][0]) for name in names),
-                call,
+                functools.partial(call_layer, activation, names, len(summed), axes, value.shape, value.dtype),
                 " + ".join(["dense", *([activation] if activation != "none" else []), *list(residual)]),
-                tuple(names),
-                LayerAbout(activation, len(summed)) if axes == tuple(range(len(axes))) == places else None,
+                names,
+                LayerAbout(activation, len(summed)) if is_in_order else None,
             )
     return None
 
@@ -164,32 +210,3 @@ def _places(shape: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, ...]:
     """The axis of the value for each axis of the pattern's result; both have the same sizes but for ones."""
     kept = iter([axis for axis, size in enumerate(given) if size != 1])
     return tuple(0 if size == 1 else next(kept) for size in shape)
-
-
-def _call(
-    activation: str,
-    names: tuple[str, ...],
-    n_outs: int,
-    n_summed: int,
-    axes: tuple[int, ...],
-    shape: tuple[int, ...],
-    dtype: str,
-    implementation: str,
-    *arrays: jax.Array,
-) -> jax.Array:
-    given = dict(zip(names, arrays, strict=True))
-    x, w, bias, residual = given["x"], given["w"], given.get("bias"), given.get("residual")
-    rows, outs = x.shape[: x.ndim - n_summed], w.shape[n_summed:]
-    result = (*rows, *outs)
-    if residual is not None:
-        order = sorted(range(len(axes)), key=lambda i: axes[i])
-        residual = jnp.transpose(residual, order).reshape(*rows, -1)
-    y = kernels.dense(
-        x.reshape(*rows, -1),
-        w.reshape(-1, math.prod(outs)),
-        None if bias is None else bias.reshape(-1),
-        activation=activation,
-        residual=residual,
-        implementation=implementation,
-    )
-    return jnp.transpose(y.reshape(result), axes).reshape(shape).astype(dtype)

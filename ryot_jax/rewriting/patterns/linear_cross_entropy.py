@@ -3,91 +3,21 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 from ryot_jax import kernels
+from ryot_jax.rewriting.bindings import Binding
 from ryot_jax.rewriting.graph import Node, Value
+from ryot_jax.rewriting.patterns._losses import SPELLINGS, Spelling, soft_capped, z_term
 from ryot_jax.rewriting.sites import Site, above, operand, pattern, products_above, reaches, squeezed
 from ryot_jax.rewriting.unify import unify
-from ryot_jax.rewriting.views import base
 
-_DEPTH, _DEPTH_OF_LOG = 24, 8  # equations between the losses and the product, and the logarithm
-
-
-def _logits(x: jax.Array, w: jax.Array) -> jax.Array:
-    return jnp.einsum("...d,vd->...v", x, w)
-
-
-def _optax(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    import optax
-
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-
-
-def _taken_from_logits(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    taken = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - taken
-
-
-# Logarithms of probabilities, whose negatives are the losses.
-def _taken(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    logs = jax.nn.log_softmax(logits, axis=-1)
-    return jnp.take_along_axis(logs, targets[..., None], axis=-1)
-
-
-def _indexed(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    return jax.nn.log_softmax(logits, axis=-1)[jnp.arange(targets.shape[0]), targets]
-
-
-def _one_hot(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.sum(jax.nn.one_hot(targets, logits.shape[-1]) * jax.nn.log_softmax(logits, axis=-1), axis=-1)
-
-
-def _wrapped(targets: jax.Array, classes: int) -> jax.Array:
-    """As indexing does: negative targets count from the end, and others beyond the classes give NaN."""
-    wrapped = jnp.where(targets < 0, targets + classes, targets)
-    return jnp.where(wrapped < 0, classes, wrapped)
-
-
-def _dropped(targets: jax.Array, classes: int) -> jax.Array:
-    """As a one-hot code does: targets beyond the classes are all zeros, and add nothing."""
-    return jnp.where((targets < 0) | (targets >= classes), -1, targets)
-
-
-def _one_hot_total(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.sum(jax.nn.one_hot(targets, logits.shape[-1]) * jax.nn.log_softmax(logits, axis=-1))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Spelling:
-    """A way to write losses.
-
-    Attributes:
-      function: of logits and targets.
-      roots: primitives of its result.
-      sign: times the losses it is the result.
-      normalized: targets as the op takes them.
-    """
-
-    function: Callable[..., jax.Array]
-    roots: tuple[str, ...]
-    sign: int
-    normalized: Callable[[jax.Array, int], jax.Array]
-
-
-_SPELLINGS = (
-    _Spelling(_optax, ("sub",), 1, _wrapped),
-    _Spelling(_taken_from_logits, ("sub",), 1, _wrapped),
-    _Spelling(_taken, ("gather",), -1, _wrapped),
-    _Spelling(_indexed, ("gather",), -1, _wrapped),
-    _Spelling(_one_hot, ("reduce_sum",), -1, _dropped),
-    _Spelling(_one_hot_total, ("reduce_sum",), -1, _dropped),
-)
+_DEPTH, _DEPTH_OF_LOG = 24, 10  # equations between the losses and the product, and the logarithm
 PLACE = 1  # ops of larger parts of a function are looked for first
-ROOTS = {"reduce_sum", *(root for spelling in _SPELLINGS for root in spelling.roots)}
+ROOTS = {"reduce_sum", "add", *(root for spelling in SPELLINGS for root in spelling.roots)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,24 +35,58 @@ class _Cut:
         return jax.lax.slice(x, (*self.start[:rows], 0), (*self.limit[:rows], x.shape[-1]), strides)
 
 
-def _of_product(
-    spelling: Callable[..., jax.Array],
-    is_sum: bool,
-    cut: _Cut | None,
-    x: jax.Array,
-    w: jax.Array,
-    targets: jax.Array,
-) -> jax.Array:
-    logits = _logits(x, w)
-    if cut is not None:
-        logits = jax.lax.slice(logits, cut.start, cut.limit, cut.strides)
-    losses = spelling(logits, targets)
-    return jnp.sum(losses) if is_sum else losses
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """What is done with the logits of a product and the losses of its rows.
+
+    Attributes:
+      spelling: the losses.
+      cut: the rows that have any; None: all.
+      is_capped: whether logits have a soft cap.
+      z: 'rows': losses have a z-loss; 'total': the sum of all has one; '': there is none.
+      is_sum: whether the losses are summed.
+    """
+
+    spelling: Spelling
+    cut: _Cut | None
+    is_capped: bool
+    z: str
+    is_sum: bool
+
+    @property
+    def numbers(self) -> frozenset[str]:
+        """Names of its numbers."""
+        names = {*self.spelling.numbers, *(["cap"] if self.is_capped else []), *(["z"] if self.z else [])}
+        return frozenset(names | ({"share"} if self.z == "total" else set()))
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Primitives of its result."""
+        if self.z == "total" or (self.z and not self.is_sum):
+            return ("add", "sub")
+        return ("reduce_sum",) if self.is_sum else self.spelling.roots
+
+    def __call__(
+        self, x: jax.Array, w: jax.Array, targets: jax.Array, bias: jax.Array, **numbers: jax.Array
+    ) -> jax.Array:
+        """The losses, as a pattern."""
+        logits = jnp.einsum("...d,vd->...v", x, w) + bias
+        if self.is_capped:
+            logits = soft_capped(logits, numbers["cap"])
+        if self.cut is not None:
+            logits = jax.lax.slice(logits, self.cut.start, self.cut.limit, self.cut.strides)
+        losses = self.spelling.function(logits, targets, *(numbers[name] for name in self.spelling.numbers))
+        if self.z == "total":
+            total = losses if self.spelling.is_total else jnp.sum(losses)
+            return self.spelling.sign * numbers["share"] * total + numbers["z"] * jnp.sum(z_term(logits))
+        if self.z:
+            losses = self.spelling.sign * losses + numbers["z"] * z_term(logits)
+        return jnp.sum(losses) if self.is_sum and not self.spelling.is_total else losses
 
 
 @functools.cache
-def _whole(function: Callable[..., jax.Array], is_sum: bool, cut: _Cut | None) -> Callable[..., jax.Array]:
-    return functools.partial(_of_product, function, is_sum and function is not _one_hot_total, cut)
+def _form(spelling: Spelling, cut: _Cut | None, is_capped: bool, z: str, is_sum: bool) -> _Form:
+    return _Form(spelling, cut, is_capped, z, is_sum)
 
 
 def find(value: Value) -> Site | None:
@@ -144,14 +108,29 @@ def find(value: Value) -> Site | None:
 
 
 def _cut(value: Value, dot: Node) -> _Cut | None:
-    """The slice of the product that the losses are of."""
+    """The slice of the logits that the losses are of."""
     for node in above(value, _DEPTH):
-        if node.primitive == "slice" and base(node.inputs[0]).node is dot:
-            params, whole = node.params, node.inputs[0].shape
-            if whole != dot.outputs[0].shape or params["limit_indices"][-1] - params["start_indices"][-1] != whole[-1]:
+        if node.primitive == "slice" and node.inputs[0].shape == dot.outputs[0].shape:
+            params, classes = node.params, node.inputs[0].shape[-1]
+            if params["limit_indices"][-1] - params["start_indices"][-1] != classes:
                 return None
             return _Cut(params["start_indices"], params["limit_indices"], params["strides"])
     return None
+
+
+def _forms(value: Value, rows: tuple[int, ...], cut: _Cut | None) -> Iterator[_Form]:
+    """The forms that the value may have, by a glance at it."""
+    assert value.node is not None
+    is_sum = squeezed(value.shape) == ()
+    capped = (False, True) if reaches(value, ("tanh",), _DEPTH) else (False,)
+    for z in ("", "rows", "total") if is_sum else ("", "rows"):
+        for spelling, is_capped in itertools.product(SPELLINGS, capped):
+            form = _form(spelling, cut, is_capped, z, is_sum)
+            if value.node.primitive not in form.roots or (spelling.one_axis and len(rows) != 1):
+                continue
+            if spelling.is_total and (not is_sum or z == "rows"):
+                continue
+            yield form
 
 
 def _at(value: Value, rows: tuple[int, ...], width: int, classes: int, cut: _Cut | None) -> Site | None:
@@ -164,45 +143,82 @@ def _at(value: Value, rows: tuple[int, ...], width: int, classes: int, cut: _Cut
         "x": ((*rows, width), "float32"),
         "w": ((classes, width), "float32"),
         "targets": (kept, "int32"),
+        "bias": ((classes,), "float32"),
     }
-    is_sum = squeezed(value.shape) == ()
     places = [axis for axis, size in enumerate(value.shape) if size != 1]
-    assert value.node is not None
-    for spelling in _SPELLINGS:
-        if value.node.primitive not in (("reduce_sum",) if is_sum else spelling.roots):
-            continue
-        if (spelling.function is _indexed and len(kept) != 1) or (spelling.function is _one_hot_total and not is_sum):
-            continue
-        traced = pattern(_whole(spelling.function, is_sum, cut), shapes, (), (), {"x", "w", "targets"})
+    for form in _forms(value, kept, cut):
+        traced = pattern(form, shapes, form.numbers, {"bias"}, {"x", "w", "targets", "bias"})
         found = unify(traced, value, [*places, *[0] * (len(traced.root.shape) - len(places))])
-        if found is not None:
+        terms = None if found is None else _terms(form, found, classes)
+        if found is not None and terms is not None:
+            names = tuple(name for name in shapes if name in found.arrays)
             return Site(
                 "linear_cross_entropy",
                 value,
-                tuple(operand(found.arrays[name], shape) for name, (shape, _) in shapes.items()),
-                functools.partial(_call, spelling, cut, value.shape, value.dtype),
-                "projection + cross-entropy",
+                tuple(operand(found.arrays[name], shapes[name][0]) for name in names),
+                functools.partial(_call, form, terms, value.shape, value.dtype),
+                " + ".join(["projection", *(["bias"] if "bias" in names else []), "cross-entropy", *terms.words]),
+                names,
             )
     return None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Terms:
+    """The op's options, and a number times which its losses are the value."""
+
+    factor: float
+    soft_cap: float | None
+    z_loss: float
+    label_smoothing: float
+
+    @property
+    def words(self) -> list[str]:
+        """What there is besides cross-entropy."""
+        words = ["soft cap"] if self.soft_cap is not None else []
+        words += ["label smoothing"] if self.label_smoothing else []
+        return words + (["z-loss"] if self.z_loss else [])
+
+
+def _terms(form: _Form, found: Binding, classes: int) -> _Terms | None:
+    """The options of the op; None: it has none for these numbers."""
+    numbers = found.numbers
+    factor = float(form.spelling.sign) if not form.z else numbers.get("share", 1.0)
+    smoothing = 0.0
+    if "on" in numbers:  # of the spelling's sum, which has the sign of logarithms
+        whole = numbers["on"] + numbers["off"] * classes
+        smoothing, factor = (numbers["off"] * classes / whole if whole else -1.0), factor * whole
+    cap, z = numbers.get("cap"), numbers.get("z", 0.0)
+    if not 0 <= smoothing <= 1 or (cap is not None and cap <= 0) or not factor:
+        return None
+    return _Terms(factor, cap, z / factor, smoothing)
+
+
 def _call(
-    spelling: _Spelling,
-    cut: _Cut | None,
+    form: _Form,
+    terms: _Terms,
     shape: tuple[int, ...],
     dtype: str,
     implementation: str,
     x: jax.Array,
     w: jax.Array,
     targets: jax.Array,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    x = x if cut is None else cut.of_rows(x)
+    x = x if form.cut is None else form.cut.of_rows(x)
+    x = x.reshape(-1, x.shape[-1])
+    if bias is not None:  # a weight of an input that is always 1
+        x = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
+        w = jnp.concatenate([w, bias[:, None].astype(w.dtype)], axis=1)
     losses = kernels.linear_cross_entropy(
-        x.reshape(-1, x.shape[-1]),
+        x,
         w,
-        spelling.normalized(targets.reshape(-1).astype(jnp.int32), w.shape[0]),
+        form.spelling.normalized(targets.reshape(-1).astype(jnp.int32), w.shape[0]),
+        label_smoothing=terms.label_smoothing,
+        z_loss=terms.z_loss,
+        soft_cap=terms.soft_cap,
         reduction="none" if shape else "sum",
         implementation=implementation,
     )
     losses = losses if shape else losses[0]
-    return (spelling.sign * losses).reshape(shape).astype(dtype)
+    return (terms.factor * losses).reshape(shape).astype(dtype)
