@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 
 from ryot_jax.comparison.criteria import EXIT_CODES
 from ryot_jax.comparison.results import decode
+from ryot_jax.kernels import cpu
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOKS = REPOSITORY / "experiments" / "notebooks"
@@ -20,7 +21,7 @@ NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 BADGE = re.compile(r"\[!\[.+?\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]\((.+?)\)")
 
 
-# A shorter run of the same cells: every stage but the trainings after the two arms, which no cell shows.
+# Shorter runs of the same cells: fewer steps, and all stages but the trainings after the two arms, which no cell shows.
 TRAINS = 'ryot(f"--config={CONFIG}", "--workdir=runs")'
 SHORTER = (
     "--config.training.steps_per_epoch=40",
@@ -28,6 +29,7 @@ SHORTER = (
     "--config.comparison.control_blocks=4",
     "--config.scaling.enabled=False",
 )
+COMPARES = "steps=160,\n    block_steps=20,"
 
 
 def _read(name: str) -> nbformat.NotebookNode:
@@ -45,6 +47,7 @@ def _execute(name: str, folder: Path, outcome: str) -> tuple[nbformat.NotebookNo
     asked = {**notebook, "cells": [*notebook.cells, told]}
     for cell in asked["cells"]:
         cell.source = cell.source.replace(TRAINS, TRAINS.replace(", ", f", *{SHORTER}, "))
+        cell.source = cell.source.replace(COMPARES, "steps=80,\n    block_steps=10,\n    control_steps=4,")
     work, settings = folder / "work", folder / "settings"
     work.mkdir()
     variables = dict(os.environ) | {
@@ -89,14 +92,23 @@ def is_it_real(tmp_path_factory) -> tuple[nbformat.NotebookNode, dict]:
     return _execute("is_it_real", tmp_path_factory.mktemp("is_it_real"), outcome)
 
 
+@pytest.fixture(scope="module")
+def optimize_my_model(tmp_path_factory) -> tuple[nbformat.NotebookNode, dict]:
+    outcome = (
+        "{'results': json.loads(result.to_json()), 'errors': [errors.gradient, rounded.gradient], "
+        "'taken': [row[1] for row in explanation.taken], 'share': explanation.share}"
+    )
+    return _execute("optimize_my_model", tmp_path_factory.mktemp("optimize_my_model"), outcome)
+
+
 def _verdicts(results: dict) -> dict[str, str]:
     """Of criteria and controls, by name."""
     judged = [*results["criteria"], *(results["controls"] or {"items": []})["items"]]
     return {one["name"]: one["verdict"] for one in judged}
 
 
-def test_there_are_two_notebooks():
-    assert NAMES == ["first_run", "is_it_real"]
+def test_there_are_three_notebooks():
+    assert NAMES == ["first_run", "is_it_real", "optimize_my_model"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -208,6 +220,28 @@ def test_is_it_real_lets_no_loss_on_random_labels_pass(is_it_real):
     assert naive["verdict"] == "INCONCLUSIVE"
     assert _verdicts(judged)["beats_chance_entropy"] == "FAIL"
     assert judged["verdict"] == "FAIL"
+
+
+def test_optimize_my_model_finds_all_of_an_ordinary_model_and_computes_the_same(optimize_my_model):
+    notebook, outcome = optimize_my_model
+    cells = _cells(notebook)
+    if cpu.unavailable_reason() is None:
+        assert outcome["share"] == 1.0
+        assert {"layer norm + dense x 3", "attention, causal", "projection + cross-entropy"} <= set(outcome["taken"])
+    assert "dropout between softmax and values" in _printed(cells["left"])
+    exact, rounded = outcome["errors"]
+    assert exact < 1e-4 < rounded < 0.1  # sums in another order; some roundings of 2^-9 in each layer
+
+
+def test_optimize_my_model_trains_with_both_and_says_what_it_finds(optimize_my_model):
+    notebook, outcome = optimize_my_model
+    assert COMPARES in "".join(cell.source for cell in _read("optimize_my_model").cells)
+    cells = _cells(notebook)
+    found = _verdicts(outcome["results"])
+    certain = ("trains_end_to_end", "loss_falls", "beats_chance_entropy", "loss_within_0.1", "loss_within_0.02")
+    assert {found[name] for name in certain} == {"PASS"}
+    assert outcome["results"]["verdict"] in _printed(cells["summary"])
+    assert "text/html" in _types(cells["report"])
 
 
 @pytest.mark.parametrize("name", NAMES)
