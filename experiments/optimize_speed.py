@@ -98,7 +98,8 @@ def _speed_up(found: Comparison) -> SpeedUp:
 def _row(name: str, found: Comparison, error: float) -> tuple[str, ...]:
     results = found.results
     controls = results.controls.items if results.controls is not None else ()
-    failed = [one.name for one in (*results.criteria, *controls) if one.verdict != "PASS"]
+    failed = [criterion.name for criterion in results.criteria if criterion.verdict != "PASS"]
+    failed += [control.name for control in controls if control.verdict != "PASS"]
     without, with_kernels = (f"{arm.step_ms_median:.1f}" for arm in results.arms.values())
     return (
         name,
