@@ -3,9 +3,9 @@
     python -m experiments.optimize_tracing --write
 
 A transformer in Flax Linen with 24 layers, written out and as `nn.scan`: the time of tracing its loss, and of tracing
-it and finding every place, the median of several, with JAX's caches emptied before each. The first time is told apart, as
-the patterns themselves are traced then. Goal: at most 1.5 times plain tracing and a second. A compiled step has nothing
-of it.
+it and finding every place, the median of several, with JAX's caches emptied before each. The first time is told apart,
+as the patterns themselves are traced then. Goal: at most 1.5 times plain tracing and a second. A compiled step has
+nothing of it.
 """
 
 import argparse
