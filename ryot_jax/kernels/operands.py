@@ -3,6 +3,8 @@
 Nothing here computes: each op checks its own shapes and defines its own products.
 """
 
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +29,44 @@ def choose(op: Op, name: str, *arrays: jax.Array | jax.ShapeDtypeStruct | None) 
     implementation = op.implementations[name]
     implementation.require(dtypes)
     return implementation.function
+
+
+def manual_axes(*arrays: jax.Array) -> tuple[str, ...]:
+    """Names of the mesh axes along which one of the arrays varies, within `jax.shard_map`; else none."""
+    return tuple(sorted(set().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))))
+
+
+def varying(array: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """The array, as varying along these axes of a mesh."""
+    missing = tuple(axis for axis in axes if axis not in manual_axes(array))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+
+def zeros_like(array: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Zeros in an array's shape that vary as it does: where a loop begins to add up."""
+    return varying(jnp.zeros(array.shape, dtype), manual_axes(array))
+
+
+class OwnGradient:
+    """`jax.custom_vjp`, for operands of which some vary along mesh axes of `jax.shard_map` and others do not.
+
+    JAX's own functions cast the latter, so that their gradients are summed over the devices; what has a gradient of its
+    own has to do it before.
+    """
+
+    def __init__(self, function: Callable[..., Any], nondiff_argnums: Sequence[int] = ()):
+        functools.update_wrapper(self, function)
+        self._function = jax.custom_vjp(function, nondiff_argnums=tuple(nondiff_argnums))
+        self._static = frozenset(nondiff_argnums)
+        self.defvjp = self._function.defvjp
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's results."""
+        operands = [arg for i, arg in enumerate(args) if i not in self._static]
+        if axes := manual_axes(*jax.tree.leaves(operands)):
+            alike = iter(jax.tree.map(lambda x: varying(x, axes), operands))
+            args = tuple(arg if i in self._static else next(alike) for i, arg in enumerate(args))
+        return self._function(*args)
 
 
 def accumulator(dtype: jax.typing.DTypeLike) -> jnp.dtype:

@@ -66,6 +66,16 @@ def _with_bodies(node: Node, operands: list[Any], bodies: tuple[Plan, ...], run:
         case name if name in REMAT:
             call = jax.checkpoint(function(bodies[0]), prevent_cse=params["prevent_cse"], policy=params["policy"])
             return list(call(*operands))
+        case "shard_map":
+            mapped = jax.shard_map(
+                lambda *args: tuple(function(bodies[0])(*args)),
+                mesh=params["mesh"],
+                in_specs=tuple(params["in_specs"]),
+                out_specs=tuple(params["out_specs"]),
+                axis_names=params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"],
+                check_vma=params["check_vma"],
+            )
+            return list(mapped(*operands))
         case "cond":
             index, *rest = operands
             return list(jax.lax.switch(index, [function(body) for body in bodies], *rest))

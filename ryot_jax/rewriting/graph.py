@@ -18,7 +18,7 @@ from jax.extend import core
 
 _INLINED = {"jit", "pjit", "closed_call", "core_call"}
 REMAT = ("remat2", "checkpoint", "remat")  # by version of JAX
-_BODIES = {"scan": "jaxpr", "while": "body_jaxpr", "cond": "branches", **dict.fromkeys(REMAT, "jaxpr")}
+_BODIES = dict.fromkeys(("scan", "shard_map", *REMAT), "jaxpr") | {"while": "body_jaxpr", "cond": "branches"}
 _KEPT_BYTES = 64  # constants up to this size are merged by value, larger ones by identity
 
 
@@ -150,8 +150,7 @@ def source_of(eqn: Any, caller: Any = None) -> str:
     Functions of libraries are traced once and kept: the lines of their callers are then those of the first call, and
     `caller`, the equation of the call at hand, tells better.
     """
-    traceback = getattr(eqn.source_info, "traceback", None)
-    frames = traceback.frames if traceback is not None else []
+    frames = getattr(getattr(eqn.source_info, "traceback", None), "frames", [])
     if caller is not None and (not frames or _is_library(frames[0].file_name)):
         return source_of(caller)
     for frame in frames:
@@ -258,6 +257,8 @@ def _passed(node: Node) -> Sequence[Value | None]:
             return inputs[params["cond_nconsts"] :][: params["body_nconsts"]]
         case "cond":
             return inputs[1:]
+        case "shard_map":  # a body has a part of each
+            return ()
     return inputs
 
 

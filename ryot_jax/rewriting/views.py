@@ -16,7 +16,7 @@ from ryot_jax.rewriting.graph import Node, Value
 
 Labels = tuple[Hashable | None, ...]
 
-_SAME = {"copy", "copy_p", "optimization_barrier"}
+_SAME = {"copy", "copy_p", "optimization_barrier", "pvary"}  # the last one: on all devices of `shard_map`
 _FLOATS = {"float32", "bfloat16", "float16"}
 
 

@@ -61,23 +61,28 @@ def losses(implementation):
     return ops
 
 
-def largest_errors(implementation, mesh, arrays):
-    """By op, and the number of custom calls in the spread program."""
+def largest_errors(implementation, mesh, arrays, *, checks):
+    """By op, and the number of custom calls in the spread program.
+
+    Without the check of varying axes gradients of replicated params are added up here, as in training; with it, by JAX.
+    """
     ops = losses(implementation)
 
     def gradients(*arrays):
         return {name: jax.value_and_grad(loss, argnums=(0, 1))(*arrays) for name, loss in ops.items()}
 
     def of_part(*arrays):
-        return {name: (jax.lax.psum((loss, dp), "data"), dx) for name, (loss, (dp, dx)) in gradients(*arrays).items()}
+        def added(loss, dp):
+            return (jax.lax.psum(loss, "data"), dp) if checks else jax.lax.psum((loss, dp), "data")
 
-    # Without the check of varying axes: gradients of replicated params are added up here, as in training.
+        return {name: (added(loss, dp), dx) for name, (loss, (dp, dx)) in gradients(*arrays).items()}
+
     sharded = jax.shard_map(
         of_part,
         mesh=mesh,
         in_specs=(P(), P("data"), P("data")),
         out_specs={name: (P(), P("data")) for name in ops},
-        check_vma=False,
+        check_vma=checks,
     )
     expected = {name: ((loss, dp), dx) for name, (loss, (dp, dx)) in jax.jit(gradients)(*arrays).items()}
     compiled = jax.jit(sharded).lower(*arrays).compile()
@@ -104,7 +109,11 @@ def main():
     arrays = params, normal(B, T, D), jnp.asarray(rng.integers(0, V, (B, T)), jnp.int32)
     mesh = Mesh(np.array(jax.devices()), ("data",))
     names = ["reference", "xla"] if cpu.unavailable_reason("float32") else ["reference", "xla", "cpu"]
-    results = {name: largest_errors(name, mesh, arrays) for name in names}
+    results = {
+        f"{name}{', checked' if checks else ''}": largest_errors(name, mesh, arrays, checks=checks)
+        for name in names
+        for checks in (False, True)
+    }
 
     def dropped(x):
         return kernels.dropout(x, 0.5, jax.random.key(0), implementation="hash")

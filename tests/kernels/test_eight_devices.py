@@ -14,9 +14,10 @@ def eight_devices(run_python):
     return json.loads(done.stdout)
 
 
+@pytest.mark.parametrize("checked", ["", ", checked"])
 @pytest.mark.parametrize("implementation", ["reference", "xla", "cpu"])
-def test_losses_and_gradients_are_those_of_one_device(eight_devices, implementation):
-    result = eight_devices[implementation]
+def test_losses_and_gradients_are_those_of_one_device(eight_devices, implementation, checked):
+    result = eight_devices[implementation + checked]
     assert result["devices"] == [8]
     assert (result["custom_calls"] > 0) == (implementation == "cpu")
     # float32 sums in another order. `xla` rounds a product's operands to bfloat16, but the same ones in both.

@@ -136,6 +136,43 @@ def test_arguments_that_are_no_arrays_are_constants():
     assert [site.words for site in fast.plan(x, w, activation=jax.nn.gelu, sign=1).all_sites] == ["dense + gelu"]
 
 
+_ON_TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+from ryot_jax import optimize
+
+rng = np.random.default_rng(0)
+draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+params, x = {"table": draw(11, 8), "up": draw(8, 12), "down": draw(12, 8)}, jnp.arange(24).reshape(4, 6) % 11
+mesh = Mesh(np.array(jax.devices()), ("data",))
+
+def loss(params, tokens):
+    x = params["table"][tokens]
+    x = x + jax.nn.gelu(jax.nn.standardize(x) @ params["up"]) @ params["down"]
+    logs = jax.nn.log_softmax(x @ params["table"].T)
+    return -jnp.take_along_axis(logs, tokens[..., None], -1).mean()
+
+def mapped(function):
+    def mean(*args):
+        return jax.lax.pmean(function(*args), "data")
+    return jax.shard_map(mean, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+
+expected = jax.jit(jax.value_and_grad(mapped(loss)))(params, x)
+fast = optimize(mapped(loss))
+print(fast.explain(params, x).share, len(fast.plan(params, x).all_sites))
+for function in (mapped(optimize(loss)), fast):
+    found = jax.jit(jax.value_and_grad(function))(params, x)
+    for a, b in zip(*map(jax.tree.leaves, (found, expected))):
+        assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)  # sums in another order
+    assert any(bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (found, expected)))), "the same program"
+"""
+
+
+def test_it_works_within_shard_map_and_around_it(run_python):
+    done = run_python("-c", _ON_TWO_DEVICES, devices=2)
+    assert done.stdout.split() == ["1.0", "3"]  # the embedding, norm and MLP as one, and the loss
+
+
 def test_bfloat16_is_asked_for_and_has_its_own_tolerance():
     loss = functools.partial(_loss, layers=WAYS["unrolled"])
     exact, rounded = optimize(loss).check(PARAMS, TOKENS), optimize(loss, precision="bfloat16").check(PARAMS, TOKENS)

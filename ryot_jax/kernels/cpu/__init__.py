@@ -16,6 +16,7 @@ import jax
 
 from ryot_jax.kernels.cpu.library import Handler, Library, level_of
 from ryot_jax.kernels.cpu.library import load as _library
+from ryot_jax.kernels.operands import manual_axes, varying
 
 __all__ = ("Handler",)
 
@@ -202,7 +203,9 @@ def call(
         for operand, result in (aliases or {}).items()
     }
     ffi_call = jax.ffi.ffi_call(handler, outputs, vmap_method="sequential", input_output_aliases=numbers or None)
-    return ffi_call(*operands, **attributes)
+    results = ffi_call(*operands, **attributes)
+    axes = manual_axes(*operands)  # within `jax.shard_map`: the call does not say that its results vary
+    return jax.tree.map(lambda x: varying(x, axes), results) if axes else results
 
 
 def _position(handler: str, names: tuple[str, ...], name: str) -> int:

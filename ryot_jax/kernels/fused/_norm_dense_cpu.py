@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ryot_jax.kernels import cpu
-from ryot_jax.kernels.operands import as_ffi_operand, cast_gradient, dtype_token, rows
+from ryot_jax.kernels.operands import OwnGradient, as_ffi_operand, cast_gradient, dtype_token, rows
 from ryot_jax.kernels.ops.dense._layer import activation_code
 from ryot_jax.kernels.ops.dense.cpu import Saved, cpu_backward, cpu_forward
 
@@ -104,7 +104,7 @@ def _backward(activation: str, settings: Settings, saved: _Saved, dy: jax.Array,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(OwnGradient, nondiff_argnums=(0, 1))
 def norm_dense(
     activation: str,
     settings: Settings,
@@ -134,7 +134,7 @@ def _norm_dense_backward(
 norm_dense.defvjp(_norm_dense_forward, _norm_dense_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(OwnGradient, nondiff_argnums=(0, 1))
 def norm_mlp(
     kind: str,
     settings: Settings,

@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ryot_jax.kernels.operands import OwnGradient
 from ryot_jax.kernels.ops.dense.api import dense
 from ryot_jax.kernels.ops.dense.cpu import Saved, cpu_backward, cpu_forward
 
@@ -68,7 +69,7 @@ def _two_layers(
     return dense(hidden, down_FD, down_bias_D, residual=residual, implementation=implementation)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(OwnGradient, nondiff_argnums=(0,))
 def _cpu(
     kind: str,
     x: jax.Array,

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ryot_jax.kernels.gpu import pallas
+from ryot_jax.kernels.operands import OwnGradient
 from ryot_jax.kernels.ops.attention._mosaic_backward import gradient_of_queries, gradients_of_keys
 from ryot_jax.kernels.ops.attention._mosaic_blocks import BLOCKS, Blocks
 from ryot_jax.kernels.ops.attention._mosaic_forward import forward
@@ -86,7 +87,7 @@ def _checked(blocks: Blocks | None, *arrays_BTHK: jax.Array) -> Blocks:
     return blocks or BLOCKS[K]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(OwnGradient, nondiff_argnums=(0, 1))
 def _attention(causal: bool, blocks: Blocks, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array) -> jax.Array:
     return _attention_forward(causal, blocks, q_BTHK, k_BSGK, v_BSGK)[0]
 
@@ -116,7 +117,7 @@ def _attention_backward(
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(OwnGradient, nondiff_argnums=(0, 1, 2))
 def _packed_attention(causal: bool, blocks: Blocks, n_heads: int, qkv_BTNK: jax.Array) -> jax.Array:
     return _packed_attention_forward(causal, blocks, n_heads, qkv_BTNK)[0]
 

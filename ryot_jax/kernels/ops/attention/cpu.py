@@ -11,7 +11,7 @@ import numpy as np
 
 from ryot_jax.kernels import cpu
 from ryot_jax.kernels.declaration import Implementation
-from ryot_jax.kernels.operands import as_ffi_operand
+from ryot_jax.kernels.operands import OwnGradient, as_ffi_operand
 from ryot_jax.kernels.ops.attention._visible import Functions, Visible
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_refusal
@@ -27,7 +27,7 @@ def _like(*arrays: jax.Array) -> tuple[jax.ShapeDtypeStruct, ...]:
     return tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(OwnGradient, nondiff_argnums=(0,))
 def _separate(
     visible: Visible, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BS: jax.Array | None
 ) -> jax.Array:
@@ -53,7 +53,7 @@ def _separate_backward(
 _separate.defvjp(_separate_forward, _separate_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(OwnGradient, nondiff_argnums=(0, 1))
 def _packed(visible: Visible, n_heads: int, qkv_BTNK: jax.Array, mask_BT: jax.Array | None) -> jax.Array:
     return _packed_forward(visible, n_heads, qkv_BTNK, mask_BT)[0]
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ryot_jax.kernels.operands import cast_gradient, dtype_token, rows
+from ryot_jax.kernels.operands import OwnGradient, cast_gradient, dtype_token, rows
 
 FORWARD, BACKWARD = jnp.float8_e4m3fn, jnp.float8_e5m2
 MULTIPLE = 16  # cuBLASLt's requirement on rows and columns of every operand
@@ -48,7 +48,7 @@ def _dot(
     return (sums.astype(jnp.float32) * (a.scale * b.scale)).astype(dtype)
 
 
-@jax.custom_vjp
+@OwnGradient
 def product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
     """The product x w of 8-bit operands, with sums in float32; the products of its backward pass likewise.
 

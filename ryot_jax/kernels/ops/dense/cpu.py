@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from ryot_jax.kernels import cpu
 from ryot_jax.kernels.declaration import Implementation
-from ryot_jax.kernels.operands import as_ffi_operand, cast_gradient, dtype_token, rows
+from ryot_jax.kernels.operands import OwnGradient, as_ffi_operand, cast_gradient, dtype_token, rows
 from ryot_jax.kernels.ops.dense._layer import activation_code
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_refusal
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(OwnGradient, nondiff_argnums=(0,))
 def _cpu(
     activation: str, x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None, residual: jax.Array | None
 ) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ryot_jax.kernels.declaration import Implementation, Spec
-from ryot_jax.kernels.operands import rows
+from ryot_jax.kernels.operands import OwnGradient, rows
 from ryot_jax.kernels.ops.dense._layer import layer, narrow_products
 from ryot_jax.machine import processor
 
@@ -21,7 +21,7 @@ def _bf16_dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array
     return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
+@OwnGradient
 def _bf16_product(x: jax.Array, w_DF: jax.Array) -> jax.Array:
     return _bf16_dot(rows(x), w_DF, 1, 0).reshape(*x.shape[:-1], w_DF.shape[1])
 

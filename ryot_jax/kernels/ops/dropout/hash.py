@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ryot_jax.kernels.declaration import Evidence, Implementation, Spec, Wishes
+from ryot_jax.kernels.operands import OwnGradient
 from ryot_jax.kernels.probes import rows_of_a_device, vanished
 from ryot_jax.runtime.hlo import Array, Program
 
@@ -45,7 +46,7 @@ def _keep(rate: float, words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return (h ^ (h >> 16)) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(OwnGradient, nondiff_argnums=(0,))
 def _masked(rate: float, words: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(_keep(rate, words, x.shape), x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros_like(x))
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from ryot_jax.kernels import cpu
 from ryot_jax.kernels.declaration import Implementation
-from ryot_jax.kernels.operands import cast_gradient, dtype_token, rows
+from ryot_jax.kernels.operands import OwnGradient, cast_gradient, dtype_token, rows
 from ryot_jax.kernels.ops.embedding.reference import take
 from ryot_jax.kernels.probes import custom_call
 from ryot_jax.kernels.requirements import cpp_dtypes, cpp_weights_refusal
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(OwnGradient, nondiff_argnums=(0, 1))
 def _cpu(dtype: jnp.dtype, V: int, table_VD: jax.Array, tokens: jax.Array, positions_TD: jax.Array | None) -> jax.Array:
     return take(dtype, V, table_VD, tokens, positions_TD)
 

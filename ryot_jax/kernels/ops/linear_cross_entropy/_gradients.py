@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ryot_jax.kernels.operands import OwnGradient
 from ryot_jax.kernels.ops.linear_cross_entropy._terms import Terms
 
 Losses = Callable[[Terms, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -31,7 +32,7 @@ def with_gradients(losses: Losses, gradients: Gradients) -> Reductions:
 def _gradients_in_forward(losses: Losses, gradients: Gradients) -> Losses:
     """The sum of the losses; its backward pass only scales gradients computed in the forward pass."""
 
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    @functools.partial(OwnGradient, nondiff_argnums=(0,))
     def op(terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array) -> jax.Array:
         return jnp.sum(losses(terms, x_ND, w_VD, targets_N))
 
@@ -54,7 +55,7 @@ def _gradients_in_forward(losses: Losses, gradients: Gradients) -> Losses:
 
 def _gradients_in_backward(losses: Losses, gradients: Gradients) -> Losses:
     """The losses; the backward pass recomputes the logits, as each row has its own cotangent."""
-    op = jax.custom_vjp(losses, nondiff_argnums=(0,))
+    op = OwnGradient(losses, nondiff_argnums=(0,))
 
     def forward(
         terms: Terms, x_ND: jax.Array, w_VD: jax.Array, targets_N: jax.Array

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ryot_jax.kernels.operands import accumulator
+from ryot_jax.kernels.operands import OwnGradient, accumulator
 from ryot_jax.kernels.ops.linear_cross_entropy._terms import Terms
 
 
@@ -18,7 +18,7 @@ def _product(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
     return jnp.matmul(x_ND, w_VD.astype(x_ND.dtype).T, preferred_element_type=accumulator(x_ND.dtype))
 
 
-@jax.custom_vjp
+@OwnGradient
 def _bfloat16_product(x_ND: jax.Array, w_VD: jax.Array) -> jax.Array:
     """Float32 logits whose cotangent is rounded, as float32 backward products would run at half the rate.
 

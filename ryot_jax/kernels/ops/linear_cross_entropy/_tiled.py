@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ryot_jax.kernels.operands import zeros_like
 from ryot_jax.kernels.ops.linear_cross_entropy._gradients import Reductions, with_gradients
 from ryot_jax.kernels.ops.linear_cross_entropy._terms import Terms, chunk_rows, chunks
 
@@ -88,7 +89,7 @@ def gradients(
         losses_C, dx_CD, dw_of_chunk_VD = one_chunk(*chunk)
         return dw_VD + dw_of_chunk_VD, (losses_C, dx_CD)
 
-    start = jnp.zeros(w_VD.shape, jnp.float32)
+    start = zeros_like(w_VD, jnp.float32)
     of_chunks = chunks(x_ND, rows, 0), chunks(targets_N, rows, -1), chunks(weights_N, rows, 0)
     dw_VD, (losses_nC, dx_nCD) = lax.scan(body, start, of_chunks)
     N, D = x_ND.shape

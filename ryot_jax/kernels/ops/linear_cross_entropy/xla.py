@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ryot_jax.kernels.declaration import Evidence, Implementation, Spec
-from ryot_jax.kernels.operands import accumulator
+from ryot_jax.kernels.operands import accumulator, zeros_like
 from ryot_jax.kernels.ops.linear_cross_entropy._gradients import with_gradients
 from ryot_jax.kernels.ops.linear_cross_entropy._logits import logits, losses
 from ryot_jax.kernels.ops.linear_cross_entropy._terms import Terms, chunk_rows, chunks
@@ -74,7 +74,7 @@ def _xla_gradients(
 
     rows = rows_at_a_time(x_ND.shape[0], x_ND.shape[1], w_VD.shape[0])
     of_chunks = chunks(x_ND, rows, 0), chunks(targets_N, rows, -1), chunks(weights_N, rows, 0)
-    dw_VD, (losses_nC, dx_nCD) = lax.scan(body, jnp.zeros(w_VD.shape, accumulate), of_chunks)
+    dw_VD, (losses_nC, dx_nCD) = lax.scan(body, zeros_like(w_VD, accumulate), of_chunks)
     rows = x_ND.shape[0]
     return losses_nC.reshape(-1)[:rows], dx_nCD.reshape(-1, x_ND.shape[1])[:rows], dw_VD
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ryot_jax.kernels.operands import cast_gradient, dtype_token, row, rows
+from ryot_jax.kernels.operands import OwnGradient, cast_gradient, dtype_token, row, rows
 from ryot_jax.kernels.ops.norm._definition import Outcome, Settings, centred
 
 
@@ -17,7 +17,7 @@ def with_own_gradient(forward: Callable[..., Any], backward: Callable[..., Any])
     def outcome(settings: Settings, y: jax.Array, s: jax.Array) -> Outcome:
         return (y, s) if settings.with_sum else (y,)
 
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    @functools.partial(OwnGradient, nondiff_argnums=(0,))
     def op(settings: Settings, *operands: jax.Array | None) -> Outcome:
         return outcome(settings, *forward(settings, *operands)[:2])
 
