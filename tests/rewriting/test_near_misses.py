@@ -182,6 +182,8 @@ LOOK_UPS = {
     "filled": lambda table: jnp.take(table, INDICES, axis=0),
     "clipped": lambda table: jnp.take(table, INDICES, axis=0, mode="clip"),
     "wrapped": lambda table: jnp.take(table, INDICES, axis=0, mode="wrap"),
+    "promised": lambda table: table[INDICES],  # found by the programs drawn at random
+    "promised, with positions": lambda table: table[INDICES] + table[: INDICES.shape[1]],
     "small integers": lambda table: table[jnp.array([1, 200, 3], jnp.uint8) % V],
 }
 

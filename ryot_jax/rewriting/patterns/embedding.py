@@ -57,12 +57,12 @@ def _site(value: Value, gather: Node, positions: Operand | None) -> Site:
     table, indices = gather.inputs
     parts = [("table", whole(table)), ("indices", whole(indices))]
     parts += [("positions", positions)] if positions is not None else []
-    drops = gather.params["mode"] == GatherScatterMode.FILL_OR_DROP
+    mode = gather.params["mode"]
     return Site(
         "embedding",
         value,
         tuple(part for _, part in parts),
-        functools.partial(_call, drops, value.dtype),
+        functools.partial(_call, mode, value.dtype),
         "embedding" + (" + positions" if positions is not None else ""),
         tuple(name for name, _ in parts),
         exact=("table", "positions"),
@@ -70,14 +70,22 @@ def _site(value: Value, gather: Node, positions: Operand | None) -> Site:
 
 
 def _call(
-    drops: bool,
+    mode: GatherScatterMode,
     dtype: str,
     implementation: str,
     table: jax.Array,
     indices: jax.Array,
     positions: jax.Array | None = None,
 ) -> jax.Array:
+    look_up = functools.partial(kernels.embedding, dtype=dtype, implementation=implementation)
     rows = indices[..., 0]
-    if not drops:  # of an index beyond the table the nearest row is taken, or anything
-        rows = jnp.clip(rows, 0, table.shape[0] - 1)
-    return kernels.embedding(table, rows, positions, dtype=dtype, implementation=implementation)
+    nearest = rows if mode == GatherScatterMode.FILL_OR_DROP else jnp.clip(rows, 0, table.shape[0] - 1)
+    if mode != GatherScatterMode.PROMISE_IN_BOUNDS:
+        return look_up(table, nearest, positions)
+    # Of an index that breaks the promise the nearest row is taken, and its gradient is dropped.
+    y = look_up(table, nearest)
+    y = jnp.where((nearest == rows)[..., None], y, jax.lax.stop_gradient(y))
+    if positions is None:
+        return y
+    nothing = jnp.zeros((1, table.shape[1]), table.dtype)  # for the op's own sum of the positions' gradients
+    return y + look_up(nothing, jnp.zeros_like(rows), positions)
