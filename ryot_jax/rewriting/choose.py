@@ -56,7 +56,7 @@ class Chooser:
             found = self.choice(site)
         except ConfigError as error:
             return Refused(site.op, site.root, str(error))
-        if found.implementation == op(site.op).reference:
+        if found.implementation == _reference(site.op):
             return Refused(site.op, site.root, found.reason)
         return site
 
@@ -91,6 +91,11 @@ class Chooser:
             n_heads=1,
             compute_capability=str(getattr(jax.devices()[0], "compute_capability", "")),
         )
+
+
+@functools.cache
+def _reference(name: str) -> str:
+    return op(name).reference
 
 
 @functools.lru_cache(maxsize=4096)
