@@ -18,7 +18,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-KEY = jax.random.key(0)
 CLASSES = 10
 
 
@@ -189,7 +188,7 @@ class _Linen(nn.Module):
 @_model("Flax Linen")
 def linen(sizes: Sizes, *, is_scanned: bool = False) -> Model:
     model = _Linen(sizes, is_scanned)
-    params = model.init(KEY, sizes.tokens(0)[0][:, :-1])
+    params = model.init(jax.random.key(0), sizes.tokens(0)[0][:, :-1])
     return Model(lambda params, tokens: _next_token(model.apply(params, tokens[:, :-1]), tokens), params, sizes.tokens)
 
 
@@ -233,7 +232,7 @@ def equinox(sizes: Sizes) -> Model:
     import equinox as eqx
 
     width = sizes.width
-    keys = iter(jax.random.split(KEY, 2 * sizes.layers + 2))
+    keys = iter(jax.random.split(jax.random.key(0), 2 * sizes.layers + 2))
     blocks = [
         {
             "first": eqx.nn.LayerNorm(width),
@@ -285,7 +284,7 @@ def haiku(sizes: Sizes) -> Model:
         return hk.LayerNorm(-1, True, True)(x) @ table.T
 
     model = hk.without_apply_rng(hk.transform(apply))
-    params = model.init(KEY, sizes.tokens(0)[0][:, :-1])
+    params = model.init(jax.random.key(0), sizes.tokens(0)[0][:, :-1])
     return Model(lambda params, tokens: _next_token(model.apply(params, tokens[:, :-1]), tokens), params, sizes.tokens)
 
 

@@ -58,21 +58,34 @@ class Chooser:
             return Refused(site.op, site.root, str(error))
         if found.implementation == _reference(site.op):
             return Refused(site.op, site.root, found.reason)
+        dtypes = {
+            self._dtype_of(site, name, operand.value.dtype)
+            for name, operand in zip(site.names, site.operands, strict=True)
+        }
+        floats = {jnp.dtype(dtype) for dtype in (*dtypes, site.root.dtype) if jnp.issubdtype(dtype, jnp.floating)}
+        try:
+            op(site.op).implementations[found.implementation].require(frozenset(floats))
+        except (TypeError, NotImplementedError) as error:
+            return Refused(site.op, site.root, str(error))
         return site
 
     def run(self, site: Site, arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """Computes a site: its root, and the operand x where it passes that on."""
-        dtype = self._dtype(site)
-        cast = [
-            x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) and name not in site.exact else x
-            for name, x in zip(site.names, arrays, strict=True)
-        ]
+        cast = [x.astype(self._dtype_of(site, name, x.dtype)) for name, x in zip(site.names, arrays, strict=True)]
         outcome = site.call(self.choice(site).implementation, *cast)
         y, *passed = outcome if site.passes else (outcome,)
         return y.astype(site.root.dtype), *passed
 
+    def _dtype_of(self, site: Site, name: str, dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
+        """The dtype in which an operand is passed to the op."""
+        if not jnp.issubdtype(dtype, jnp.floating):
+            return dtype
+        if name in site.exact:  # the sum with a residual has the residual's dtype
+            return site.root.dtype if name == "residual" else dtype
+        return self._dtype(site)
+
     def _dtype(self, site: Site) -> str:
-        return self.precision or site.operands[0].value.dtype
+        return self.precision or site.dtype
 
     def _spec(self, site: Site) -> Spec:
         """The sizes of a site as those of a training step."""

@@ -50,15 +50,22 @@ def _with_neighbour(
     if choice(before) != choice(site) or before.root.dtype != site.root.dtype:
         return None
     if isinstance(before.about, LayerAbout) and isinstance(site.about, LayerAbout):
-        is_mlp = site.about.activation == "none" and before.about.activation != "none" and site.about.n_summed == 1
-        return (_mlp(before, site), before) if is_mlp and site.part(piece("w", 1)) is None else None
+        return (_mlp(before, site), before) if _is_mlp(before, site) else None
     if isinstance(before.about, NormAbout) and site.about.n_summed == 1:
         of_mlp, residual, x = isinstance(site.about, MlpAbout), site.part("residual"), before.part("x")
         if residual is None:
             return None if of_mlp else (_norm_dense(before, site), before)
-        if of_mlp and x is not None and (residual.value, residual.labels) == (x.value, x.labels):
+        is_same = x is not None and (residual.value, residual.labels) == (x.value, x.labels)
+        if of_mlp and is_same and residual.value.dtype == site.root.dtype:
             return _norm_mlp(before, site), before
     return None
+
+
+def _is_mlp(up: Site, down: Site) -> bool:
+    """Whether the second layer is a plain one, over the one axis that the first one's weights add to its rows."""
+    rows = len(up.operands[0].shape) - up.about.n_summed
+    is_plain = down.about.activation == "none" and down.about.n_summed == 1 and down.part(piece("w", 1)) is None
+    return is_plain and up.about.activation != "none" and len(up.root.shape) == rows + 1
 
 
 def _named(site: Site, given: dict[str, str]) -> list[tuple[str, Operand]]:

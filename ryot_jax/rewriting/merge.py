@@ -7,10 +7,10 @@ becomes part of the layer. The joined weights are small beside the rows, or laye
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ryot_jax.rewriting.graph import Value
+from ryot_jax.rewriting.graph import Node, Value
 from ryot_jax.rewriting.layers import LayerAbout, call_layer, piece
 from ryot_jax.rewriting.sites import Site
 from ryot_jax.rewriting.steps import Cut, Step
@@ -32,8 +32,10 @@ def merged(steps: Sequence[Step], choice: Callable[[Site], str]) -> list[Step]:
         if isinstance(step, Site) and (key := _key(step, choice)) is not None:
             groups.setdefault(key, []).append(step)
     instead: dict[Site, list[Step]] = {}
-    for group in groups.values():
-        if len(group) > 1 and _is_worth_it(group) and not _depend_on_each_other(group):
+    several = [group for group in groups.values() if len(group) > 1]
+    roots = {site.root.node for group in several for site in group}
+    for group in several:
+        if _is_worth_it(group) and not _depends_on(group, roots):
             instead |= {site: _joined(group) if site is group[0] else [] for site in group}
     return [new for step in steps for new in (instead.get(step, [step]) if isinstance(step, Site) else [step])]
 
@@ -53,9 +55,8 @@ def _is_worth_it(group: Sequence[Site]) -> bool:
     return math.prod(x) > width * width
 
 
-def _depend_on_each_other(group: Sequence[Site]) -> bool:
-    """Whether the weights of a layer are computed from another layer's result, or may be."""
-    roots = {site.root.node for site in group}
+def _depends_on(group: Sequence[Site], roots: Collection[Node | None]) -> bool:
+    """Whether the weights of a layer are computed from the result of one that may be merged, of this group or not."""
     pending = [operand.value for site in group for operand in site.operands[1:]]
     seen: set[Value] = set()
     while pending:

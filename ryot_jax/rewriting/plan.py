@@ -127,6 +127,8 @@ def plan(
 def _site(value: Value, accepted: Callable[[Site], Site | Refused | None]) -> Site | Refused | None:
     """The largest site that is accepted of those whose result the value is, or why there is none."""
     assert value.node is not None
+    if 0 in value.shape:
+        return None  # there is nothing to compute
     refused: Refused | None = None
     for module in _finders():
         if value.node.primitive in module.ROOTS:

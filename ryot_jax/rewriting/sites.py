@@ -84,6 +84,17 @@ class Site:
         """The operand of this name, if there is one."""
         return dict(zip(self.names, self.operands, strict=True)).get(name)
 
+    @functools.cached_property
+    def dtype(self) -> str:
+        """The dtype in which it is computed: that of the products that it replaces, or else of its first operand.
+
+        Scores and logits are float32 in the ops, whatever is multiplied; a layer's result has the dtype of its rows.
+        """
+        dots = [node for node in self.covered() if node.primitive == "dot_general"]
+        of_dots = [value for dot in dots for value in (*dot.inputs, *(dot.outputs if self.op == "dense" else ()))]
+        dtypes = {value.dtype for value in of_dots} or {self.operands[0].value.dtype}
+        return str(jnp.result_type(*map(jnp.dtype, dtypes)))
+
     @property
     def keys(self) -> list[str]:
         """Texts that name what it is made of among the sites of a function that is traced again."""

@@ -73,6 +73,7 @@ def in_order(steps: Sequence[Step], outputs: Sequence[Value]) -> tuple[Step, ...
                 done.setdefault(step)
                 pending.pop()
             else:
+                assert all(maker is not step for step, _ in pending), "steps that need each other"
                 pending.append((maker, iter(reads(maker))))
 
     wanted = _live(steps, outputs, makers)

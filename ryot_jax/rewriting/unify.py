@@ -37,7 +37,7 @@ def unify(pattern: Pattern, value: Value, axes: Sequence[int] | None = None) -> 
       axes: the value's axis for each axis of the pattern's result; None: the same. Axes left out have size 1.
     """
     labels = axes_of(value.shape, [("root", axis) for axis in range(len(value.shape))])
-    p_labels = axes_of(pattern.root.shape, [labels[axis] for axis in axes or range(len(labels))])
+    p_labels = axes_of(pattern.root.shape, [labels[axis] for axis in (range(len(labels)) if axes is None else axes)])
     return next(_Unifier(pattern).match(pattern.root, p_labels, value, labels, Binding()), None)
 
 

@@ -1,6 +1,7 @@
 """Spellings of softmax cross-entropy by integer targets: losses of rows, from logits."""
 
 import dataclasses
+import enum
 from collections.abc import Callable
 
 import jax
@@ -44,15 +45,13 @@ def _taken_and_mean(logits: jax.Array, targets: jax.Array, on: jax.Array, off: j
     return on * taken + off * jnp.sum(logs, axis=-1)
 
 
-def wrapped(targets: jax.Array, classes: int) -> jax.Array:
-    """As indexing does: negative targets count from the end, and others beyond the classes give NaN."""
-    wrapped = jnp.where(targets < 0, targets + classes, targets)
-    return jnp.where(wrapped < 0, classes, wrapped)
+class Missing(enum.Enum):
+    """Ways to compute the loss of a row whose target is no class, once negative ones have been counted from the end."""
 
-
-def dropped(targets: jax.Array, classes: int) -> jax.Array:
-    """As a one-hot code does: targets beyond the classes are all zeros, and add nothing."""
-    return jnp.where((targets < 0) | (targets >= classes), -1, targets)
+    NAN = "NaN, with the gradient of the other terms"
+    CONSTANT_NAN = "NaN, without a gradient"
+    NEAREST = "that of the nearest class, without a gradient"
+    NOTHING = "zero, without a gradient, for negative targets too"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Spelling:
       function: of logits, targets and numbers.
       roots: primitives of its result.
       sign: times the losses it is the result.
-      normalized: targets as the op takes them.
+      missing: what it gives for a target that is no class.
       numbers: names of its numbers.
       one_axis: whether rows have one axis.
       is_total: whether it is the sum over all rows.
@@ -72,20 +71,20 @@ class Spelling:
     function: Callable[..., jax.Array]
     roots: tuple[str, ...]
     sign: int
-    normalized: Callable[[jax.Array, int], jax.Array]
+    missing: Missing
     numbers: tuple[str, ...] = ()
     one_axis: bool = False
     is_total: bool = False
 
 
 SPELLINGS = (
-    Spelling(_optax, ("sub",), 1, wrapped),
-    Spelling(_taken_from_logits, ("sub",), 1, wrapped),
-    Spelling(_taken, ("gather",), -1, wrapped),
-    Spelling(_indexed, ("gather",), -1, wrapped, one_axis=True),
-    Spelling(_one_hot, ("reduce_sum",), -1, dropped),
-    Spelling(_one_hot_total, ("reduce_sum",), -1, dropped, is_total=True),
-    Spelling(_taken_and_mean, ("add", "sub"), -1, wrapped, ("on", "off")),
+    Spelling(_optax, ("sub",), 1, Missing.NAN),
+    Spelling(_taken_from_logits, ("sub",), 1, Missing.NAN),
+    Spelling(_taken, ("gather",), -1, Missing.CONSTANT_NAN),
+    Spelling(_indexed, ("gather",), -1, Missing.NEAREST, one_axis=True),
+    Spelling(_one_hot, ("reduce_sum",), -1, Missing.NOTHING),
+    Spelling(_one_hot_total, ("reduce_sum",), -1, Missing.NOTHING, is_total=True),
+    Spelling(_taken_and_mean, ("add", "sub"), -1, Missing.CONSTANT_NAN, ("on", "off")),
 )
 
 

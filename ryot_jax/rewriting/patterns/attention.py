@@ -127,7 +127,7 @@ def _at(value: Value, dot: Node, weights_first: bool) -> Site | Refused | None:
         "width": _free(v, contracted[1 - side], batch[1 - side]),
     }
     keys = weights.shape[contracted[side][0]]
-    if len(sizes["queries"]) not in (1, 2) or len(sizes["width"]) != 1 or len(sizes["batch"]) > 4 or keys == 1:
+    if len(sizes["queries"]) not in (1, 2) or len(sizes["width"]) != 1 or len(sizes["batch"]) > 4 or keys < 2:
         return None
     letters = _Letters("abcd"[: len(sizes["batch"])], "qr"[: len(sizes["queries"])], weights_first)
     width = sizes["width"][0]

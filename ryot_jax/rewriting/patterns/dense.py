@@ -143,7 +143,7 @@ def _at(
     rows = [size for axis, size in enumerate(x.shape) if axis not in x_summed]
     outs = [size for axis, size in enumerate(w.shape) if axis not in w_summed]
     result = rows + outs
-    if not rows or not outs or math.prod(outs) == 1 or math.prod(summed) == 1 or math.prod(rows) == 1:
+    if not rows or not outs or any(math.prod(sizes) in (0, 1) for sizes in (rows, summed, outs)):
         return None
     n_rows = len(rows)
     rows_first, outs_first = tuple(range(len(result))), (*range(n_rows, len(result)), *range(n_rows))

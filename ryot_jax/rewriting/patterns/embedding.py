@@ -40,6 +40,8 @@ def _is_of_rows(node: Node) -> bool:
     if node.primitive != "gather" or len(node.inputs[0].shape) != 2:
         return False
     table, indices = node.inputs
+    if indices.dtype.endswith("64"):  # which XLA cuts off forward, and not backward
+        return False
     dimensions, fill = node.params["dimension_numbers"], node.params["fill_value"]
     rank = len(node.outputs[0].shape)
     return bool(
@@ -78,8 +80,11 @@ def _call(
     positions: jax.Array | None = None,
 ) -> jax.Array:
     look_up = functools.partial(kernels.embedding, dtype=dtype, implementation=implementation)
-    rows = indices[..., 0]
-    nearest = rows if mode == GatherScatterMode.FILL_OR_DROP else jnp.clip(rows, 0, table.shape[0] - 1)
+    rows, V = indices[..., 0], table.shape[0]
+    rows = rows if rows.dtype == jnp.uint32 else rows.astype(jnp.int32)
+    if mode == GatherScatterMode.FILL_OR_DROP:
+        return look_up(table, jnp.where((rows < 0) | (rows >= V), V, rows).astype(jnp.int32), positions)
+    nearest = jnp.clip(rows, 0, V - 1).astype(jnp.int32)
     if mode != GatherScatterMode.PROMISE_IN_BOUNDS:
         return look_up(table, nearest, positions)
     # Of an index that breaks the promise the nearest row is taken, and its gradient is dropped.
@@ -88,4 +93,4 @@ def _call(
     if positions is None:
         return y
     nothing = jnp.zeros((1, table.shape[1]), table.dtype)  # for the op's own sum of the positions' gradients
-    return y + look_up(nothing, jnp.zeros_like(rows), positions)
+    return y + look_up(nothing, jnp.zeros_like(nearest), positions)

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from ryot_jax import kernels
 from ryot_jax.rewriting.bindings import Binding
 from ryot_jax.rewriting.graph import Node, Value
-from ryot_jax.rewriting.patterns._losses import SPELLINGS, Spelling, soft_capped, z_term
+from ryot_jax.rewriting.patterns._losses import SPELLINGS, Missing, Spelling, soft_capped, z_term
 from ryot_jax.rewriting.sites import Site, above, operand, pattern, products_above, reaches, squeezed
 from ryot_jax.rewriting.unify import unify
 
@@ -137,7 +138,7 @@ def _at(value: Value, rows: tuple[int, ...], width: int, classes: int, cut: _Cut
     kept = rows
     if cut is not None:
         kept = jax.eval_shape(cut.of_rows, jax.ShapeDtypeStruct((*rows, width), "float32")).shape[:-1]
-    if not rows or squeezed(value.shape) not in (squeezed(kept), ()):
+    if not rows or 0 in (*kept, width, classes) or squeezed(value.shape) not in (squeezed(kept), ()):
         return None
     shapes = {
         "x": ((*rows, width), "float32"),
@@ -210,15 +211,37 @@ def _call(
     if bias is not None:  # a weight of an input that is always 1
         x = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
         w = jnp.concatenate([w, bias[:, None].astype(w.dtype)], axis=1)
-    losses = kernels.linear_cross_entropy(
+    losses = _losses(
+        functools.partial(
+            kernels.linear_cross_entropy,
+            label_smoothing=terms.label_smoothing,
+            z_loss=terms.z_loss,
+            soft_cap=terms.soft_cap,
+            implementation=implementation,
+        ),
+        form,
         x,
         w,
-        form.spelling.normalized(targets.reshape(-1).astype(jnp.int32), w.shape[0]),
-        label_smoothing=terms.label_smoothing,
-        z_loss=terms.z_loss,
-        soft_cap=terms.soft_cap,
-        reduction="none" if shape else "sum",
-        implementation=implementation,
+        targets.reshape(-1),
     )
-    losses = losses if shape else losses[0]
     return (terms.factor * losses).reshape(shape).astype(dtype)
+
+
+def _losses(op: Callable[..., Any], form: _Form, x: jax.Array, w: jax.Array, targets: jax.Array) -> jax.Array:
+    """The losses of rows, or their sum, with what the spelling makes of targets that are no class."""
+    V = w.shape[0]
+    targets = targets if targets.dtype.itemsize >= 4 else targets.astype(jnp.int32)
+    missing = form.spelling.missing
+    if missing is not Missing.NOTHING:
+        targets = jnp.where(targets < 0, targets + V, targets)
+    is_class = (targets >= 0) & (targets < V)
+    if missing is Missing.NEAREST:
+        losses = op(x, w, jnp.clip(targets, 0, V - 1).astype(jnp.int32), reduction="none")
+        losses = jnp.where(is_class, losses, jax.lax.stop_gradient(losses))
+        return jnp.sum(losses) if form.is_sum else losses
+    others = V if missing is Missing.NAN else -1  # of which the op makes NaN, or nothing at all
+    targets = jnp.where(is_class, targets, others).astype(jnp.int32)
+    losses = op(x, w, targets, reduction="sum")[0] if form.is_sum else op(x, w, targets, reduction="none")
+    if missing is Missing.CONSTANT_NAN:
+        losses = losses + jnp.where(jnp.all(is_class) if form.is_sum else is_class, 0.0, jnp.nan)
+    return losses
