@@ -62,6 +62,7 @@ class Site:
       names: names of the operands.
       about: what a fused op has to know; None: no fused op takes the place.
       exact: names of operands that are not rounded to another precision: what is added up from layer to layer.
+      rounds: whether products have the dtype of their operands in the op, and not float32.
       made_of: the sites that it is made of; none: it was found as it is.
       passing: a call that returns the operand `x` besides, through which other uses of it are to be read, so that all
         its gradients meet in one pass; None: there is none.
@@ -76,6 +77,7 @@ class Site:
     names: tuple[str, ...]
     about: Any = None
     exact: tuple[str, ...] = ("residual",)
+    rounds: bool = False
     made_of: "tuple[Site, ...]" = ()
     passing: Callable[..., Any] | None = None
     passes: bool = False
@@ -86,12 +88,9 @@ class Site:
 
     @functools.cached_property
     def dtype(self) -> str:
-        """The dtype in which it is computed: that of the products that it replaces, or else of its first operand.
-
-        Scores and logits are float32 in the ops, whatever is multiplied; a layer's result has the dtype of its rows.
-        """
+        """The dtype in which it is computed: that of the products that it replaces, or else of its first operand."""
         dots = [node for node in self.covered() if node.primitive == "dot_general"]
-        of_dots = [value for dot in dots for value in (*dot.inputs, *(dot.outputs if self.op == "dense" else ()))]
+        of_dots = [value for dot in dots for value in (*dot.inputs, *(dot.outputs if self.rounds else ()))]
         dtypes = {value.dtype for value in of_dots} or {self.operands[0].value.dtype}
         return str(jnp.result_type(*map(jnp.dtype, dtypes)))
 

@@ -202,6 +202,7 @@ def _in_order(
                 " + ".join(["dense", *([activation] if activation != "none" else []), *list(residual)]),
                 names,
                 LayerAbout(activation, len(summed)) if is_in_order else None,
+                rounds=True,
             )
     return None
 
