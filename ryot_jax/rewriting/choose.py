@@ -58,16 +58,19 @@ class Chooser:
             return Refused(site.op, site.root, str(error))
         if found.implementation == _reference(site.op):
             return Refused(site.op, site.root, found.reason)
-        dtypes = {
-            self._dtype_of(site, name, operand.value.dtype)
-            for name, operand in zip(site.names, site.operands, strict=True)
-        }
-        floats = {jnp.dtype(dtype) for dtype in (*dtypes, site.root.dtype) if jnp.issubdtype(dtype, jnp.floating)}
+        obstacle = self._obstacle(site, found.implementation)
+        return site if obstacle is None else Refused(site.op, site.root, obstacle)
+
+    def _obstacle(self, site: Site, implementation: str) -> str | None:
+        """The reason why an implementation cannot take the dtypes of a site, or None."""
+        named = zip(site.names, site.operands, strict=True)
+        dtypes = {jnp.dtype(self._dtype_of(site, name, operand.value.dtype)) for name, operand in named}
+        floats = {dtype for dtype in (*dtypes, jnp.dtype(site.root.dtype)) if jnp.issubdtype(dtype, jnp.floating)}
         try:
-            op(site.op).implementations[found.implementation].require(frozenset(floats))
+            op(site.op).implementations[implementation].require(frozenset(floats))
         except (TypeError, NotImplementedError) as error:
-            return Refused(site.op, site.root, str(error))
-        return site
+            return str(error)
+        return None
 
     def run(self, site: Site, arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """Computes a site: its root, and the operand x where it passes that on."""
