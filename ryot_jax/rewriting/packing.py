@@ -76,22 +76,16 @@ def _packed(site: Site, cuts: Mapping[Value, Cut], choice: Callable[[Site], str]
 def _window(operand: Operand, lead: int, cuts: Mapping[Value, Cut]) -> _Window:
     """The part that an operand is of the value that it is cut from; its first `lead` axes are those of rows."""
     value = operand.value
-    rows, start, size = value.shape[:lead], 0, math.prod(value.shape[lead:])
+    rows, start, size = math.prod(value.shape[:lead]), 0, math.prod(value.shape[lead:])
     while True:
         if (cut := cuts.get(value)) is not None:
-            return (
-                _Window(cut.source, start + cut.start, size)
-                if _has_rows(cut.source, rows)
-                else _Window(value, start, size)
-            )
+            if math.prod(cut.source.shape[:-1]) == rows:
+                value, start = cut.source, start + cut.start
+            return _Window(value, start, size)
         offset = _offset(value, lead)
         if offset is None or value.node is None:
             return _Window(value, start, size)
         value, start = value.node.inputs[0], start + offset
-
-
-def _has_rows(source: Value, rows: Sequence[int]) -> bool:
-    return math.prod(source.shape[:-1]) == math.prod(rows)
 
 
 def _offset(value: Value, lead: int) -> int | None:

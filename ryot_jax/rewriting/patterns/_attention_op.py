@@ -133,8 +133,7 @@ def call_packed(
 
 def _heads_last(layout: Layout, x: jax.Array) -> jax.Array:
     """Queries or a part of the mask as [*batch, heads, T, group, K]."""
-    n = layout.n_batch
-    x = jnp.expand_dims(x, n) if layout.head is None else jnp.moveaxis(x, layout.head, n - 1)
+    x = _heads_of_keys(layout, x)
     if layout.group is None:
         return jnp.expand_dims(x, -2)
     return jnp.swapaxes(x, -3, -2) if layout.group < layout.query else x

@@ -85,11 +85,6 @@ class _Form:
         return jnp.sum(losses) if self.is_sum and not self.spelling.is_total else losses
 
 
-@functools.cache
-def _form(spelling: Spelling, cut: _Cut | None, is_capped: bool, z: str, is_sum: bool) -> _Form:
-    return _Form(spelling, cut, is_capped, z, is_sum)
-
-
 def find(value: Value) -> Site | None:
     """The losses that the value is, or their sum."""
     if value.node is None or not reaches(value, ("log",), _DEPTH_OF_LOG):
@@ -126,7 +121,7 @@ def _forms(value: Value, rows: tuple[int, ...], cut: _Cut | None) -> Iterator[_F
     capped = (False, True) if reaches(value, ("tanh",), _DEPTH) else (False,)
     for z in ("", "rows", "total") if is_sum else ("", "rows"):
         for spelling, is_capped in itertools.product(SPELLINGS, capped):
-            form = _form(spelling, cut, is_capped, z, is_sum)
+            form = _Form(spelling, cut, is_capped, z, is_sum)
             if value.node.primitive not in form.roots or (spelling.one_axis and len(rows) != 1):
                 continue
             if spelling.is_total and (not is_sum or z == "rows"):
